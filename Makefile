@@ -1,0 +1,57 @@
+# Each target does its own set-up: a virtual environment in .venv with everything that it needs.
+# The machine has to bring Python >= 3.11 and make; `make test PYTHON=python3.12` names another Python.
+.POSIX:
+.PHONY: help test bench lint types docs check clean
+
+VENV = .venv
+BIN = $(VENV)/bin
+OUT = build/bench
+# One folder for all compiled programs: the parallel tests, and the next run, share them.
+CACHE = JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3 \
+	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=0
+# Two test processes with one thread each; more only get in each other's way.
+THREADS = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+	XLA_FLAGS="--xla_cpu_multi_thread_eigen=false $$XLA_FLAGS"
+WORKERS = 2
+PYTEST_ARGS =
+
+help:
+	@echo "make bench   solve the quick suite beside SciPy, PyAMG, lineax, JAX and solvax; ends with a table and a page"
+	@echo "make test    run every test"
+	@echo "make lint    ruff: style and formatting        make types   pyright"
+	@echo "make docs    build the site into site/         make clean   remove what these commands made"
+
+test: $(VENV)/.installed
+	@mkdir -p .cache
+	$(CACHE) $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed
+	@mkdir -p $(OUT)
+	$(BIN)/nsolve-bench run quick --fresh --out $(OUT)/quick.jsonl --html $(OUT)/quick.html
+	@echo "page: $(CURDIR)/$(OUT)/quick.html"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/pyright
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
+
+check: lint types test
+
+clean:
+	rm -rf $(VENV) .cache .hypothesis .pytest_cache .ruff_cache build dist site
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: made once, made again when pyproject.toml changes.
+$(VENV)/.installed: pyproject.toml
+	@sh .ci/venv $(VENV) "$(PYTHON)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
