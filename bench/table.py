@@ -1,0 +1,114 @@
+"""How a record reads: names, numbers and verdicts, the same in every table, picture and page."""
+
+import math
+from typing import Any
+
+Record = dict[str, Any]
+
+# Rounding in `||b - A x||` itself: the slack with which "meets the tolerance" is judged.
+RESIDUAL_SLACK = 1e-6
+
+_REASONS = {
+    "max_steps_reached": "out of steps",
+    "breakdown": "breakdown",
+    "stagnation": "stagnated",
+    "singular": "singular matrix",
+    "nonfinite_input": "NaN or Inf in the input",
+    "nonfinite_output": "NaN or Inf in the answer",
+    "missing": "not installed",
+}
+_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def claims_success(record: Record) -> bool:
+    """Whether the solver itself said that it succeeded."""
+    return record["result"] == "successful"
+
+
+def succeeded(record: Record) -> bool:
+    """Whether the solver claimed success *and* the true residual confirms it.
+
+    A record without a true residual (a `product` cell times one multiplication) is taken at its
+    word; one whose residual is NaN never succeeds.
+    """
+    if not claims_success(record) or record.get("false_success"):
+        return False
+    residual, rtol = record.get("true_residual"), record.get("rtol")
+    if residual is None or rtol is None:
+        return True
+    return residual <= rtol * (1 + RESIDUAL_SLACK)
+
+
+def reason(record: Record) -> str:
+    """Why a record failed, in words; the empty string when it did not."""
+    if succeeded(record):
+        return ""
+    if claims_success(record):
+        return f"says success, true residual {scientific(record.get('true_residual'))}"
+    return _REASONS.get(record["result"], str(record["result"]))
+
+
+def key(record: Record) -> tuple[str, ...]:
+    """What makes two records the same cell of a benchmark."""
+    fields = ("problem", "size", "solver", "params", "rtol", "dtype", "device", "seed")
+    return tuple(repr(record.get(name)) for name in fields)
+
+
+def system_key(record: Record) -> tuple[str, ...]:
+    """What makes two records the same system: everything but the solver and its tolerance."""
+    fields = ("problem", "size", "dtype", "device", "seed")
+    return tuple(repr(record.get(name)) for name in fields)
+
+
+def library(record: Record) -> str:
+    """The library that a record belongs to: the peer before the colon, or `nsolve`."""
+    solver = record["solver"].split("[")[0].split("+")[0]
+    return solver.split(":")[0] if ":" in solver else "nsolve"
+
+
+def system_label(record: Record) -> str:
+    """The problem and its size: `poisson2d 512`."""
+    size = record.get("size")
+    if isinstance(size, list | tuple):
+        size = "×".join(str(side) for side in size)
+    return record["problem"] if size in (None, "") else f"{record['problem']} {size}"
+
+
+def median_seconds(record: Record) -> float | None:
+    """Median solve seconds, or None where nothing was timed."""
+    value = (record.get("solve_s") or {}).get("median")
+    return value if is_number(value) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite real number (a bool is not)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def seconds(value: float | None) -> str:
+    """`0.0123 -> '12.3 ms'`, three significant digits; a dash where there is nothing."""
+    if not is_number(value):
+        return "–"
+    assert value is not None
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if abs(value) >= scale * 0.9995:
+            return f"{value / scale:#.3g}".rstrip(".") + f" {unit}"
+    return f"{value / 1e-9:.3g} ns"
+
+
+def scientific(value: float | None) -> str:
+    """`9.93e-09 -> '9.9e-9'`; a dash where there is nothing, `NaN` and `inf` as they are."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "inf"
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    mantissa = mantissa.removesuffix(".0")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def power_of_ten(exponent: int) -> str:
+    """`-8 -> '10⁻⁸'`."""
+    return "10" + str(exponent).translate(_SUPERSCRIPTS)
