@@ -1,5 +1,5 @@
-"""Learned parts for `nsolve`: models that take the place of a classical preconditioner or search direction.
+"""Learned parts for `nsolve`: models that stand where a preconditioner or a search direction stands.
 
-Nothing is here yet. What comes obeys the contract of `nsolve.preconditioners`: a constructor that maps a
-lineax operator `A` to a lineax operator close to its inverse.
+Nothing is here yet. What comes obeys the contract of `nsolve.preconditioners`: a constructor that
+maps a lineax operator `A` to a lineax operator close to its inverse.
 """

@@ -1,0 +1,18 @@
+"""Settings that every test shares; helpers to import live in `tests/helpers.py`."""
+
+import os
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+
+# Derandomised, so that a failure is the same for everybody; no deadline, since the first example of
+# each shape pays for a compilation. `HYPOTHESIS_PROFILE=thorough` looks further.
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# Their asserts stand outside test files; without this a failure would not show the values.
+pytest.register_assert_rewrite("tests.laws", "tests.cases", "tests.helpers")
