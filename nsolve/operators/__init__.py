@@ -1,0 +1,5 @@
+"""Linear operators: what a system is."""
+
+from .base import hermitian_tag as hermitian_tag
+from .pattern import SparsityPattern as SparsityPattern
+from .sparse import SparseLinearOperator as SparseLinearOperator

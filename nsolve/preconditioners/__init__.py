@@ -1,0 +1,5 @@
+"""Preconditioners: constructors that turn an operator `A` into an operator `M ~ A^-1`."""
+
+from .base import AbstractApproximateInverse as AbstractApproximateInverse
+from .base import AbstractPreconditioner as AbstractPreconditioner
+from .jacobi import Jacobi as Jacobi

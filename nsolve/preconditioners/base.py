@@ -1,0 +1,74 @@
+"""The contract that every preconditioner follows.
+
+A *constructor* is an Equinox module whose fields are the method's options.  Called with an operator `A` it returns
+an *approximate inverse*: a lineax operator `M ~ A^-1`.
+
+* set-up: `M = constructor(A)`.  Symbolic work (levels, colours, coarse grids) runs on the host, also while
+  tracing, since patterns are static.
+* refresh: `M.refresh(A2)`, new values on the same pattern, numeric work only; legal under `jit` and `scan`.
+* apply: `M.mv(r)`; transpose: `M.transpose()`, exact, as adjoint solves need it.
+
+The solution of a linear system does not depend on its preconditioner, and lineax forbids tangents there:
+`constructor(A)` does not differentiate through `A`.  `constructor.build(A)` does, where the method allows it;
+`nsolve.unroll` uses that one.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array
+
+from ..operators.base import AbstractOperator
+
+
+class AbstractApproximateInverse(AbstractOperator):
+    """A linear operator `M ~ A^-1`, made by a preconditioner constructor."""
+
+    structure: eqx.AbstractVar[jax.ShapeDtypeStruct]
+
+    @abc.abstractmethod
+    def refresh(self, operator: lx.AbstractLinearOperator) -> "AbstractApproximateInverse":
+        """The same preconditioner for an operator with the same pattern and other values."""
+
+    def as_matrix(self) -> Array:
+        shape, dtype = self.structure.shape, self.structure.dtype
+        size = self.in_size()
+        identity = jnp.eye(size, dtype=dtype).reshape(size, *shape)
+        return jax.vmap(self.mv, out_axes=-1)(identity).reshape(size, size)
+
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        return self.structure
+
+    def out_structure(self) -> jax.ShapeDtypeStruct:
+        return self.structure
+
+
+class AbstractPreconditioner(eqx.Module):
+    """A preconditioner constructor: call it with an operator."""
+
+    @abc.abstractmethod
+    def build(self, operator: lx.AbstractLinearOperator) -> AbstractApproximateInverse:
+        """`M ~ A^-1`, differentiable in `A` where the method allows it."""
+
+    def __call__(self, operator: lx.AbstractLinearOperator) -> AbstractApproximateInverse:
+        """`M ~ A^-1`, constant under differentiation with respect to `A`."""
+        return self.build(jax.lax.stop_gradient(operator))
+
+
+def array_structure(operator: lx.AbstractLinearOperator, who: str) -> jax.ShapeDtypeStruct:
+    """The one array on which a square operator acts."""
+    structure = operator.in_structure()
+    if not isinstance(structure, jax.ShapeDtypeStruct):
+        raise ValueError(
+            f"`{who}` acts on single arrays, but the operator's vectors are {structure}; flatten them "
+            "with `jax.flatten_util.ravel_pytree`."
+        )
+    if operator.in_size() != operator.out_size():
+        raise ValueError(
+            f"`{who}` needs a square operator, but this one is {operator.out_size()} x "
+            f"{operator.in_size()}."
+        )
+    return structure
