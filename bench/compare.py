@@ -1,7 +1,5 @@
 """Compare two files of records and say whether the new one is worse."""
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bench.record import Record, read
 from bench.table import (
-    Record,
+    RESIDUAL_SLACK,
     is_number,
     key,
     median_seconds,
@@ -96,7 +95,7 @@ def change_of(base: Record, new: Record, threshold: float) -> Change:
 
 def _misses_tolerance(record: Record) -> bool:
     residual, rtol = record.get("true_residual"), record.get("rtol")
-    return residual is not None and rtol is not None and not residual <= rtol * (1 + 1e-6)
+    return residual is not None and rtol is not None and not residual <= rtol * (1 + RESIDUAL_SLACK)
 
 
 def _time_ratio(base: Record, new: Record) -> tuple[float | None, bool]:
@@ -113,45 +112,16 @@ def _interquartile_range(record: Record) -> float:
     return value if is_number(value) else 0.0
 
 
-def read_records(path: Path) -> list[Record]:
-    """The records of a JSON-lines file, checked; `ValueError` names file and line otherwise."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a text file; expected one JSON record a line") from None
-    records = list(_parse(path, text))
+def _by_key(path: Path) -> dict[tuple[str, ...], Record]:
+    records = read(Path(path))
     if not records:
         raise ValueError(f"{path}: holds no records")
-    return records
-
-
-def _parse(path: Path, text: str) -> Iterator[Record]:
-    lines = text.split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # no newline after it: a run that was killed while writing
-                return
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: a JSON object is needed, not {line[:40]!r}")
-        if record.get("schema") != 1:
-            found = record.get("schema", "no schema")
-            raise ValueError(f"{path}, line {number}: schema 1 is needed, not {found!r}")
-        missing = [name for name in ("problem", "solver", "result") if name not in record]
+    for number, record in enumerate(records, start=1):
+        missing = [name for name in ("problem", "solver") if not record.get(name)]
         if missing:
-            raise ValueError(f"{path}, line {number}: lacks {', '.join(missing)}")
-        yield record
-
-
-def _by_key(path: Path) -> dict[tuple[str, ...], Record]:
+            raise ValueError(f"{path}, record {number}: lacks {' and '.join(missing)}")
     # A cell that was run again replaces its older record.
-    return {key(record): record for record in read_records(path)}
+    return {key(record): record for record in records}
 
 
 def _table(changes: list[Change], threshold: float) -> Table:
@@ -182,7 +152,7 @@ def _table(changes: list[Change], threshold: float) -> Table:
 
 def _solver_label(record: Record) -> str:
     rtol = record.get("rtol")
-    return record["solver"] if rtol is None else f"{record['solver']} ({rtol:g})"
+    return record["solver"] if rtol is None else f"{record['solver']} ({scientific(rtol)})"
 
 
 def _arrow(old: int | None, new: int | None) -> str:

@@ -1,0 +1,1 @@
+"""The benchmark: problems, solvers and peers as cells, one JSON record each."""

@@ -1,0 +1,81 @@
+"""PyAMG: algebraic multigrid with an accelerator (`ruge_stuben+cg`), and its CG alone.
+
+Stopping rule: `||r|| < rtol ||b||`, on the recurrence where accelerated (its CG recomputes the true
+residual every eighth step), on the true residual otherwise. The accelerator stands where other
+columns have their preconditioner; `num_steps` counts its iterations, or cycles without one.
+Smoothers and coarsening are PyAMG's defaults.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from .base import Answer, Missing, Peer, Run
+
+SOLVERS = {"ruge_stuben": (), "smoothed_aggregation": (), "cg": ()}
+ACCELERATORS = {"cg": (), "gmres": (), "fgmres": (), "bicgstab": ()}
+
+
+class PyAMGRun(Run):
+    """A hierarchy (or CG alone) from PyAMG."""
+
+    def setup(self) -> Any:
+        import pyamg
+
+        name = self.spec.solver.name
+        if name == "cg":
+            return None
+        make = {
+            "ruge_stuben": pyamg.ruge_stuben_solver,
+            "smoothed_aggregation": pyamg.smoothed_aggregation_solver,
+        }[name]
+        return make(self.task.matrix)
+
+    def solve(self, program: Any) -> Any:
+        from pyamg import krylov
+
+        task = self.task
+        norms: list[float] = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if program is None:
+                x, info = krylov.cg(
+                    task.matrix, task.rhs, tol=task.rtol, maxiter=task.max_steps, residuals=norms
+                )
+            else:
+                accelerator = self.spec.preconditioner
+                x, info = program.solve(
+                    task.rhs,
+                    tol=task.rtol,
+                    maxiter=task.max_steps,
+                    accel=accelerator.name if accelerator else None,
+                    residuals=norms,
+                    return_info=True,
+                )
+        return x, info, norms
+
+    def answer(self, raw: Any) -> Answer:
+        x, info, norms = raw
+        steps = len(norms) - 1
+        norm_b = float(np.linalg.norm(self.task.rhs)) or 1.0
+        result = "successful" if info == 0 else "max_steps_reached" if info > 0 else "breakdown"
+        return Answer(
+            x=x,
+            result=result,
+            num_steps=steps,
+            num_preconditioner_applications=None if self.spec.solver.name != "cg" else 0,
+            residual_norms=[norm / norm_b for norm in norms] if self.task.history else None,
+        )
+
+
+def prepare(task: Any, spec: Any) -> Run:
+    """The run of one column."""
+    if spec.solver.name == "cg" and spec.preconditioner is not None:
+        raise ValueError("pyamg:cg runs alone here; write pyamg:ruge_stuben+cg for both")
+    if PEER.version() is None:
+        raise Missing("pyamg is not installed (pip install 'nsolve[peers]')")
+    return PyAMGRun(task, spec)
+
+
+PEER = Peer("pyamg", "pyamg", SOLVERS, ACCELERATORS, prepare)
