@@ -38,7 +38,7 @@ types: $(VENV)/.installed
 	$(BIN)/pyright
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: lint types test
 
