@@ -78,14 +78,10 @@ def change_of(base: Record, new: Record, threshold: float) -> Change:
     elif _misses_tolerance(new) and not _misses_tolerance(base):
         problems.append(f"true residual {scientific(new['true_residual'])} misses rtol")
     steps, new_steps = base.get("num_steps"), new.get("num_steps")
-    if (
-        is_number(steps)
-        and is_number(new_steps)
-        and succeeded(base)
-        and new_steps > steps + _STEPS_SLACK
-        and new_steps > steps * _STEPS_RATIO
-    ):
-        problems.append(f"{new_steps - steps} more steps")
+    if succeeded(base) and is_number(steps) and is_number(new_steps):
+        assert steps is not None and new_steps is not None
+        if new_steps > steps + _STEPS_SLACK and new_steps > steps * _STEPS_RATIO:
+            problems.append(f"{new_steps - steps} more steps")
     ratio, noisy = _time_ratio(base, new)
     # A run that stopped early or broke down is not comparable in time.
     if ratio is not None and ratio > threshold and not noisy and succeeded(base) and succeeded(new):

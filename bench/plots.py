@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
@@ -47,6 +48,7 @@ COLOURS = {
 _OTHER = "#6E6E6E"
 _FAILURE = "#C00000"
 _INK = "#333333"
+_GAP = 9  # points between the end of a line and its name
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 3)))
 
 
@@ -142,7 +144,7 @@ def _draw_convergence(records: list[Record]) -> Figure | None:
     if tolerance:
         axes.axhline(tolerance, color=_INK, linewidth=0.6, linestyle=":")
     axes.set(xlabel="iterations", ylabel="relative residual")
-    _label_ends(axes, ends)
+    _label_ends(figure, axes, ends)
     _name_the_rest(figure, [r for r, history in curves if len(history) <= 1], "no history")
     return figure
 
@@ -184,7 +186,7 @@ def unknowns(record: Record) -> int | None:
     """Unknowns of a problem; of one that says only its side, `poisson2d 512` has 512^2."""
     if is_number(record.get("num_unknowns")):
         return record["num_unknowns"]
-    size = record.get("size")
+    size: Any = record.get("size")
     dimension = re.search(r"([123])d", record["problem"])
     return int(size) ** int(dimension[1] if dimension else 1) if is_number(size) else None
 
@@ -219,10 +221,11 @@ def _draw_lines(
             if not succeeded(record):
                 _cross(axes, a, b)
         ends.append((xs[-1], ys[-1], line[-1], ""))
+    axes.margins(x=0.04, y=0.12)
     if reverse:
         axes.invert_xaxis()
     _whole_decades(axes)
-    _label_ends(axes, ends)
+    _label_ends(figure, axes, ends)
     _name_the_rest(figure, undrawn, "no figures")
     return figure
 
@@ -312,12 +315,14 @@ def _cross(axes: Axes, x, y) -> None:
     axes.plot(x, y, marker="x", markersize=8, markeredgewidth=2, color=_FAILURE, zorder=5)
 
 
-def _label_ends(axes: Axes, ends: list[tuple]) -> None:
+def _label_ends(figure: Figure, axes: Axes, ends: list[tuple]) -> None:
     """Write each line's name beside its end, moved up or down until no two names overlap."""
-    figure = axes.figure
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    taken = [_box_around(axes.transData.transform((x, y))) for x, y, _, _ in ends]
+    frame = axes.get_window_extent(renderer)
+    points = [axes.transData.transform((x, y)) for x, y, _, _ in ends]
+    taken = [Bbox([point - 5, point + 5]) for point in points]
+    pixels = figure.dpi / 72
     for x, y, record, count in sorted(ends, key=lambda end: end[1]):
         text = record["solver"] + (f"  {count}" if count else "")
         colour = COLOURS.get(library(record), _OTHER)
@@ -327,7 +332,7 @@ def _label_ends(axes: Axes, ends: list[tuple]) -> None:
         label = axes.annotate(
             text,
             (x, y),
-            xytext=(8, 0),
+            xytext=(_GAP, 0),
             textcoords="offset points",
             fontsize=8,
             color=colour,
@@ -335,23 +340,24 @@ def _label_ends(axes: Axes, ends: list[tuple]) -> None:
             va="center",
             zorder=6,
             linespacing=1.0,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0},
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "relpos": (0, 0.5)},
+            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5},
         )
-        frame = axes.get_window_extent(renderer)
-        for shift in sorted(range(-160, 161, 4), key=abs):
-            label.set_position((8, shift))
-            box = Text.get_window_extent(label, renderer)  # without the leader line
+        size = Text.get_window_extent(label, renderer)
+        corner = axes.transData.transform((x, y)) + (_GAP * pixels, -size.height / 2)
+        # From the bottom up, so names keep the order of their lines; down only where up is full.
+        for shift in (0, -3, -6, *range(3, 300, 3), *range(-9, -300, -3)):
+            low = corner + (0, shift * pixels)
+            box = Bbox([low, low + (size.width, size.height)])
             inside = frame.y0 <= box.y0 and box.y1 <= frame.y1
             if inside and not any(box.overlaps(other) for other in taken):
                 break
-        taken.append(Text.get_window_extent(label, renderer))
-        if abs(label.get_position()[1]) < 8 and label.arrow_patch is not None:
+        else:  # no room left: better over another name than nowhere
+            shift, box = 0, size
+        label.set_position((_GAP, shift))
+        taken.append(box)
+        if abs(shift) < 8 and label.arrow_patch is not None:
             label.arrow_patch.set_visible(False)
-
-
-def _box_around(point: np.ndarray, radius: float = 5.0) -> Bbox:
-    return Bbox([point - radius, point + radius])
 
 
 def _whole_decades(axes: Axes) -> None:
@@ -379,8 +385,9 @@ def _save(figure: Figure, out: Path, name: str) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
         paths = [out / f"{name}.png", out / f"{name}.svg"]
         figure.savefig(paths[0], dpi=160)
-        # No date in the file: the same records give the same picture, byte for byte.
-        figure.savefig(paths[1], metadata={"Date": None})
+        # No date and no random ids: the same records give the same picture, byte for byte.
+        with rc_context({"svg.hashsalt": name}):
+            figure.savefig(paths[1], metadata={"Date": None})
     except OSError as error:
         raise ValueError(f"out: cannot write into {out} ({error.strerror})") from None
     return paths
