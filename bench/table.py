@@ -1,6 +1,8 @@
 """How a record reads: names, numbers and verdicts, the same in every table, picture and page."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from bench.record import Record
@@ -62,6 +64,12 @@ def system_key(record: Record) -> tuple[str, ...]:
     """What makes two records the same system: everything but the solver and its tolerance."""
     fields = ("problem", "size", "dtype", "device", "seed")
     return tuple(repr(record.get(name)) for name in fields)
+
+
+def common_rtol(records: Sequence[Record]) -> float | None:
+    """The tolerance that most of the records share; of several the tightest."""
+    counts = Counter(record.get("rtol") for record in records)
+    return max(counts, key=lambda rtol: (counts[rtol], -(rtol or 0)))
 
 
 def library(record: Record) -> str:
