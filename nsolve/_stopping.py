@@ -1,0 +1,169 @@
+"""The one stopping rule, and the loop that enforces it.
+
+A solve is successful when `||b - A x||_2 <= max(rtol ||b||_2, atol)`, with the residual *computed from x* at
+the end.  The methods' recursions only suggest when to look: an inner loop runs a method until its recursion
+claims convergence (or the method's cycle is full, or it breaks down), then the residual is computed, and where
+the claim was wrong the method starts again from there, until it holds or nothing is gained any more.
+
+Exit reasons are members of `lx.RESULTS`:
+
+* `successful`: the rule above.
+* `max_steps_reached`.
+* `breakdown`: the method cannot go on: non-positive curvature in CG, a preconditioner that is not positive
+  definite, a vanishing inner product.
+* `stagnation`: the recursion claims what the residual does not show, and starting again gains nothing: the
+  tolerance lies below what the precision attains, or the system is singular and inconsistent.
+* `nonfinite_input`: NaN or Inf in the vector, the start, the operator or the preconditioner.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, PyTree
+
+from ._vectors import Vector, all_finite, dot, norm, real_dtype, scale, subtract, where, zeros_like
+
+
+class Method(NamedTuple):
+    """An iterative method in the form in which the loop drives it.
+
+    `start(x, r)` opens a cycle; `step(state)` advances it; `finish(state)` gives the iterate.  A state has the
+    fields `residual_norm` (the recursion's) and `broken`.
+    """
+
+    start: Callable[[Vector, Vector], Any]
+    step: Callable[[Any], Any]
+    finish: Callable[[Any], Vector]
+    #: Steps after which a cycle ends and the residual is computed; None: only when convergence is claimed.
+    cycle_length: int | None
+    #: A cycle that leaves more than this fraction of the residual ends the solve.
+    least_progress: float
+    #: Whether a broken cycle that made progress is followed by another.
+    restarts_when_broken: bool
+
+
+class _Outer(NamedTuple):
+    x: Vector
+    r: Vector
+    residual_norm: Array
+    num_steps: Array
+    num_cycles: Array
+    history: Array | None
+    result: lx.RESULTS
+    running: Array
+
+
+def power_of_two_scale(b: Vector) -> Array:
+    """The power of two just above the largest entry of `b`: dividing by it is exact and avoids
+    underflow and overflow of `||b||^2`.  One for zero, subnormal and non-finite `b`."""
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(b)]))
+    _, exponent = jnp.frexp(largest)
+    limits = jnp.finfo(largest.dtype)
+    good = jnp.isfinite(largest) & (exponent > limits.minexp + 2) & (exponent < limits.maxexp - 1)
+    return jnp.ldexp(jnp.ones((), largest.dtype), jnp.where(good, exponent, 0))
+
+
+def tolerance(b: Vector, rtol: Any, atol: Any) -> Array:
+    """`max(rtol ||b||_2, atol)`."""
+    real = real_dtype(b)
+    return jnp.maximum(jnp.asarray(rtol, real) * norm(b), jnp.asarray(atol, real))
+
+
+def solve_to_true_residual(
+    method: Method,
+    product: Callable[[Vector], Vector],
+    b: Vector,
+    x0: Vector | None,
+    rtol: Any,
+    atol: Any,
+    max_steps: Any,
+    history_length: int | None,
+    inputs: PyTree,
+) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
+    """Runs the method under the stopping rule; `inputs` are what to look through when NaN appears.
+
+    Returns the iterate, the exit reason, and `num_steps, num_cycles, residual_norm, residual_norms`.
+    Where the solve fails, the iterate with the smaller residual of the last two cycles is returned.
+    """
+    unit = power_of_two_scale(b)
+    b = scale(1 / unit, b)
+    tol = tolerance(b, rtol, jnp.asarray(atol, real_dtype(b)) / unit)
+    b_is_zero = dot(b, b).real == 0
+    if x0 is None:
+        x0, r0 = zeros_like(b), b
+    else:
+        # the solution for b = 0 is known; a recursion from x0 would reach it to rounding only
+        x0 = where(b_is_zero, zeros_like(b), scale(1 / unit, x0))
+        r0 = subtract(b, product(x0))
+    norm0 = norm(r0)
+    history = None
+    if history_length is not None:
+        history = jnp.full(history_length + 1, jnp.nan, norm0.dtype).at[0].set(norm0)
+
+    def keep_stepping(carry):
+        state, steps, first, _ = carry
+        go_on = (state.residual_norm > tol) & ~state.broken & (steps < max_steps)
+        if method.cycle_length is not None:
+            go_on &= steps - first < method.cycle_length
+        return go_on
+
+    def step(carry):
+        state, steps, first, history = carry
+        state = method.step(state)
+        steps = steps + 1
+        if history is not None:
+            history = history.at[steps].set(state.residual_norm)
+        return state, steps, first, history
+
+    def cycle(outer: _Outer) -> _Outer:
+        carry = (method.start(outer.x, outer.r), outer.num_steps, outer.num_steps, outer.history)
+        state, steps, _, history = jax.lax.while_loop(keep_stepping, step, carry)
+        x = method.finish(state)
+        r = subtract(b, product(x))
+        r_norm = norm(r)
+        finite = jnp.isfinite(r_norm)
+        converged = r_norm <= tol
+        progress = r_norm <= method.least_progress * outer.residual_norm
+        broken = state.broken & ~(method.restarts_when_broken & progress)
+        out_of_steps = steps >= max_steps
+        result = lx.RESULTS.where(out_of_steps, lx.RESULTS.max_steps_reached, lx.RESULTS.stagnation)
+        result = lx.RESULTS.where(broken | ~finite, lx.RESULTS.breakdown, result)
+        result = lx.RESULTS.where(converged, lx.RESULTS.successful, result)
+        running = ~converged & finite & progress & ~broken & ~out_of_steps
+        # Out of steps, the newest iterate is the one asked for (CG's error falls while its residual may rise).
+        worse = ~finite | ((r_norm > outer.residual_norm) & ~out_of_steps)
+        x, r = where(worse, outer.x, x), where(worse, outer.r, r)
+        r_norm = jnp.where(worse, outer.residual_norm, r_norm)
+        if history is not None:
+            history = history.at[steps].set(r_norm)
+        return _Outer(x, r, r_norm, steps, outer.num_cycles + 1, history, result, running)
+
+    zero = jnp.zeros((), jnp.int32)
+    start_converged = norm0 <= tol
+    result = lx.RESULTS.where(start_converged, lx.RESULTS.successful, lx.RESULTS.max_steps_reached)
+    running = jnp.isfinite(norm0) & ~start_converged & (max_steps > 0)
+    outer = _Outer(x0, r0, norm0, zero, zero, history, result, running)
+    outer = jax.lax.while_loop(lambda outer: outer.running, cycle, outer)
+
+    failed = outer.result != lx.RESULTS.successful
+    nonfinite = jax.lax.cond(
+        failed, lambda args: ~all_finite(args), lambda _: jnp.array(False), (b, x0, inputs)
+    )
+    result = lx.RESULTS.where(nonfinite, lx.RESULTS.nonfinite_input, outer.result)
+    stats = {
+        "num_steps": outer.num_steps,
+        "num_cycles": outer.num_cycles,
+        "residual_norm": outer.residual_norm * unit,
+    }
+    if outer.history is not None:
+        stats["residual_norms"] = outer.history * unit
+    return scale(unit, outer.x), result, stats
+
+
+def inexact_leaves(tree: PyTree) -> PyTree:
+    """Floating-point arrays of a pytree: where NaN can hide."""
+    return jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))

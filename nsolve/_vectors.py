@@ -1,0 +1,72 @@
+"""Vector algebra on pytrees of arrays; for a single array each function is one jax.numpy call."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+Vector = PyTree[Array]
+
+
+def dot(x: Vector, y: Vector) -> Array:
+    """`x^H y`."""
+    products = jax.tree.map(lambda a, b: jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST), x, y)
+    return sum(jax.tree.leaves(products), start=jnp.zeros((), dtype(x)))
+
+
+def norm(x: Vector) -> Array:
+    """Euclidean norm, real."""
+    return jnp.sqrt(dot(x, x).real)
+
+
+def axpy(alpha: Any, x: Vector, y: Vector) -> Vector:
+    """`alpha x + y`."""
+    return jax.tree.map(lambda a, b: alpha * a + b, x, y)
+
+
+def scale(alpha: Any, x: Vector) -> Vector:
+    """`alpha x`."""
+    return jax.tree.map(lambda a: alpha * a, x)
+
+
+def subtract(x: Vector, y: Vector) -> Vector:
+    """`x - y`."""
+    return jax.tree.map(jnp.subtract, x, y)
+
+
+def zeros_like(x: Vector) -> Vector:
+    """The zero vector of the same structure."""
+    return jax.tree.map(jnp.zeros_like, x)
+
+
+def where(condition: Array, x: Vector, y: Vector) -> Vector:
+    """`x` where the scalar condition holds, else `y`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
+
+
+def dtype(x: Vector) -> jnp.dtype:
+    """The common dtype of the leaves."""
+    return jnp.result_type(*jax.tree.leaves(x))
+
+
+def real_dtype(x: Vector) -> jnp.dtype:
+    """The dtype of norms of `x`."""
+    return jnp.finfo(dtype(x)).dtype
+
+
+def size(x: Vector) -> int:
+    """Number of unknowns."""
+    return sum(leaf.size for leaf in jax.tree.leaves(x))
+
+
+def all_finite(x: PyTree) -> Array:
+    """Whether every floating-point leaf is free of NaN and Inf."""
+    leaves = [a for a in jax.tree.leaves(x) if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in leaves])) if leaves else jnp.array(True)
+
+
+def safe_divide(numerator: Array, denominator: Array) -> Array:
+    """`numerator / denominator`, and zero, with zero derivative, where the denominator is zero."""
+    nonzero = denominator != 0
+    return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1), 0)

@@ -1,0 +1,244 @@
+"""What all iterative solvers share: fields, options, preconditioner, stopping rule, statistics.
+
+A concrete solver gives its fields, says which operators it admits (`check`), and writes its recursion as a
+`Method` (`method`).  Everything else, from lineax's protocol to the true-residual check, is here.
+"""
+
+import abc
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, PyTree
+
+from .._stopping import Method, inexact_leaves, solve_to_true_residual
+from .._vectors import Vector, size
+
+#: A preconditioner: an operator `M ~ A^-1`, or a constructor that makes one from `A`.
+Preconditioner = lx.AbstractLinearOperator | Callable[[Any], lx.AbstractLinearOperator]
+
+
+class System(eqx.Module):
+    """A solver's state: the operator and the preconditioner built for it."""
+
+    operator: lx.AbstractLinearOperator
+    preconditioner: lx.AbstractLinearOperator | None
+    extra: PyTree = None
+
+    def product(self, x: Vector) -> Vector:
+        """`A x`."""
+        return self.operator.mv(x)
+
+    def precondition(self, x: Vector) -> Vector:
+        """`M x`; `x` itself without preconditioner."""
+        return x if self.preconditioner is None else self.preconditioner.mv(x)
+
+
+class Cost(NamedTuple):
+    """Work of a method: products with `A` and applications of `M`."""
+
+    products_per_step: int
+    applications_per_step: int
+    applications_per_cycle: int
+
+
+class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
+    """Base of the iterative linear solvers; see any of them for use.
+
+    Fields common to all:
+
+    * `rtol, atol`: stop when `||b - A x||_2 <= max(rtol ||b||_2, atol)`, checked on the computed residual.
+    * `max_steps`: default ten times the number of unknowns, at least 1000, at most 100 000.
+    * `preconditioner`: a constructor such as `nsolve.preconditioners.Jacobi()`, built in `init` (so that
+      `state=` reuses it), or an operator `M ~ A^-1`.  `options={"preconditioner": M}` takes precedence.
+    * `history`: record `stats["residual_norms"]`, `(max_steps + 1,)`, NaN after the last step.
+
+    Options: `preconditioner`, and `y0`, the start (zero by default).
+
+    Statistics: `num_steps`, `max_steps`, `num_matvecs`, `num_preconditioner_applications`, `residual_norm` (the
+    norm of the computed residual of the returned solution).
+    """
+
+    rtol: eqx.AbstractVar[Any]
+    atol: eqx.AbstractVar[Any]
+    max_steps: eqx.AbstractVar[int | None]
+    preconditioner: eqx.AbstractVar[Preconditioner | None]
+    history: eqx.AbstractVar[bool]
+
+    def __check_init__(self):
+        name = type(self).__name__
+        for field in ("rtol", "atol"):
+            value = getattr(self, field)
+            if isinstance(value, int | float) and not 0 <= value < math.inf:
+                raise ValueError(f"`{name}({field}=...)` must be finite and not negative, but is {value}.")
+        if self.max_steps is not None and (not isinstance(self.max_steps, int) or self.max_steps < 0):
+            raise ValueError(
+                f"`{name}(max_steps=...)` must be None or an integer >= 0, but is {self.max_steps!r}."
+            )
+        concrete = isinstance(self.rtol, int | float) and isinstance(self.atol, int | float)
+        if concrete and self.rtol == 0 and self.atol == 0 and self.max_steps is None:
+            raise ValueError(
+                f"`{name}(rtol=0, atol=0)` never stops: give a positive `rtol` or `atol`, or `max_steps`."
+            )
+        if self.preconditioner is not None and not callable(self.preconditioner):
+            if not isinstance(self.preconditioner, lx.AbstractLinearOperator):
+                raise TypeError(
+                    f"`{name}(preconditioner=...)` must be a preconditioner constructor or a linear operator "
+                    f"approximating the inverse, but is {self.preconditioner!r}."
+                )
+
+    @abc.abstractmethod
+    def check(self, operator: lx.AbstractLinearOperator) -> None:
+        """Raises where the method does not apply to the (square) operator."""
+
+    @abc.abstractmethod
+    def prepare(self, system: System) -> System:
+        """Whatever the method computes from the operator alone, stored in `system.extra`."""
+
+    @abc.abstractmethod
+    def method(self, system: System) -> Method:
+        """The method's recursion for one system."""
+
+    @abc.abstractmethod
+    def cost(self) -> Cost:
+        """The method's work."""
+
+    def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> System:
+        return self.prepare(self.precondition(operator, options))
+
+    def precondition(
+        self, operator: lx.AbstractLinearOperator, options: dict[str, Any], differentiable: bool = False
+    ) -> System:
+        """The system with its preconditioner: the given one, or one made by the constructor."""
+        name = type(self).__name__
+        unknown = set(options) - {"preconditioner", "y0"}
+        if unknown:
+            raise ValueError(
+                f"`options` of `{name}` may have the keys 'preconditioner' and 'y0', but has {sorted(unknown)}."
+            )
+        if not eqx.tree_equal(operator.in_structure(), operator.out_structure()):
+            raise ValueError(
+                f"`{name}` solves square systems, but the operator maps {operator.in_structure()} to "
+                f"{operator.out_structure()}."
+            )
+        self.check(operator)
+        preconditioner = options.get("preconditioner", self.preconditioner)
+        if preconditioner is not None and not isinstance(preconditioner, lx.AbstractLinearOperator):
+            build = getattr(preconditioner, "build", preconditioner)
+            preconditioner = (build if differentiable else preconditioner)(operator)
+        if preconditioner is not None:
+            self.check_preconditioner(preconditioner, operator)
+            preconditioner = lx.linearise(preconditioner)
+        return System(lx.linearise(operator), preconditioner)
+
+    def check_preconditioner(self, preconditioner: Any, operator: lx.AbstractLinearOperator) -> None:
+        """Raises where `M` does not fit the operator."""
+        name = type(self).__name__
+        if not isinstance(preconditioner, lx.AbstractLinearOperator):
+            raise TypeError(
+                f"The preconditioner of `{name}` must be a linear operator, but is {preconditioner!r}."
+            )
+        expected = operator.in_structure()
+        for given in (preconditioner.in_structure(), preconditioner.out_structure()):
+            if not eqx.tree_equal(given, expected):
+                raise ValueError(
+                    f"The preconditioner of `{name}` must act on {expected}, as the operator does, but acts "
+                    f"on {given}."
+                )
+
+    def compute(
+        self, state: System, vector: Vector, options: dict[str, Any]
+    ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
+        max_steps = self.step_limit(vector)
+        y0 = options.get("y0")
+        if y0 is not None:
+            same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, y0, vector)
+            if not all(jax.tree.leaves(same)):
+                raise ValueError(
+                    "`options['y0']` must have the structure, shape and dtype of the vector, "
+                    f"{jax.eval_shape(lambda: vector)}, but is {jax.eval_shape(lambda: y0)}."
+                )
+        value, result, stats = solve_to_true_residual(
+            self.method(state),
+            state.product,
+            vector,
+            y0,
+            self.rtol,
+            self.atol,
+            max_steps,
+            max_steps if self.history else None,
+            inexact_leaves(state),
+        )
+        cost, steps, cycles = self.cost(), stats["num_steps"], stats.pop("num_cycles")
+        stats["max_steps"] = max_steps
+        stats["num_matvecs"] = cost.products_per_step * steps + cycles + (y0 is not None)
+        applications = cost.applications_per_step * steps + cost.applications_per_cycle * cycles
+        stats["num_preconditioner_applications"] = (
+            jnp.zeros_like(steps) if state.preconditioner is None else applications
+        )
+        return value, result, stats
+
+    def step_limit(self, vector: Vector) -> int:
+        """`max_steps`, or its default."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return min(max(10 * size(vector), 1000), 100_000)
+
+    def transpose(self, state: System, options: dict[str, Any]) -> tuple[System, dict[str, Any]]:
+        return _map_system(lambda operator: operator.transpose(), state, options)
+
+    def conj(self, state: System, options: dict[str, Any]) -> tuple[System, dict[str, Any]]:
+        return _map_system(lx.conj, state, options)
+
+    def assume_full_rank(self) -> bool:
+        return True
+
+
+def _map_system(
+    function: Callable, state: System, options: dict[str, Any]
+) -> tuple[System, dict[str, Any]]:
+    """Applies `transpose` or `conj` to operator and preconditioner; the start belongs to another system."""
+    preconditioner = state.preconditioner
+    if preconditioner is not None:
+        preconditioner = function(preconditioner)
+    new_options = {}
+    if "preconditioner" in options:
+        new_options["preconditioner"] = preconditioner
+    return System(function(state.operator), preconditioner, state.extra), new_options
+
+
+def require_definite(operator: lx.AbstractLinearOperator, name: str) -> None:
+    """Raises unless the operator carries the promise that CG and its kin need."""
+    if lx.is_positive_semidefinite(operator):
+        return
+    if lx.is_negative_semidefinite(operator):
+        raise ValueError(
+            f"`{name}` solves positive definite systems; this operator is tagged negative semidefinite. Solve "
+            "`-A x = -b` instead."
+        )
+    raise ValueError(
+        f"`{name}` solves positive definite systems, and the operator is not tagged so. If it is positive "
+        "definite, say so: `lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)`. If it is symmetric "
+        "but indefinite use `MINRES`, otherwise `GMRES` or `BiCGStab`."
+    )
+
+
+def require_definite_preconditioner(system: System, name: str) -> None:
+    """Raises unless the preconditioner is tagged positive semidefinite."""
+    preconditioner = system.preconditioner
+    if preconditioner is None or lx.is_positive_semidefinite(preconditioner):
+        return
+    raise ValueError(
+        f"`{name}` needs a positive definite preconditioner, and this {type(preconditioner).__name__} is not "
+        "tagged so. If it is, wrap it: `lx.TaggedLinearOperator(M, lx.positive_semidefinite_tag)`; if it "
+        "varies or is not symmetric use `FlexibleCG` or `FGMRES`."
+    )
+
+
+def real(x: Array) -> Array:
+    """The real part, for inner products that are real in exact arithmetic."""
+    return x.real if jnp.issubdtype(x.dtype, jnp.complexfloating) else x

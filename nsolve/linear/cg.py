@@ -1,0 +1,96 @@
+"""Conjugate gradients."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array
+
+from .._stopping import Method
+from .._vectors import Vector, axpy, dot, norm, safe_divide
+from .base import (
+    AbstractIterativeSolver,
+    Cost,
+    Preconditioner,
+    System,
+    real,
+    require_definite,
+    require_definite_preconditioner,
+)
+
+
+class _State(NamedTuple):
+    x: Vector
+    r: Vector
+    p: Vector
+    gamma: Array  # r^H M r
+    residual_norm: Array
+    broken: Array
+
+
+class CG(AbstractIterativeSolver):
+    """Preconditioned conjugate gradients, for Hermitian positive (semi)definite operators.
+
+    The first choice for symmetric positive definite systems; with a good preconditioner (incomplete Cholesky,
+    multigrid) usually the last, too.  The operator must be tagged `lx.positive_semidefinite_tag`, the
+    preconditioner likewise.
+
+    Cost of a step: one product, one application of `M`, two inner products (three with `M`), three vector
+    updates; four vectors are kept.  Non-positive curvature `p^H A p <= 0`, or `r^H M r <= 0`, ends the solve
+    with `RESULTS.breakdown`: the operator or the preconditioner is not positive definite.  Singular
+    consistent systems are solved; inconsistent ones end in `breakdown` or `stagnation`.
+
+    Stopping rule, common fields, options and statistics: see `nsolve.linear.AbstractIterativeSolver`.
+
+    Hestenes and Stiefel (1952), doi:10.6028/jres.049.044; in the form of Saad, *Iterative Methods for Sparse
+    Linear Systems* (2003), algorithm 9.1.
+    """
+
+    rtol: Any
+    atol: Any = 0.0
+    max_steps: int | None = None
+    preconditioner: Preconditioner | None = None
+    history: bool = False
+
+    def check(self, operator: lx.AbstractLinearOperator) -> None:
+        require_definite(operator, "CG")
+
+    def prepare(self, system: System) -> System:
+        require_definite_preconditioner(system, "CG")
+        return system
+
+    def cost(self) -> Cost:
+        return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=1)
+
+    def method(self, system: System) -> Method:
+        plain = system.preconditioner is None
+
+        def start(x: Vector, r: Vector) -> _State:
+            z = system.precondition(r)
+            gamma = real(dot(r, z))
+            r_norm = jnp.sqrt(gamma) if plain else norm(r)
+            return _State(x, r, z, gamma, r_norm, ~(gamma > 0))
+
+        def step(state: _State) -> _State:
+            x, r, p, gamma, _, _ = state
+            q = system.product(p)
+            curvature = real(dot(p, q))
+            definite = curvature > 0
+            alpha = jnp.where(definite, safe_divide(gamma, curvature), 0)
+            x = axpy(alpha, p, x)
+            r = axpy(-alpha, q, r)
+            z = system.precondition(r)
+            gamma_next = real(dot(r, z))
+            p = axpy(safe_divide(gamma_next, gamma), p, z)
+            r_norm = jnp.sqrt(gamma_next) if plain else norm(r)
+            broken = ~definite | (~(gamma_next > 0) & (r_norm > 0))
+            return _State(x, r, p, gamma_next, r_norm, broken)
+
+        return Method(
+            start,
+            step,
+            finish=lambda state: state.x,
+            cycle_length=None,
+            least_progress=0.5,
+            restarts_when_broken=False,
+        )
