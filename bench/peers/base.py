@@ -34,6 +34,15 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Timings:
+    """Seconds of set-up and of compilation, and the spread of the solves' (see `bench.timing`)."""
+
+    setup_s: float
+    compile_s: float
+    solve_s: dict[str, float | int]
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a column claims. `result` is `successful` or the reason why not."""
 
@@ -49,6 +58,8 @@ class Run(abc.ABC):
     """One column on one task. The phases are timed apart; `answer` is not timed."""
 
     compiles: ClassVar[bool] = False
+    # True for a run in a process of its own: it repeats there, and `timings` reads the clock from there.
+    own_clock: ClassVar[bool] = False
 
     def __init__(self, task: Task, spec: Spec):
         self.task = task
@@ -69,6 +80,10 @@ class Run(abc.ABC):
     @abc.abstractmethod
     def answer(self, raw: Any) -> Answer:
         """Read the result of `solve`."""
+
+    def timings(self, raw: Any) -> Timings:
+        """The times of a run with its own clock."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

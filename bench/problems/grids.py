@@ -40,12 +40,13 @@ def anisotropic3d(size: int, seed: int, epsilon: float = 1e-2) -> Problem:
 
 
 def lognormal2d(size: int, seed: int, contrast: float = 1e4, correlation: float = 0.1) -> Problem:
-    """-div(a grad u), Dirichlet; see `_lognormal`."""
+    """-div(a grad u) with a lognormal field a, finite volumes, Dirichlet; largest a / smallest a is
+    `contrast`, and the logarithm's covariance has the length `correlation`."""
     return _lognormal("lognormal2d", (size,) * 2, seed, contrast, correlation)
 
 
 def lognormal3d(size: int, seed: int, contrast: float = 1e4, correlation: float = 0.2) -> Problem:
-    """-div(a grad u) in 3-D, Dirichlet; see `_lognormal`."""
+    """-div(a grad u) with a lognormal field a on the unit cube, as `lognormal2d`."""
     return _lognormal("lognormal3d", (size,) * 3, seed, contrast, correlation)
 
 

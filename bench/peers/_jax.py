@@ -1,0 +1,117 @@
+"""What the columns that run in JAX share: the operator in a chosen form, and the four phases.
+
+`form` is a parameter of each such column: `sparse` and `stencil` are nsolve's own operators, `bcoo` and `bcsr`
+JAX's. Putting the matrix into its form is not timed, as SciPy and PETSc are not charged for theirs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+
+from ..specs import check_name
+from .base import Run, Task
+
+FORMS = ("sparse", "stencil", "bcoo", "bcsr")
+
+
+def operator(task: Task, form: str) -> Any:
+    """The task's matrix as something that `apply` multiplies with."""
+    check_name("form", form, FORMS)
+    dtype = task.matrix.dtype
+    if form in ("bcoo", "bcsr"):
+        from jax.experimental import sparse
+
+        kind = sparse.BCOO if form == "bcoo" else sparse.BCSR
+        return kind.from_scipy_sparse(task.matrix)
+    if form == "stencil":
+        if task.problem.stencil is None:
+            raise ValueError(f"problem {task.problem.name!r} has no stencil; use form=sparse")
+        return task.problem.stencil(dtype)
+    import nsolve as ns
+
+    return ns.SparseLinearOperator.from_scipy(task.matrix, tags(task))
+
+
+def tags(task: Task) -> frozenset[object]:
+    """The problem's tags in lineax's words (a Hermitian complex matrix is not `symmetric`)."""
+    found = set()
+    if "spd" in task.problem.tags:
+        found.add(lx.positive_semidefinite_tag)
+    if "symmetric" in task.problem.tags and not np.iscomplexobj(task.matrix.data):
+        found.add(lx.symmetric_tag)
+    return frozenset(found)
+
+
+def vector(task: Task, form: str) -> jax.Array:
+    """The right-hand side in the shape that the form acts on."""
+    shape = task.problem.grid if form == "stencil" else (-1,)
+    assert shape is not None
+    return jnp.asarray(task.rhs).reshape(shape)
+
+
+def apply(matrix: Any, x: jax.Array) -> jax.Array:
+    """The product, whatever the form."""
+    return matrix.mv(x) if isinstance(matrix, lx.AbstractLinearOperator) else matrix @ x
+
+
+def jacobi(task: Task, form: str) -> jax.Array:
+    """The inverse of the diagonal, in the vectors' shape."""
+    return jnp.asarray(1 / task.matrix.diagonal()).reshape(vector(task, form).shape)
+
+
+class JaxRun(Run):
+    """A solve that is one compiled function of (matrix, right-hand side, set-up's state)."""
+
+    compiles = True
+    default_form = "bcoo"
+
+    def __init__(self, task: Task, spec: Any):
+        super().__init__(task, spec)
+        self.form = str(spec.solver.options.get("form", self.default_form))
+        self.matrix = operator(task, self.form)
+        self.rhs = vector(task, self.form)
+
+    def setup(self) -> Any:
+        """The inverse diagonal where the column asks for `jacobi`; else nothing."""
+        if self.spec.preconditioner is None:
+            return None
+        return jax.block_until_ready(jacobi(self.task, self.form))
+
+    def function(self) -> Callable[[Any, jax.Array, Any], Any]:
+        """The function (matrix, rhs, state) -> result to compile."""
+        raise NotImplementedError
+
+    def compile(self, state: Any) -> Any:
+        compiled = eqx.filter_jit(self.function()).lower(self.matrix, self.rhs, state).compile()
+        return compiled, state
+
+    def solve(self, program: Any) -> Any:
+        compiled, state = program
+        return jax.block_until_ready(compiled(self.matrix, self.rhs, state))
+
+
+def count_products(run: JaxRun, function: Callable[..., Any], state: Any) -> int:
+    """How often a solve multiplies with the matrix, counted from inside by one more, untimed run.
+
+    `function(multiply, rhs, state)` must do all products through `multiply`."""
+    count = 0
+
+    def bump():
+        nonlocal count
+        count += 1
+
+    def counted(matrix, rhs, state):
+        def multiply(x):
+            jax.debug.callback(bump)
+            return apply(matrix, x)
+
+        return function(multiply, rhs, state)
+
+    jax.block_until_ready(eqx.filter_jit(counted)(run.matrix, run.rhs, state))
+    jax.effects_barrier()
+    return count

@@ -1,0 +1,64 @@
+"""solvax: PCG and flexible GMRES.
+
+Stopping rule: `||r|| <= rtol ||b||`; PCG on the recurrence, GMRES on the true residual at each restart.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from . import _jax
+from .base import Answer, Missing, Peer, Run, relative
+
+SOLVERS = {"cg": ("form",), "gmres": ("form", "restart")}
+PRECONDITIONERS = {"jacobi": ()}
+
+
+class SolvaxRun(_jax.JaxRun):
+    """PCG or FGMRES from solvax."""
+
+    def function(self):
+        import solvax
+
+        task, name = self.task, self.spec.solver.name
+
+        def solve(matrix, rhs, state):
+            keywords: dict[str, Any] = {"rtol": task.rtol, "atol": 0.0}
+            keywords["precond"] = None if state is None else lambda x: state * x
+            if name == "cg":
+                # Its history has a place for each step that is allowed: part of its product.
+                return solvax.pcg(
+                    lambda x: _jax.apply(matrix, x), rhs, max_steps=task.max_steps, **keywords
+                )
+            restart = int(self.spec.solver.options.get("restart", 30))
+            keywords |= {"restart": restart, "max_restarts": -(-task.max_steps // restart)}
+            return solvax.gmres(lambda x: _jax.apply(matrix, x), rhs, **keywords)
+
+        return solve
+
+    def answer(self, raw: Any) -> Answer:
+        steps = int(raw.iterations)
+        result = "successful" if bool(raw.converged) else "max_steps_reached"
+        norms = None
+        if self.spec.solver.name == "cg":
+            from solvax.pcg import status_name
+
+            names = {"converged": "successful", "max_iterations": "max_steps_reached"}
+            status = status_name(int(raw.status))
+            result = names.get(status, status)
+            if self.task.history:
+                norms = relative(raw.residual_history, float(np.linalg.norm(self.task.rhs)))
+                norms = norms[: steps + 1]
+        return Answer(
+            np.asarray(raw.x).ravel(), result, num_steps=steps, residual_norms=norms
+        )
+
+
+def prepare(task: Any, spec: Any) -> Run:
+    """The run of one column."""
+    if PEER.version() is None:
+        raise Missing("solvax is not installed (pip install 'nsolve[peers]')")
+    return SolvaxRun(task, spec)
+
+
+PEER = Peer("solvax", "solvax", SOLVERS, PRECONDITIONERS, prepare)
