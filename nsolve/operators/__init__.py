@@ -3,3 +3,4 @@
 from .base import hermitian_tag as hermitian_tag
 from .pattern import SparsityPattern as SparsityPattern
 from .sparse import SparseLinearOperator as SparseLinearOperator
+from .stencil import StencilLinearOperator as StencilLinearOperator
