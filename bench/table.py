@@ -102,6 +102,8 @@ def seconds(value: float | None) -> str:
     if not is_number(value):
         return "–"
     assert value is not None
+    if value == 0:
+        return "0"
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if abs(value) >= scale * 0.9995:
             return f"{value / scale:#.3g}".rstrip(".") + f" {unit}"
@@ -109,13 +111,15 @@ def seconds(value: float | None) -> str:
 
 
 def scientific(value: float | None) -> str:
-    """`9.93e-09 -> '9.9e-9'`; a dash where there is nothing, `NaN` and `inf` as they are."""
+    """`9.93e-09 -> '9.9e-9'`, `0.25 -> '0.25'`; a dash for None; `NaN` and `inf` as they are."""
     if value is None:
         return "–"
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "inf"
     if value == 0:
         return "0"
+    if 0.01 <= abs(value) < 1000:
+        return f"{value:.3g}"
     mantissa, exponent = f"{value:.1e}".split("e")
     mantissa = mantissa.removesuffix(".0")
     return f"{mantissa}e{int(exponent)}"
