@@ -2,4 +2,6 @@
 
 from .base import AbstractApproximateInverse as AbstractApproximateInverse
 from .base import AbstractPreconditioner as AbstractPreconditioner
+from .incomplete import IncompleteCholesky as IncompleteCholesky
+from .incomplete import IncompleteLU as IncompleteLU
 from .jacobi import Jacobi as Jacobi
