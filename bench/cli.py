@@ -1,7 +1,7 @@
 """`nsolve-bench`: list | run | show | compare | plot | solve | probes.
 
-Tables and data go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 a regression (`compare`) or
-a system not solved (`solve`), 2 a mistake in what was asked, 130 interrupted.
+Tables and data go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 a regression
+(`compare`) or a system not solved (`solve`), 2 a mistake in what was asked, 130 interrupted.
 """
 
 import sys
@@ -51,10 +51,7 @@ def run(
     """Measure a suite, or the cells named by --problem, --size and --solver.
 
     An interrupted run goes on where it stopped when it is started again with the same --out."""
-    import dataclasses
-
     from . import suite as suites
-    from .cells import Settings
     from .execute import Interrupted, execute
     from .show import show as show_records
 
@@ -66,11 +63,7 @@ def run(
         for name, value in only_ad_hoc.items():
             if value is not None:
                 raise ValueError(f"--{name} belongs to a run without a suite; use --filter here")
-        chosen = suites.load(suite)
-        settings = dataclasses.replace(chosen.settings, repeats=repeats or chosen.settings.repeats)
-        chosen = suites.select(
-            dataclasses.replace(chosen, settings=settings), filter or [], problem or []
-        )
+        chosen = suites.select(suites.load(suite), filter or [], problem or [])
         out = out or Path("records") / f"{chosen.name}.jsonl"
     else:
         if not problem or not solver:
@@ -79,14 +72,13 @@ def run(
             )
         if filter:
             raise ValueError("--filter belongs to a suite; use --solver here")
-        group = {"problem": problem, "size": size, "solver": solver, "rtol": rtol, "dtype": dtype}
-        group = {key: value for key, value in group.items() if value}
-        if seed is not None:
-            group["seed"] = [seed]
-        settings = Settings(repeats=repeats, history=True)
-        if max_steps is not None:
-            settings = dataclasses.replace(settings, max_steps=max_steps)
-        chosen = suites.ad_hoc(group, settings)
+        group = {
+            "problem": problem, "size": size, "solver": solver, "rtol": rtol, "dtype": dtype,
+            "seed": seed, "max_steps": max_steps,
+        }  # fmt: skip
+        group = {key: value for key, value in group.items() if value not in (None, [])}
+        chosen = suites.ad_hoc({"history": True, **group})
+    chosen = suites.repeat(chosen, repeats)
     if html is not None:
         _check_writable(html)
     stderr = Console(stderr=True)
@@ -100,15 +92,17 @@ def run(
         stderr.print(
             f"interrupted after {len(interrupted.records)} of {len(chosen.cells)} cells; {word}",
             markup=False,
+            soft_wrap=True,
         )
         raise typer.Exit(130) from None
     show_records(records, _stdout())
     if out is not None:
-        stderr.print(f"records: {out}", markup=False)
+        stderr.print(f"records: {out}", markup=False, soft_wrap=True)
     if html is not None:
         from .page import write_page
 
-        stderr.print(f"page: {write_page(records, html, chosen.title)}", markup=False)
+        page = write_page(records, html, chosen.title)
+        stderr.print(f"page: {page}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -160,7 +154,9 @@ def plot(
 def solve(
     file: Annotated[Path, typer.Argument(help="A Matrix Market file.")],
     rhs: Annotated[Path | None, typer.Option(help=".mtx, .npy or text; ones by default.")] = None,
-    solver: Annotated[str | None, typer.Option(help="A column, e.g. gmres[restart=50]+ilu.")] = None,
+    solver: Annotated[
+        str | None, typer.Option(help="A column, e.g. gmres[restart=50]+ilu.")
+    ] = None,
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-8,
     max_steps: Annotated[int | None, typer.Option(help="Most iterations.")] = None,
     out: Annotated[Path | None, typer.Option(help=".mtx or .npy for the solution.")] = None,
@@ -168,7 +164,9 @@ def solve(
     """Solve the system of a Matrix Market file; exit code 0 only when it is solved to --rtol."""
     from .solve import solve_file
 
-    raise typer.Exit(solve_file(file, rhs=rhs, solver=solver, rtol=rtol, max_steps=max_steps, out=out))
+    raise typer.Exit(
+        solve_file(file, rhs=rhs, solver=solver, rtol=rtol, max_steps=max_steps, out=out)
+    )
 
 
 @app.command()

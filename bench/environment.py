@@ -66,8 +66,9 @@ def _cache_state() -> str:
     """Whether JAX may have found compiled programs on disk: it changes what `compile_s` means."""
     import jax
 
-    folder = jax.config.jax_compilation_cache_dir
-    if not folder or not jax.config.jax_enable_compilation_cache:
+    # Flags are attributes that type checkers cannot see.
+    folder = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if not folder or not getattr(jax.config, "jax_enable_compilation_cache", True):
         return "off"
     return "warm" if Path(folder).is_dir() and any(Path(folder).iterdir()) else "cold"
 

@@ -30,7 +30,7 @@ def execute(suite: Suite, out: Path | None, fresh: bool, console: Console) -> li
     keys = [cell.key(device()) for cell in suite.cells]
     skipped = sum(key in done for key in keys)
     if skipped:
-        console.print(f"resuming: {skipped} of {len(keys)} cells are in {out}")
+        console.print(f"resuming: {skipped} of {len(keys)} cells are in {out}", soft_wrap=True)
     reported: set[str] = set()
     with Progress(
         TextColumn("{task.description}"),
@@ -42,11 +42,11 @@ def execute(suite: Suite, out: Path | None, fresh: bool, console: Console) -> li
     ) as progress:
         bar = progress.add_task(suite.name, total=len(keys), completed=skipped)
         try:
-            for cell, key in zip(suite.cells, keys, strict=True):
+            for (cell, settings), key in zip(suite.cells.items(), keys, strict=True):
                 if key in done:
                     continue
                 progress.update(bar, description=f"{cell.problem} {cell.size or ''} {cell.spec}")
-                row = run_cell(cell, suite.settings, suite.name, suite.config)
+                row = run_cell(cell, settings, suite.name, suite.config)
                 if out is not None:
                     record.append(out, row)
                 done[key] = row
@@ -54,7 +54,7 @@ def execute(suite: Suite, out: Path | None, fresh: bool, console: Console) -> li
                 message = row.get("message")
                 if message and message not in reported:
                     reported.add(message)
-                    progress.console.print(f"missing: {message}", markup=False)
+                    progress.console.print(f"missing: {message}", markup=False, soft_wrap=True)
         except KeyboardInterrupt:
             raise Interrupted([done[key] for key in keys if key in done]) from None
     return [done[key] for key in keys]

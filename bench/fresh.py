@@ -1,9 +1,10 @@
 """A cell in fresh processes: the first call with all its compilation, and the memory it takes.
 
-`first_call_s` runs from the library's operator in memory to the answer: set-up, tracing, compilation and solve,
-with JAX's and numba's caches on disk off; imports, starting the backend and making the problem come before.
-`peak_bytes` is the largest resident set of such a process, imports and the problem itself included (JAX's CPU
-backend keeps no memory statistics). Both are None when the process fails.
+`first_call_s` runs from the library's operator in memory to the answer: set-up, tracing,
+compilation and solve, with JAX's and numba's caches on disk off; imports, starting the backend and
+making the problem come before. `peak_bytes` is the largest resident set of such a process, imports
+and the problem itself included (JAX's CPU backend keeps no memory statistics). Both are None when
+the process fails.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Tables for the terminal: records, and everything that has a name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -113,6 +113,5 @@ def _cell(row: Record, name: str) -> str:
     return table.seconds(value or None)  # nothing to compile is a dash, not zero seconds
 
 
-def _names(named: object) -> str:
-    items = dict(named).items()  # type: ignore[call-overload]
-    return ", ".join(f"{name}[{', '.join(keys)}]" if keys else name for name, keys in items)
+def _names(named: Mapping[str, tuple[str, ...]]) -> str:
+    return ", ".join(f"{name}[{', '.join(keys)}]" if keys else name for name, keys in named.items())

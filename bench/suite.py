@@ -1,23 +1,24 @@
 """Suites: TOML files that say which cells to measure and how.
 
     title = "..."
-    [settings]                    # how: max_steps, repeats, history, memory, first_call
-    history = true
-    [defaults]                    # which, unless a group says otherwise
+    [defaults]                    # of all groups, unless one says otherwise
     rtol = [1e-8]
+    history = true
     [[group]]
     problem = ["poisson2d", "lognormal2d[contrast=1e4]"]
     size = [64, 128]
     solver = ["cg", "cg+ic", "scipy:cg"]
 
-A group is the product of its lists: problem, size, solver, rtol, dtype, seed. One value may stand for a list.
+A group is the product of its lists `problem, size, solver, rtol, dtype, seed` (one value may stand
+for a list), measured as the fields of `bench.cells.Settings` say: `max_steps, repeats, history,
+memory, first_call`.
 """
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,12 @@ AXES = ("problem", "size", "solver", "rtol", "dtype", "seed")
 
 @dataclass(frozen=True)
 class Suite:
-    """Cells with the settings that they share. `config` identifies both: records of two suites, or
-    of two versions of one, are never mixed in a file."""
+    """Cells, each with how to measure it. `config` identifies both: records of two suites, or of
+    two versions of one, are never mixed in a file."""
 
     name: str
     title: str
-    cells: tuple[Cell, ...]
-    settings: Settings
+    cells: Mapping[Cell, Settings]
     config: str
 
 
@@ -71,11 +71,11 @@ def load(name: str) -> Suite:
         raise ValueError(f"suite {path}: {error}") from None
 
 
-def ad_hoc(group: dict[str, list[Any]], settings: Settings) -> Suite:
+def ad_hoc(group: dict[str, Any]) -> Suite:
     """The suite of one command line. Its records may share a file with others made with the same
     settings, whatever their cells."""
-    cells = tuple(_cells(group, where="command line"))
-    return Suite("ad hoc", "ad hoc", cells, settings, _digest(dataclasses.asdict(settings)))
+    settings = {key: value for key, value in group.items() if key not in AXES}
+    return Suite("ad hoc", "ad hoc", _cells(group, where="command line"), _digest(settings))
 
 
 def select(suite: Suite, filters: list[str], only_problems: list[str]) -> Suite:
@@ -89,42 +89,48 @@ def select(suite: Suite, filters: list[str], only_problems: list[str]) -> Suite:
         if not any(specs.matches(pattern, cell.spec) for cell in cells):
             found = ", ".join(dict.fromkeys(str(cell.spec) for cell in cells))
             raise ValueError(f"filter {str(pattern)!r} admits no cell of {suite.name}: {found}")
-    if patterns:
-        cells = [c for c in cells if any(specs.matches(p, c.spec) for p in patterns)]
     parts = [problems.parse(text) for text in only_problems]
-    if parts:
-        cells = [
-            c for c in cells if any(specs.part_matches(p, problems.parse(c.problem)) for p in parts)
-        ]
+
+    def admitted(cell: Cell) -> bool:
+        problem = problems.parse(cell.problem)
+        return (not patterns or any(specs.matches(p, cell.spec) for p in patterns)) and (
+            not parts or any(specs.part_matches(p, problem) for p in parts)
+        )
+
+    cells = {cell: settings for cell, settings in cells.items() if admitted(cell)}
     if not cells:
-        raise ValueError(f"no cell of {suite.name} is of problem {', '.join(map(str, parts))}")
-    return dataclasses.replace(suite, cells=tuple(cells))
+        raise ValueError(f"no cell of {suite.name} is left with {filters} and {only_problems}")
+    return dataclasses.replace(suite, cells=cells)
+
+
+def repeat(suite: Suite, repeats: int | None) -> Suite:
+    """The same cells with another number of timed solves; None changes nothing."""
+    if repeats is None:
+        return suite
+    cells = {cell: dataclasses.replace(s, repeats=repeats) for cell, s in suite.cells.items()}
+    return dataclasses.replace(suite, cells=cells)
 
 
 def _from_content(name: str, content: dict[str, Any]) -> Suite:
     for key in content:
-        specs.check_name("key", key, ("title", "settings", "defaults", "group"))
-    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
-    for key, value in content.get("settings", {}).items():
-        specs.check_name("setting", key, fields)
-        wanted = type(fields[key]) if fields[key] is not None else int
-        if type(value) is not wanted:
-            raise ValueError(f"setting {key!r} must be {wanted.__name__}, got {value!r}")
-    settings = Settings(**content.get("settings", {}))
+        specs.check_name("key", key, ("title", "defaults", "group"))
     groups = content.get("group", [])
     if not isinstance(groups, list) or not groups:
         raise ValueError("there is no [[group]] in it; a suite needs at least one")
-    cells: list[Cell] = []
+    cells: dict[Cell, Settings] = {}
     for number, group in enumerate(groups, start=1):
-        cells += _cells({**content.get("defaults", {}), **group}, where=f"group {number}")
-    cells = list(dict.fromkeys(cells))
-    title = content.get("title", name)
-    return Suite(name, title, tuple(cells), settings, _digest(content))
+        cells |= _cells({**content.get("defaults", {}), **group}, where=f"group {number}")
+    return Suite(name, content.get("title", name), cells, _digest(content))
 
 
-def _cells(group: dict[str, Any], where: str) -> list[Cell]:
-    for key in group:
-        specs.check_name(f"key of {where}", key, AXES)
+def _cells(group: dict[str, Any], where: str) -> dict[Cell, Settings]:
+    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
+    for key, value in group.items():
+        specs.check_name(f"key of {where}", key, (*AXES, *fields))
+        wanted = int if fields.get(key) is None else type(fields[key])
+        if key in fields and type(value) is not wanted:
+            raise ValueError(f"{key} of {where} must be {wanted.__name__}, got {value!r}")
+    settings = Settings(**{key: value for key, value in group.items() if key in fields})
     axes = {}
     for axis in AXES:
         value = group.get(axis, DEFAULTS.get(axis))
@@ -152,11 +158,13 @@ def _cells(group: dict[str, Any], where: str) -> list[Cell]:
             raise ValueError(f"problem {part.name!r} of {where} needs a size")
         cells += [
             Cell(str(part), size, column, float(rtol), dtype, seed)
-            for size, rtol, dtype, seed, column in itertools.product(
-                sizes, axes["rtol"], axes["dtype"], axes["seed"], columns
-            )
+            for size in sizes
+            for rtol in axes["rtol"]
+            for dtype in axes["dtype"]
+            for seed in axes["seed"]
+            for column in columns
         ]
-    return cells
+    return dict.fromkeys(cells, settings)
 
 
 def _text(value: Any, axis: str, where: str) -> str:

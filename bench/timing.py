@@ -35,7 +35,7 @@ def measure(run: Run, repeats: int | None = None) -> tuple[Timings, Any]:
     program, compiling = clock(lambda: run.compile(state))
     raw, first = clock(lambda: run.solve(program))
     # The first call warms caches and compiles callbacks: it counts only where it stands alone.
-    alone = not run.compiles and (repeats == 1 or first > LONG_S)
+    alone = not run.compiles and (repeats == 1 or (repeats is None and first > LONG_S))
     times = [first] if alone else []
     while not alone and _wants_more(times, repeats):
         raw, seconds = clock(lambda: run.solve(program))

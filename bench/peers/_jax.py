@@ -1,7 +1,8 @@
 """What the columns that run in JAX share: the operator in a chosen form, and the four phases.
 
-`form` is a parameter of each such column: `sparse` and `stencil` are nsolve's own operators, `bcoo` and `bcsr`
-JAX's. Putting the matrix into its form is not timed, as SciPy and PETSc are not charged for theirs.
+`form` is a parameter of each such column: `sparse` and `stencil` are nsolve's own operators, `bcoo`
+and `bcsr` JAX's. Putting the matrix into its form is not timed, as SciPy and PETSc are not charged
+for theirs.
 """
 
 from collections.abc import Callable
@@ -21,8 +22,6 @@ FORMS = ("sparse", "stencil", "bcoo", "bcsr")
 
 def operator(task: Task, form: str) -> Any:
     """The task's matrix as something that `apply` multiplies with."""
-    check_name("form", form, FORMS)
-    dtype = task.matrix.dtype
     if form in ("bcoo", "bcsr"):
         from jax.experimental import sparse
 
@@ -31,7 +30,7 @@ def operator(task: Task, form: str) -> Any:
     if form == "stencil":
         if task.problem.stencil is None:
             raise ValueError(f"problem {task.problem.name!r} has no stencil; use form=sparse")
-        return task.problem.stencil(dtype)
+        return task.problem.stencil(task.matrix.dtype)
     import nsolve as ns
 
     return ns.SparseLinearOperator.from_scipy(task.matrix, tags(task))
@@ -68,11 +67,13 @@ class JaxRun(Run):
     """A solve that is one compiled function of (matrix, right-hand side, set-up's state)."""
 
     compiles = True
+    forms: tuple[str, ...] = FORMS
     default_form = "bcoo"
 
     def __init__(self, task: Task, spec: Any):
         super().__init__(task, spec)
         self.form = str(spec.solver.options.get("form", self.default_form))
+        check_name("form", self.form, self.forms)
         self.matrix = operator(task, self.form)
         self.rhs = vector(task, self.form)
 

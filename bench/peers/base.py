@@ -58,7 +58,7 @@ class Run(abc.ABC):
     """One column on one task. The phases are timed apart; `answer` is not timed."""
 
     compiles: ClassVar[bool] = False
-    # True for a run in a process of its own: it repeats there, and `timings` reads the clock from there.
+    # True for a run in a process of its own: it repeats there, and `timings` reads that clock.
     own_clock: ClassVar[bool] = False
 
     def __init__(self, task: Task, spec: Spec):
@@ -109,5 +109,3 @@ def relative(residual_norms: Any, norm_b: float) -> list[float]:
     while values and math.isnan(values[-1]):
         values.pop()
     return values
-
-

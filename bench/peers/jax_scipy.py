@@ -1,8 +1,9 @@
 """jax.scipy.sparse.linalg: CG, BiCGStab, GMRES, and the product with JAX's own formats.
 
-Stopping rule: `||r|| <= rtol ||b||` on the recurrence (GMRES: on the true residual at each restart).
-These functions report neither steps nor failure: products are counted by one more, untimed run with a
-counter inside, and a run that used fewer than it was allowed counts as claimed to be successful.
+Stopping rule: `||r|| <= rtol ||b||` on the recurrence (GMRES: on the true residual at each
+restart). These functions report neither steps nor failure: products are counted by one more,
+untimed run with a counter inside, and a run that used fewer than it was allowed counts as claimed
+to be successful.
 """
 
 from typing import Any

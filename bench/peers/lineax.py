@@ -1,10 +1,11 @@
 """lineax's own CG, BiCGStab and GMRES.
 
-Stopping rule. lineax tests `norm(r / (atol + rtol |b|)) <= 1` entry by entry with a maximum norm, and the same
-for the last change of x, which is another question than ours (and with `atol=0` fails on zeros in b). The
-nearest to ours that its options express: `rtol=0`, `atol=rtol ||b||_2` and the 2-norm, whose first part is exactly
-`||r||_2 <= rtol ||b||_2`. Its second part bounds the last change of x by the same number.
-Its GMRES counts restarts, not steps, so products are counted by one more, untimed run with a counter inside.
+Stopping rule. lineax tests `norm(r / (atol + rtol |b|)) <= 1` entry by entry with a maximum norm,
+and the same for the last change of x, which is another question than ours (and with `atol=0` fails
+on zeros in b). The nearest to ours that its options express: `rtol=0`, `atol=rtol ||b||_2` and the
+2-norm, whose first part is exactly `||r||_2 <= rtol ||b||_2`. Its second part bounds the last
+change of x by the same number. Its GMRES counts restarts, not steps, so products are counted by one
+more, untimed run with a counter inside.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """This project's solvers. Stopping rule: `||b - A x||_2 <= rtol ||b||_2` on the true residual.
 
-`form` is `sparse` (default) or `stencil`; geometric multigrid takes stencils only, so with it the default is
-`stencil`. Names are short forms of the classes; their fields are the parameters.
+`form` is `sparse` (default) or `stencil`; geometric multigrid takes stencils only, so with it the
+default is `stencil`. Names are short forms of the classes; their fields are the parameters.
 """
 
 import dataclasses
@@ -66,6 +66,8 @@ SOLVERS["product"] = ("form",)
 class NsolveRun(_jax.JaxRun):
     """One solver with one preconditioner."""
 
+    forms = ("sparse", "stencil")
+
     def __init__(self, task: Any, spec: Any):
         part = spec.preconditioner
         self.default_form = "stencil" if part and part.name == "multigrid" else "sparse"
@@ -111,6 +113,7 @@ class NsolveRun(_jax.JaxRun):
 class ProductRun(_jax.JaxRun):
     """y = A b."""
 
+    forms = ("sparse", "stencil")
     default_form = "sparse"
 
     def function(self):

@@ -1,9 +1,10 @@
 """PETSc through petsc4py, in the Python that has it (Debian packages it for the system's Python).
 
-Stopping rule: `||r|| <= rtol ||b||` with the unpreconditioned norm wherever the method offers it (`cg`, right
-preconditioned `gmres`, `fgmres`, `bcgs`), on the recurrence. `minres` knows the preconditioned norm only.
-The system goes to the other process as a file; its clock is read there, so nothing of the transfer is timed.
-A run repeats set-up and solve three times and gives the medians.
+Stopping rule: `||r|| <= rtol ||b||` with the unpreconditioned norm wherever the method offers it
+(`cg`, right preconditioned `gmres`, `fgmres`, `bcgs`), on the recurrence. `minres` knows the
+preconditioned norm only. The system goes to the other process as a file; its clock is read there,
+so nothing of the transfer is timed. A run repeats set-up and solve three times and gives the
+medians.
 
 The lower half of this file is a script of its own: it imports nothing of this package.
 """
@@ -142,10 +143,19 @@ def _peer():
     return Peer("petsc", "petsc4py", SOLVERS, PRECONDITIONERS, prepare, PEER_VERSION)
 
 
-REASONS = {-2: "error: null", -3: "max_steps_reached", -4: "divergence", -5: "breakdown"}
-REASONS |= {-6: "breakdown", -7: "error: nonsymmetric", -8: "breakdown: preconditioner is indefinite"}
-REASONS |= {-9: "nonfinite", -10: "breakdown: matrix is indefinite"}
-REASONS |= {-11: "error: the preconditioner's set-up failed"}
+# KSPConvergedReason
+REASONS = {
+    -2: "error: null",
+    -3: "max_steps_reached",
+    -4: "divergence",
+    -5: "breakdown",
+    -6: "breakdown",
+    -7: "error: nonsymmetric",
+    -8: "breakdown: preconditioner is indefinite",
+    -9: "nonfinite",
+    -10: "breakdown: matrix is indefinite",
+    -11: "error: the preconditioner's set-up failed",
+}
 
 
 def _script(arguments: list[str]) -> dict:
@@ -153,10 +163,10 @@ def _script(arguments: list[str]) -> dict:
     import time
 
     sys.path.append(os.path.join(os.environ["PETSC_DIR"], "lib/python3/dist-packages"))
-    import petsc4py
+    import petsc4py  # pyright: ignore[reportMissingImports]
 
     petsc4py.init([])
-    from petsc4py import PETSc
+    from petsc4py import PETSc  # pyright: ignore[reportMissingImports]
 
     if arguments == ["--version"]:
         return {"version": ".".join(map(str, PETSc.Sys.getVersion()))}

@@ -1,9 +1,9 @@
 """PyAMG: algebraic multigrid with an accelerator (`ruge_stuben+cg`), and its CG alone.
 
 Stopping rule: `||r|| < rtol ||b||`, on the recurrence where accelerated (its CG recomputes the true
-residual every eighth step), on the true residual otherwise (`gmres`: on the preconditioned one). The accelerator stands where other
-columns have their preconditioner; `num_steps` counts its iterations, or cycles without one.
-Smoothers and coarsening are PyAMG's defaults.
+residual every eighth step), on the true residual otherwise (`gmres`: on the preconditioned one).
+The accelerator stands where other columns have their preconditioner; `num_steps` counts its
+iterations, or cycles without one. Smoothers and coarsening are PyAMG's defaults.
 """
 
 import warnings
@@ -37,8 +37,8 @@ class PyAMGRun(Run):
 
         task = self.task
         norms: list[float] = []
-        # PyAMG resets the filters for its warnings on each call, so they are caught rather than ignored;
-        # its return code says the same.
+        # PyAMG resets the filters for its warnings on each call, so they are caught rather than
+        # ignored; its return code says the same.
         with warnings.catch_warnings(record=True):
             if program is None:
                 x, info = krylov.cg(

@@ -1,6 +1,7 @@
 """solvax: PCG and flexible GMRES.
 
-Stopping rule: `||r|| <= rtol ||b||`; PCG on the recurrence, GMRES on the true residual at each restart.
+Stopping rule: `||r|| <= rtol ||b||`; PCG on the recurrence, GMRES on the true residual at each
+restart.
 """
 
 from typing import Any
@@ -49,9 +50,7 @@ class SolvaxRun(_jax.JaxRun):
             if self.task.history:
                 norms = relative(raw.residual_history, float(np.linalg.norm(self.task.rhs)))
                 norms = norms[: steps + 1]
-        return Answer(
-            np.asarray(raw.x).ravel(), result, num_steps=steps, residual_norms=norms
-        )
+        return Answer(np.asarray(raw.x).ravel(), result, num_steps=steps, residual_norms=norms)
 
 
 def prepare(task: Any, spec: Any) -> Run:

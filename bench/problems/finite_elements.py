@@ -10,7 +10,7 @@ def fem2d(size: int, seed: int, jitter: float = 0.25) -> Problem:
     randomly displaced interior points (by up to `jitter` of the spacing), numbered at random.
     So rows are of uneven length and their order carries no geometry."""
     try:
-        from skfem import BilinearForm, ElementTriP1, Basis, MeshTri, condense
+        from skfem import Basis, BilinearForm, ElementTriP1, MeshTri, condense
         from skfem.helpers import dot, grad
     except ImportError:
         from ..peers.base import Missing

@@ -1,0 +1,106 @@
+"""The command line: exit codes, messages, files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bench import cli
+
+ADHOC = ["run", "--problem", "poisson2d", "--size", "6", "--solver", "scipy:cg", "--repeats", "1"]
+
+
+def run(capsys, monkeypatch, *arguments):
+    """Exit code, stdout and stderr of a command."""
+    monkeypatch.setattr(sys, "argv", ["nsolve-bench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    captured = capsys.readouterr()
+    return end.value.code or 0, captured.out, captured.err
+
+
+def test_list_names_everything(capsys, monkeypatch):
+    code, out, _ = run(capsys, monkeypatch, "list")
+    assert code == 0
+    for name in ("poisson2d", "scipy", "jacobi", "quick", "ruge_stuben"):
+        assert name in out
+
+
+def test_ad_hoc_run_shows_and_keeps(capsys, monkeypatch, tmp_path):
+    file = tmp_path / "new folder" / "r.jsonl"
+    code, out, err = run(capsys, monkeypatch, *ADHOC, "--out", file)
+    assert code == 0 and "poisson2d 6" in out and "scipy:cg" in out and "records:" in err
+    assert len(file.read_text().splitlines()) == 1
+    code, out, err = run(capsys, monkeypatch, *ADHOC, "--solver", "scipy:splu", "--out", file)
+    assert code == 0 and "resuming: 1 of 2" in err
+    assert len(file.read_text().splitlines()) == 2
+    code, out, _ = run(capsys, monkeypatch, "show", file)
+    assert code == 0 and "scipy:splu" in out
+
+
+def test_failures_are_shown_as_rows(capsys, monkeypatch):
+    code, out, _ = run(
+        capsys, monkeypatch, *ADHOC, "--solver", "lineax:cg", "--max-steps", "2",
+        "--problem", "helmholtz2d",
+    )  # fmt: skip
+    assert code == 0
+    assert "out of steps" in out and "may only be used" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quik"], "unknown suite 'quik': did you mean quick"),
+        (["run", "none.toml"], "cannot read suite none.toml"),
+        (["run", "quick", "--filter", "cgg"], "unknown solver 'cgg': did you mean cg"),
+        (["run", "quick", "--size", "3"], "--size belongs to a run without a suite"),
+        (["run"], "name a suite"),
+        (["run", "--problem", "poisson2d", "--solver", "scipy:cg"], "needs a size"),
+        ([*ADHOC, "--solver", "scipy:cgg"], "unknown scipy solver 'cgg'"),
+        ([*ADHOC, "--out", "/proc/nowhere/r.jsonl"], "cannot write records to /proc/nowhere"),
+        ([*ADHOC, "--html", "/proc/nowhere/page.html"], "cannot write /proc/nowhere/page.html"),
+        (["show", "none.jsonl"], "cannot read none.jsonl"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_code_2(capsys, monkeypatch, arguments, message):
+    code, _, err = run(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert message in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+
+
+def test_page_compare_and_plot_are_wired(capsys, monkeypatch, tmp_path):
+    file, page = tmp_path / "r.jsonl", tmp_path / "page.html"
+    code, _, err = run(capsys, monkeypatch, *ADHOC, "--out", file, "--html", page)
+    assert code == 0 and "page:" in err and "poisson2d" in page.read_text()
+    code, _, _ = run(capsys, monkeypatch, "compare", file, file)
+    assert code == 0
+    code, out, _ = run(
+        capsys, monkeypatch, "plot", file, "--kind", "time", "--out", tmp_path / "plots"
+    )
+    assert code == 0 and any(line.endswith(".png") for line in out.splitlines())
+
+
+def test_ctrl_c_ends_with_130_and_a_word_on_resuming(tmp_path):
+    suite = tmp_path / "slow.toml"
+    sizes = ", ".join(map(str, range(20, 70)))
+    suite.write_text(
+        f'[[group]]\nmax_steps = 2000\nproblem = "poisson2d"\nsize = [{sizes}]\n'
+        'solver = ["scipy:cg", "scipy:minres"]\n'
+    )
+    file = tmp_path / "r.jsonl"
+    command = [sys.executable, "-m", "bench.cli", "run", str(suite), "--out", str(file)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+    deadline = time.monotonic() + 60
+    while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted after" in err and "goes on from" in err and "Traceback" not in err
+    assert all(json.loads(line) for line in file.read_text().splitlines())

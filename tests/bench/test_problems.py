@@ -1,0 +1,145 @@
+"""The problems are what their tags say, and equal the library's own stencils."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from bench import problems
+from bench.problems.files import tags
+
+SMALL = {
+    "poisson1d": 9,
+    "poisson2d": 7,
+    "poisson3d": 4,
+    "anisotropic2d": 6,
+    "anisotropic3d": 4,
+    "lognormal2d[contrast=1e4]": 8,
+    "lognormal3d": 5,
+    "convection_diffusion2d": 9,
+    "helmholtz2d[waves=1.3]": 16,
+    "heat2d": 6,
+    "fem2d": 8,
+}
+
+
+def build(text, size=None, seed=0):
+    name = problems.parse(text).name
+    if name == "fem2d":
+        pytest.importorskip("skfem")
+    if name == "pyamg":
+        pytest.importorskip("pyamg")
+    return problems.build(text, size, seed)
+
+
+@pytest.mark.parametrize(("text", "size"), SMALL.items())
+def test_tags_are_true(text, size):
+    problem = build(text, size)
+    dense = problem.matrix.toarray()
+    assert problem.rhs.shape == (dense.shape[0],)
+    symmetric = np.allclose(dense, dense.T, rtol=1e-12, atol=0)
+    assert symmetric == ("symmetric" in problem.tags)
+    eigenvalues = np.linalg.eigvals(dense).real
+    if "spd" in problem.tags:
+        assert eigenvalues.min() > 0
+    elif symmetric:
+        assert eigenvalues.min() < 0 < eigenvalues.max()
+    assert np.abs(eigenvalues).min() > 1e-6  # the system has a solution
+
+
+def test_every_sized_problem_is_covered():
+    sized = {name for name in problems.PROBLEMS if problems.is_sized(name)}
+    assert sized == {problems.parse(text).name for text in SMALL}
+
+
+@pytest.mark.parametrize(
+    "text", ["poisson1d", "poisson2d", "poisson3d", "anisotropic2d", "anisotropic3d",
+             "lognormal2d[contrast=1e4]", "lognormal3d"]
+)  # fmt: skip
+def test_stencil_equals_the_matrix(text):
+    problem = build(text, SMALL[text])
+    assert problem.stencil is not None and problem.grid is not None
+    stencil = problem.stencil(jnp.float64)
+    difference = abs(stencil.as_scipy() - problem.matrix).max()
+    assert difference <= 1e-12 * abs(problem.matrix).max()
+    product = stencil.mv(jnp.asarray(problem.rhs).reshape(problem.grid))
+    np.testing.assert_allclose(np.ravel(product), problem.matrix @ problem.rhs, rtol=1e-9)
+
+
+def test_stencil_in_single_precision():
+    problem = build("poisson2d", 5)
+    assert problem.stencil is not None
+    x = jnp.ones((5, 5), jnp.float32)
+    assert problem.stencil(jnp.float32).mv(x).dtype == jnp.float32
+
+
+def test_poisson_converges_to_the_solution():
+    errors = []
+    for size in (15, 31):
+        matrix = build("poisson2d", size).matrix
+        x = np.arange(1, size + 1) / (size + 1)
+        exact = np.outer(np.sin(np.pi * x), np.sin(np.pi * x)).ravel()
+        u = sp.linalg.spsolve(matrix.tocsc(), 2 * np.pi**2 * exact)
+        errors.append(np.abs(u - exact).max())
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.05)
+
+
+def test_contrast_is_what_was_asked_for_and_seeds_differ():
+    from bench.problems.grids import lognormal_field
+
+    field = lognormal_field((32, 32), 0, 1e3, 0.1)
+    assert field.max() / field.min() == pytest.approx(1e3)
+    assert np.array_equal(field, lognormal_field((32, 32), 0, 1e3, 0.1))
+    assert not np.allclose(field, lognormal_field((32, 32), 1, 1e3, 0.1))
+    with pytest.raises(ValueError, match="contrast must be at least 1"):
+        lognormal_field((4, 4), 0, 0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("example", "expected"),
+    [
+        ("airfoil", {"symmetric", "spd"}),
+        ("unit_square", {"symmetric"}),  # pure Neumann: singular
+        ("recirc_flow", set()),
+        ("helmholtz_2D", set()),
+    ],
+)
+def test_pyamg_examples(example, expected):
+    problem = build(f"pyamg[example={example}]")
+    assert problem.tags == expected
+    assert problem.size == problem.matrix.shape[0]
+
+
+def test_unknown_example_and_missing_size():
+    pytest.importorskip("pyamg")
+    with pytest.raises(ValueError, match="did you mean airfoil"):
+        problems.build("pyamg[example=airfoi]", None, 0)
+    with pytest.raises(ValueError, match="needs a size of at least 2"):
+        problems.build("poisson2d", None, 0)
+
+
+def test_matrix_market(tmp_path):
+    from scipy.io import mmwrite
+
+    matrix = sp.csr_array(np.array([[2.0, 1.0], [1.0, 2.0]]))
+    mmwrite(tmp_path / "a.mtx", matrix)
+    problem = problems.build(f"{tmp_path}/a.mtx", None, 0)
+    np.testing.assert_array_equal(problem.matrix.toarray(), matrix.toarray())
+    assert problem.tags == {"symmetric", "spd"}
+    (tmp_path / "bad.mtx").write_text("nonsense\n")
+    with pytest.raises(ValueError, match=r"cannot read .*bad\.mtx"):
+        problems.build(f"{tmp_path}/bad.mtx", None, 0)
+    with pytest.raises(ValueError, match="there is no file"):
+        problems.build(f"{tmp_path}/nothing.mtx", None, 0)
+    mmwrite(tmp_path / "wide.mtx", sp.csr_array(np.ones((2, 3))))
+    with pytest.raises(ValueError, match="not square"):
+        problems.build(f"{tmp_path}/wide.mtx", None, 0)
+
+
+def test_proofs_of_definiteness():
+    hermitian = sp.csr_array(np.array([[2, 1j], [-1j, 2]]))
+    assert tags(hermitian) == {"symmetric", "spd"}
+    complex_symmetric = sp.csr_array(np.array([[2, 1j], [1j, 2]]))
+    assert tags(complex_symmetric) == set()
+    assert tags(sp.csr_array(np.array([[1.0, 2.0], [2.0, 1.0]]))) == {"symmetric"}
+    assert tags(sp.csr_array(np.array([[1.0, 1.0], [1.0, 1.0]]))) == {"symmetric"}

@@ -1,0 +1,91 @@
+"""The grammar of columns, problems and filters."""
+
+import pytest
+
+from bench import peers, problems, specs
+from bench.specs import Part
+
+
+@pytest.mark.parametrize(
+    ("text", "peer", "solver", "preconditioner"),
+    [
+        ("cg", "nsolve", "cg", None),
+        ("cg+ic", "nsolve", "cg", "ic"),
+        ("gmres[restart=40]+ilu", "nsolve", "gmres[restart=40]", "ilu"),
+        ("scipy:cg+jacobi", "scipy", "cg", "jacobi"),
+        ("jax.scipy:cg", "jax.scipy", "cg", None),
+        ("pyamg:ruge_stuben+cg", "pyamg", "ruge_stuben", "cg"),
+        ("cg + ssor[omega=1.5]", "nsolve", "cg", "ssor[omega=1.5]"),
+    ],
+)
+def test_parses(text, peer, solver, preconditioner):
+    spec = specs.parse(text)
+    assert (spec.peer, str(spec.solver)) == (peer, solver)
+    assert (None if spec.preconditioner is None else str(spec.preconditioner)) == preconditioner
+
+
+@pytest.mark.parametrize("text", ["cg", "gmres[restart=40,x=1e-08]+ilu[a=true,b=word]", "a.b:c+d"])
+def test_text_is_a_key(text):
+    assert str(specs.parse(text)) == text
+    assert specs.parse(str(specs.parse(text))) == specs.parse(text)
+
+
+def test_values_have_types_and_order_is_free():
+    spec = specs.parse("x[b=2,a=1.5,d=False,c=word]")
+    assert spec.params == {"a": 1.5, "b": 2, "c": "word", "d": False}
+    assert specs.parse("x[a=1.5,b=2,c=word,d=false]") == spec
+    assert specs.parse("cg+ssor[omega=1.5]").params == {"ssor.omega": 1.5}
+
+
+@pytest.mark.parametrize("text", ["", "cg+", "+ic", "cg[", "cg[a]", "cg[a=1", "cg[=1]", "c g"])
+def test_malformed_is_refused(text):
+    with pytest.raises(ValueError, match="cannot read"):
+        specs.parse(text)
+
+
+def test_parameter_twice_is_refused():
+    with pytest.raises(ValueError, match="'a' is given twice"):
+        specs.parse("cg[a=1,a=2]")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "spec", "admitted"),
+    [
+        ("gmres+ilu", "gmres[restart=40]+ilu", True),
+        ("gmres[restart=40]+ilu", "gmres[restart=40]+ilu", True),
+        ("gmres[restart=20]+ilu", "gmres[restart=40]+ilu", False),
+        ("gmres[restart=40]+ilu", "gmres+ilu", False),
+        ("cg", "cg+ic", False),
+        ("cg", "scipy:cg", False),
+        ("cg+ssor", "cg+ssor[omega=1.5]", True),
+    ],
+)
+def test_filters(pattern, spec, admitted):
+    assert specs.matches(specs.parse(pattern), specs.parse(spec)) is admitted
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cgg", "unknown solver 'cgg': did you mean cg"),
+        ("cg+jacobbi", "unknown preconditioner 'jacobbi': did you mean jacobi"),
+        ("scpy:cg", "unknown peer 'scpy': did you mean scipy"),
+        (
+            "scipy:gmres[restrt=3]",
+            "solver 'gmres' 'restrt': did you mean restart",
+        ),
+        ("scipy:cg[restart=3]", "there are none"),
+    ],
+)
+def test_unknown_names_come_with_the_nearest(text, message):
+    with pytest.raises(ValueError, match=message):
+        peers.check(specs.parse(text))
+
+
+def test_problem_names():
+    assert problems.parse("lognormal2d[contrast=100]") == Part("lognormal2d", (("contrast", 100),))
+    assert problems.parse("a/b.mtx") == Part("matrix_market", (("path", "a/b.mtx"),))
+    with pytest.raises(ValueError, match="did you mean poisson2d"):
+        problems.parse("poison2d")
+    with pytest.raises(ValueError, match="'contrst': did you mean contrast"):
+        problems.parse("lognormal2d[contrst=2]")
