@@ -1,8 +1,19 @@
 """nsolve: numerical solvers as differentiable Equinox modules."""
 
+from . import linear as linear
+from . import operators as operators
 from . import preconditioners as preconditioners
 from .linear import CG as CG
+from .linear import FGMRES as FGMRES
+from .linear import GMRES as GMRES
+from .linear import MINRES as MINRES
+from .linear import BiCGStab as BiCGStab
+from .linear import Chebyshev as Chebyshev
+from .linear import FlexibleCG as FlexibleCG
+from .linear import Richardson as Richardson
 from .operators import SparseLinearOperator as SparseLinearOperator
+from .operators import StencilLinearOperator as StencilLinearOperator
 from .operators import hermitian_tag as hermitian_tag
+from .unroll import unroll as unroll
 
 __version__ = "0.1.0"

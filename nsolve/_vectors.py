@@ -16,8 +16,19 @@ def dot(x: Vector, y: Vector) -> Array:
 
 
 def norm(x: Vector) -> Array:
-    """Euclidean norm, real."""
-    return jnp.sqrt(dot(x, x).real)
+    """Euclidean norm, real; its derivative at zero is taken to be zero."""
+    return root(dot(x, x).real)
+
+
+def root(square: Array) -> Array:
+    """Square root with derivative zero at zero."""
+    zero = square == 0  # false for NaN, which stays NaN
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
+
+
+def hypot(a: Array, b: Array) -> Array:
+    """`sqrt(a^2 + b^2)` for real numbers of moderate size, with derivative zero at zero."""
+    return root(a * a + b * b)
 
 
 def axpy(alpha: Any, x: Vector, y: Vector) -> Vector:

@@ -1,4 +1,11 @@
 """Linear solvers for `lineax.linear_solve`."""
 
 from .base import AbstractIterativeSolver as AbstractIterativeSolver
+from .bicgstab import BiCGStab as BiCGStab
 from .cg import CG as CG
+from .chebyshev import Chebyshev as Chebyshev
+from .flexible_cg import FlexibleCG as FlexibleCG
+from .gmres import FGMRES as FGMRES
+from .gmres import GMRES as GMRES
+from .minres import MINRES as MINRES
+from .richardson import Richardson as Richardson

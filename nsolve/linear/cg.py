@@ -7,7 +7,7 @@ import lineax as lx
 from jaxtyping import Array
 
 from .._stopping import Method
-from .._vectors import Vector, axpy, dot, norm, safe_divide
+from .._vectors import Vector, axpy, dot, norm, root, safe_divide
 from .base import (
     AbstractIterativeSolver,
     Cost,
@@ -68,7 +68,7 @@ class CG(AbstractIterativeSolver):
         def start(x: Vector, r: Vector) -> _State:
             z = system.precondition(r)
             gamma = real(dot(r, z))
-            r_norm = jnp.sqrt(gamma) if plain else norm(r)
+            r_norm = root(gamma) if plain else norm(r)
             return _State(x, r, z, gamma, r_norm, ~(gamma > 0))
 
         def step(state: _State) -> _State:
@@ -82,7 +82,7 @@ class CG(AbstractIterativeSolver):
             z = system.precondition(r)
             gamma_next = real(dot(r, z))
             p = axpy(safe_divide(gamma_next, gamma), p, z)
-            r_norm = jnp.sqrt(gamma_next) if plain else norm(r)
+            r_norm = root(gamma_next) if plain else norm(r)
             broken = ~definite | (~(gamma_next > 0) & (r_norm > 0))
             return _State(x, r, p, gamma_next, r_norm, broken)
 

@@ -1,0 +1,150 @@
+"""Minimal residuals for Hermitian, possibly indefinite or singular operators."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array
+
+from .._stopping import Method
+from .._vectors import Vector, axpy, dot, hypot, norm, root, safe_divide, scale, zeros_like
+from ..operators.base import is_hermitian
+from .base import (
+    AbstractIterativeSolver,
+    Cost,
+    Preconditioner,
+    System,
+    real,
+    require_definite_preconditioner,
+)
+
+
+class _State(NamedTuple):
+    x: Vector
+    r: Vector  # the residual, by recurrence
+    v_old: Vector  # Lanczos vectors, before preconditioning
+    v: Vector
+    z: Vector  # M v
+    beta: Array
+    d_old: Vector  # search directions
+    d: Vector
+    cosine: Array
+    sine: Array
+    delta_bar: Array
+    epsilon: Array
+    phi_bar: Array
+    residual_norm: Array
+    broken: Array
+
+
+class MINRES(AbstractIterativeSolver):
+    """Preconditioned MINRES, for symmetric (Hermitian) operators, indefinite ones included.
+
+    Use it for saddle points, Helmholtz below resonance, shifted and singular consistent systems.  The operator
+    must be tagged symmetric (`lx.symmetric_tag`), Hermitian (`nsolve.hermitian_tag`) or definite; the
+    preconditioner must be positive definite and tagged so.
+
+    Cost of a step: one product, one application of `M`, three inner products; seven vectors are kept.  With a
+    preconditioner, what is minimised is the residual in the norm of `M`; what is tested is its 2-norm.  A
+    preconditioner that is not positive definite ends with `RESULTS.breakdown`; a singular inconsistent system
+    with `stagnation`.
+
+    Stopping rule, common fields, options and statistics: see `nsolve.linear.AbstractIterativeSolver`.
+
+    Paige and Saunders (1975), doi:10.1137/0712047.  Deviation: the residual vector is carried along (one more
+    vector update), so that its 2-norm is known with a preconditioner too.
+    """
+
+    rtol: Any
+    atol: Any = 0.0
+    max_steps: int | None = None
+    preconditioner: Preconditioner | None = None
+    history: bool = False
+
+    def check(self, operator: lx.AbstractLinearOperator) -> None:
+        if not is_hermitian(operator):
+            raise ValueError(
+                "`MINRES` solves symmetric (or Hermitian) systems, and the operator is not tagged so. If it is, "
+                "say so: `lx.TaggedLinearOperator(A, lx.symmetric_tag)` for real, `nsolve.hermitian_tag` for "
+                "complex operators; otherwise use `GMRES` or `BiCGStab`."
+            )
+
+    def prepare(self, system: System) -> System:
+        require_definite_preconditioner(system, "MINRES")
+        return system
+
+    def cost(self) -> Cost:
+        return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=1)
+
+    def method(self, system: System) -> Method:
+        def start(x: Vector, r: Vector) -> _State:
+            z = system.precondition(r)
+            beta_squared = real(dot(r, z))
+            beta = root(jnp.maximum(beta_squared, 0))
+            inverse = safe_divide(jnp.ones_like(beta), beta)
+            zero, zeros = jnp.zeros_like(beta), zeros_like(r)
+            return _State(
+                x=x,
+                r=r,
+                v_old=zeros,
+                v=scale(inverse, r),
+                z=scale(inverse, z),
+                beta=zero,
+                d_old=zeros,
+                d=zeros,
+                cosine=-jnp.ones_like(beta),
+                sine=zero,
+                delta_bar=zero,
+                epsilon=zero,
+                phi_bar=beta,
+                residual_norm=norm(r),
+                broken=~(beta_squared > 0),
+            )
+
+        def step(s: _State) -> _State:
+            # Lanczos
+            q = system.product(s.z)
+            alpha = real(dot(s.z, q))
+            v_next = axpy(-s.beta, s.v_old, axpy(-alpha, s.v, q))
+            z_next = system.precondition(v_next)
+            beta_squared = real(dot(v_next, z_next))
+            beta = root(jnp.maximum(beta_squared, 0))
+            # the previous rotation, then a new one, applied to the tridiagonal's new column
+            delta = s.cosine * s.delta_bar + s.sine * alpha
+            gamma_bar = s.sine * s.delta_bar - s.cosine * alpha
+            epsilon, delta_bar = s.sine * beta, -s.cosine * beta
+            gamma = hypot(gamma_bar, beta)
+            cosine, sine = safe_divide(gamma_bar, gamma), safe_divide(beta, gamma)
+            phi, phi_bar = cosine * s.phi_bar, sine * s.phi_bar
+            d = axpy(-s.epsilon, s.d_old, axpy(-delta, s.d, s.z))
+            d = scale(safe_divide(jnp.ones_like(gamma), gamma), d)
+            x = axpy(phi, d, s.x)
+            inverse = safe_divide(jnp.ones_like(beta), beta)
+            v_next, z_next = scale(inverse, v_next), scale(inverse, z_next)
+            r = axpy(-phi_bar * cosine, v_next, scale(sine * sine, s.r))
+            return _State(
+                x=x,
+                r=r,
+                v_old=s.v,
+                v=v_next,
+                z=z_next,
+                beta=beta,
+                d_old=s.d,
+                d=d,
+                cosine=cosine,
+                sine=sine,
+                delta_bar=delta_bar,
+                epsilon=epsilon,
+                phi_bar=phi_bar,
+                residual_norm=norm(r),
+                broken=~(beta > 0) | ~(gamma > 0),
+            )
+
+        return Method(
+            start,
+            step,
+            finish=lambda s: s.x,
+            cycle_length=None,
+            least_progress=0.5,
+            restarts_when_broken=False,
+        )
