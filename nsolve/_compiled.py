@@ -1,14 +1,15 @@
 """Sequential sparse kernels for the CPU, compiled by numba and called by XLA itself.
 
-Triangular solves and incomplete factorisations are chains of dependent operations: XLA has no fast form for
-them.  Each kernel is a numba function on NumPy arrays; a thin C-callable handler around it reads the buffers out
-of XLA's call frame (the "typed" foreign function interface), so that a call costs no copy, no Python and no lock.
-numba keeps the machine code on disk: compilation is paid once per machine.
+Triangular solves and incomplete factorisations are chains of dependent operations: XLA has no fast
+form for them.  Each kernel is a numba function on NumPy arrays; a thin C-callable handler around it
+reads the buffers out of XLA's call frame (the "typed" foreign function interface), so that a call
+costs no copy, no Python and no lock. numba keeps the machine code on disk: compilation is paid once
+per machine.
 
 This module imports numba; import it where it is needed, not at the top of a file.
 
-The layout of the call frame is that of `xla/ffi/api/c_api.h`, shipped with jaxlib.  XLA keeps it compatible, and
-checks the version that a handler reports before it accepts the handler.
+The layout of the call frame is that of `xla/ffi/api/c_api.h`, shipped with jaxlib.  XLA keeps it
+compatible, and checks the version that a handler reports before it accepts the handler.
 """
 
 import threading
@@ -25,8 +26,8 @@ from numba.extending import intrinsic
 
 # Unsigned, since numba would test signed indices for counting from the end.
 _INDEX = np.uint32
-_DTYPES = (np.float32, np.float64, np.complex64, np.complex128)
-# Contraction to fused multiply-adds shortens the chain of dependent operations; nothing else is reordered.
+# Contraction to fused multiply-adds shortens the chain of dependent operations; nothing else is
+# reordered.
 _compile = numba.njit(fastmath={"contract"}, error_model="numpy", cache=True, nogil=True)
 
 
@@ -37,7 +38,8 @@ def solve_lower(indptr, indices, values, b, x):
     for i in range(b.size):
         start, stop = indptr[i], indptr[i + 1]
         total = b[i]
-        # The row before is often the last one read: held in a register, it spares a trip through memory.
+        # The row before is often the last one read: held in a register, it spares a trip through
+        # memory.
         if stop > start and indices[stop - 1] == i - 1:
             stop -= 1
             for k in range(start, stop):
@@ -72,7 +74,8 @@ def solve_upper(indptr, indices, values, b, x):
 
 @_compile
 def incomplete_cholesky(indptr, indices, lower, diagonal, factor, inverse_pivots):
-    """IC(0): `A ~ (I + L) diag(1 / inverse_pivots) (I + L)^H` with `L` on the strictly lower pattern of `A`.
+    """IC(0): `A ~ (I + L) diag(1 / inverse_pivots) (I + L)^H` with `L` on the strictly lower
+    pattern of `A`.
 
     From the first pivot that is not positive (or not a number) on, everything is NaN.
     """
@@ -107,7 +110,8 @@ def incomplete_cholesky(indptr, indices, lower, diagonal, factor, inverse_pivots
 
 @_compile
 def incomplete_lu(indptr, indices, on_diagonal, values, factor, inverse_pivots):
-    """ILU(0) on the pattern of `A`: unit lower factor and upper factor share `factor`, in CSR order.
+    """ILU(0) on the pattern of `A`: unit lower factor and upper factor share `factor`, in CSR
+    order.
 
     From the first pivot that is zero (or not a number) on, everything is NaN.
     """
@@ -149,7 +153,8 @@ def greedy_colouring(indptr, indices, colours):
         colours[i] = colour
 
 
-# What follows carries the kernels into XLA.  Places in the structs are counted in words of eight bytes.
+# What follows carries the kernels into XLA.  Places in the structs are counted in words of eight
+# bytes.
 _EXTENSION = 1  # of every struct; a list of extensions, empty in calls that ask for work
 _ARGUMENTS, _RESULTS = 9, 14  # of the call frame
 _DATA, _DIMENSIONS = 3, 5  # of a buffer
@@ -169,7 +174,7 @@ def _pointer(typing_context, address):
 
 @numba.njit(cache=True)
 def _words(address, count):
-    return numba.carray(_pointer(address), count, np.intp)
+    return numba.carray(_pointer(address), count, np.intp)  # pyright: ignore
 
 
 @numba.njit(cache=True)
@@ -179,7 +184,7 @@ def _answers_metadata(frame):
     if extension == 0:
         return False
     metadata = _words(_words(extension, 4)[_METADATA], 5)
-    metadata[_VERSION] = 1 << 32  # major 0 in the lower half, minor 1 in the upper: nothing newer is used
+    metadata[_VERSION] = 1 << 32  # 0.1: major in the lower half, minor in the upper
     metadata[_TRAITS] = 0
     return True
 
@@ -282,18 +287,20 @@ def _register(kernel: str, dtype: np.dtype) -> str:
     return name
 
 
-def call(kernel: str, *arguments: Array | np.ndarray, like: Sequence[Array]) -> list[Array]:
+def call(kernel: str, *arguments: Array, like: Sequence[Array]) -> Sequence[Array]:
     """Runs a kernel inside a computation for the CPU.
 
-    `like`: arrays with the shapes and types of the results.  Under `vmap` the kernel runs once for each element.
+    `like`: arrays with the shapes and types of the results.  Under `vmap` the kernel runs once for
+    each element.
     """
     results = _structures(like)
     target = _register(kernel, np.dtype(results[0].dtype))
     return jax.ffi.ffi_call(target, results, vmap_method="sequential")(*arguments)
 
 
-def call_on_host(kernel: str, *arguments: Array | np.ndarray, like: Sequence[Array]) -> list[Array]:
-    """The same from a computation on any platform: arguments and results travel to the host and back."""
+def call_on_host(kernel: str, *arguments: Array, like: Sequence[Array]) -> Sequence[Array]:
+    """The same from a computation on any platform: arguments and results travel to the host and
+    back."""
     results = _structures(like)
 
     def run(*arguments):

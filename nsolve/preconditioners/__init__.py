@@ -2,6 +2,8 @@
 
 from .base import AbstractApproximateInverse as AbstractApproximateInverse
 from .base import AbstractPreconditioner as AbstractPreconditioner
+from .chebyshev import Chebyshev as Chebyshev
 from .incomplete import IncompleteCholesky as IncompleteCholesky
 from .incomplete import IncompleteLU as IncompleteLU
 from .jacobi import Jacobi as Jacobi
+from .ssor import SSOR as SSOR

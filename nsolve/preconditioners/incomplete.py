@@ -1,7 +1,7 @@
 """Incomplete factorisations without fill: IC(0) and ILU(0).
 
-The factorisation runs as a compiled kernel: inside the computation on a CPU, through a callback to the host on
-other platforms (set-up only; the triangular solves run where the vectors are).
+The factorisation runs as a compiled kernel: inside the computation on a CPU, through a callback to
+the host on other platforms (set-up only; the triangular solves run where the vectors are).
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from ..operators.base import is_hermitian
@@ -27,20 +28,23 @@ _FIRST_SHIFT, _MAX_TRIES = 1e-3, 24
 class IncompleteCholesky(AbstractPreconditioner):
     """Incomplete Cholesky factorisation without fill, IC(0): `M = (L D L^H)^-1`.
 
-    The standard choice for sparse symmetric (Hermitian) positive definite matrices when multigrid does not apply.
-    `L` has the pattern of the lower triangle of `A`; rows are eliminated in the order given, so a bandwidth-
-    reducing order of the unknowns helps.  The operator must be Hermitian by its tags; `M` is positive definite.
+    The standard choice for sparse symmetric (Hermitian) positive definite matrices when multigrid
+    does not apply. `L` has the pattern of the lower triangle of `A`; rows are eliminated in the
+    order given, so a bandwidth-reducing order of the unknowns helps.  The operator must be
+    Hermitian by its tags; `M` is positive definite.
 
-    * `shift`: the diagonal of `A` is multiplied by `1 + shift` before factorising.  Where a pivot is not
-      positive, the factorisation is repeated with the shift doubled (from at least 0.001 on) until all are:
-      Manteuffel's remedy, never needed for M-matrices.  `repr(M)` and `M.shift` say what was used.
+    * `shift`: the diagonal of `A` is multiplied by `1 + shift` before factorising.  Where a pivot
+      is not positive, the factorisation is repeated with the shift doubled (from at least 0.001 on)
+      until all are: Manteuffel's remedy, never needed for M-matrices.  `repr(M)` and `M.shift` say
+      what was used.
 
-    Set-up costs about as much as a few products (more where the shift is needed); applying it two triangular
-    solves, as many multiply-adds as a product with `A`.  Set-up, application and `refresh` may be traced and
-    batched; the factorisation itself is not differentiable.
+    Set-up costs about as much as a few products (more where the shift is needed); applying it two
+    triangular solves, as many multiply-adds as a product with `A`.  Set-up, application and
+    `refresh` may be traced and batched; the factorisation itself is not differentiable.
 
-    A zero or negative diagonal entry of a concrete operator is a `ValueError` naming the row, as is a missing
-    one.  In a traced operator, and for NaN or Inf anywhere, the factors become NaN and the solve reports failure.
+    A zero or negative diagonal entry of a concrete operator is a `ValueError` naming the row, as is
+    a missing one.  In a traced operator, and for NaN or Inf anywhere, the factors become NaN and
+    the solve reports failure.
 
     Meijerink and van der Vorst (1977), doi:10.1090/S0025-5718-1977-0438681-4; Manteuffel (1980),
     doi:10.1090/S0025-5718-1980-0559197-0.
@@ -51,7 +55,8 @@ class IncompleteCholesky(AbstractPreconditioner):
     def __check_init__(self):
         if isinstance(self.shift, int | float) and not 0 <= self.shift < np.inf:
             raise ValueError(
-                f"`IncompleteCholesky(shift=...)` must be finite and not negative, but is {self.shift}."
+                "`IncompleteCholesky(shift=...)` must be finite and not negative, but is "
+                f"{self.shift}."
             )
 
     def build(self, operator: lx.AbstractLinearOperator) -> TriangularInverse:
@@ -59,99 +64,71 @@ class IncompleteCholesky(AbstractPreconditioner):
         structure = array_structure(operator, who)
         if not is_hermitian(operator):
             raise ValueError(
-                f"`{who}` factorises symmetric (Hermitian) positive definite matrices, and the operator is not "
-                "tagged so. If it is, say so: `lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)`; "
-                "otherwise use `IncompleteLU`."
+                f"`{who}` factorises symmetric (Hermitian) positive definite matrices, and the "
+                "operator is not tagged so. If it is, say so: `lx.TaggedLinearOperator(A, "
+                "lx.positive_semidefinite_tag)`; otherwise use `IncompleteLU`."
             )
         matrix = as_sparse(operator, who)
-        pattern = matrix.pattern
-        require_diagonal_entries(pattern, who)
-        values = jax.lax.stop_gradient(matrix.values)
-        diagonal = values[pattern.diagonal_positions]
-        strict, positions = triangle(pattern, True)
-        _require_positive(diagonal, who)
-        factor, scale, shift = _cholesky(
-            jnp.asarray(strict.indptr),
-            jnp.asarray(strict.indices),
-            values[positions],
-            diagonal,
-            jnp.asarray(self.shift, diagonal.real.dtype),
+        require_diagonal_entries(matrix.pattern, who)
+        lower, scale, upper, shift = _cholesky(
+            jax.lax.stop_gradient(matrix), jnp.asarray(self.shift, matrix.diagonal().real.dtype)
         )
-        lower = UnitTriangular(factor, strict, True)
+        _require_positive(matrix, scale)
+        tags = frozenset([lx.positive_semidefinite_tag])
         return TriangularInverse(
-            lower,
-            scale,
-            lower.transpose().conj(),
-            None,
-            shift,
-            self,
-            pattern,
-            structure,
-            frozenset([lx.positive_semidefinite_tag]),
+            lower, scale, upper, None, shift, self, matrix.pattern, structure, tags
         )
 
 
 class IncompleteLU(AbstractPreconditioner):
     """Incomplete LU factorisation without fill and without pivoting, ILU(0): `M = (L U)^-1`.
 
-    For unsymmetric matrices with `GMRES` or `BiCGStab`; most at home with diagonally dominant and M-matrices.
-    The factors have the pattern of `A`; the order of the unknowns matters (along the flow is good).
+    For unsymmetric matrices with `GMRES` or `BiCGStab`; most at home with diagonally dominant and
+    M-matrices. The factors have the pattern of `A`; the order of the unknowns matters (along the
+    flow is good).
 
-    Set-up costs about as much as a few products, applying it two triangular solves: as many multiply-adds as one
-    product with `A`.  Set-up, application and `refresh` may be traced and batched; the factorisation itself is
-    not differentiable.  `M.transpose()` is exact: `L^-T U^-T`.
+    Set-up costs about as much as a few products, applying it two triangular solves: as many
+    multiply-adds as one product with `A`.  Set-up, application and `refresh` may be traced and
+    batched; the factorisation itself is not differentiable.  `M.transpose()` is exact: `L^-T U^-T`.
 
-    A diagonal entry missing from the pattern, and a zero pivot of a concrete operator, are a `ValueError` naming
-    the row.  In a traced operator, and for NaN or Inf anywhere, the factors become NaN and the solve reports
-    failure.
+    A diagonal entry missing from the pattern, and a zero pivot of a concrete operator, are a
+    `ValueError` naming the row.  In a traced operator, and for NaN or Inf anywhere, the factors
+    become NaN and the solve reports failure.
 
-    Meijerink and van der Vorst (1977), doi:10.1090/S0025-5718-1977-0438681-4; Saad, *Iterative Methods for Sparse
-    Linear Systems*, 2nd ed. (2003), section 10.3.2, doi:10.1137/1.9780898718003.
+    Meijerink and van der Vorst (1977), doi:10.1090/S0025-5718-1977-0438681-4; Saad, *Iterative
+    Methods for Sparse Linear Systems*, 2nd ed. (2003), section 10.3.2, doi:10.1137/1.9780898718003.
     """
 
     def build(self, operator: lx.AbstractLinearOperator) -> TriangularInverse:
         who = "IncompleteLU"
         structure = array_structure(operator, who)
-        matrix: SparseLinearOperator = as_sparse(operator, who)
-        pattern = matrix.pattern
-        require_diagonal_entries(pattern, who)
-        values = jax.lax.stop_gradient(matrix.values)
-        factor, scale = _lu(
-            jnp.asarray(pattern.indptr),
-            jnp.asarray(pattern.indices),
-            jnp.asarray(pattern.diagonal_positions),
-            values,
-        )
-        _require_pivots(values, scale)
-        below, lower_positions = triangle(pattern, True)
-        above, upper_positions = triangle(pattern, False)
+        matrix = as_sparse(operator, who)
+        require_diagonal_entries(matrix.pattern, who)
+        lower, scale, upper = _lu(jax.lax.stop_gradient(matrix))
+        _require_pivots(matrix, scale)
         return TriangularInverse(
-            UnitTriangular(factor[lower_positions], below, True),
-            scale,
-            UnitTriangular(factor[upper_positions] * scale[above.rows], above, False),
-            None,
-            None,
-            self,
-            pattern,
-            structure,
-            frozenset(),
+            lower, scale, upper, None, None, self, matrix.pattern, structure, frozenset()
         )
 
 
-@jax.jit
+@eqx.filter_jit
 def _cholesky(
-    indptr: Array, indices: Array, lower: Array, diagonal: Array, shift: Array
-) -> tuple[Array, Array, Array]:
-    """The unit lower factor's strict part, the inverse pivots, and the shift that made them positive."""
+    matrix: SparseLinearOperator, shift: Array
+) -> tuple[UnitTriangular, Array, UnitTriangular, Array]:
+    """The unit lower factor, the inverse pivots, the lower factor's adjoint, and the shift that was
+    used."""
+    strict, positions = triangle(matrix.pattern, True)
+    lower, diagonal = matrix.values[positions], matrix.diagonal()
+    sound = jnp.isfinite(lower).all() & jnp.isfinite(diagonal).all() & (diagonal.real > 0).all()
 
     def attempt(shift):
         shifted = diagonal * (1 + shift)
-        return _factorise("incomplete_cholesky", indptr, indices, lower, shifted, like=[lower, shifted])
+        arrays = jnp.asarray(strict.indptr), jnp.asarray(strict.indices), lower, shifted
+        return _factorise("incomplete_cholesky", *arrays, like=[lower, shifted])
 
     def failed(carry):
-        factor, scale, shift, tries = carry
-        hopeless = ~jnp.isfinite(lower).all() | ~(diagonal.real > 0).all() | ~jnp.isfinite(diagonal).all()
-        return ~jnp.isfinite(scale).all() & ~hopeless & (tries < _MAX_TRIES)
+        _, scale, _, tries = carry
+        return sound & ~jnp.isfinite(scale).all() & (tries < _MAX_TRIES)
 
     def again(carry):
         *_, shift, tries = carry
@@ -159,17 +136,23 @@ def _cholesky(
         return (*attempt(shift), shift, tries + 1)
 
     factor, scale, shift, _ = jax.lax.while_loop(failed, again, (*attempt(shift), shift, 0))
-    return factor, scale, shift
+    factor = UnitTriangular(factor, strict, True)
+    return factor, scale, factor.transpose().conj(), shift
 
 
-@jax.jit
-def _lu(indptr: Array, indices: Array, on_diagonal: Array, values: Array) -> tuple[Array, Array]:
-    """Both factors in the places of `values`, and the inverse pivots."""
-    diagonal = values[on_diagonal]
+@eqx.filter_jit
+def _lu(matrix: SparseLinearOperator) -> tuple[UnitTriangular, Array, UnitTriangular]:
+    """The unit lower factor, the inverse pivots, and the upper factor scaled to a unit diagonal."""
+    pattern, values = matrix.pattern, matrix.values
+    arrays = pattern.indptr, pattern.indices, pattern.diagonal_positions
     factor, scale = _factorise(
-        "incomplete_lu", indptr, indices, on_diagonal, values, like=[values, diagonal]
+        "incomplete_lu", *map(jnp.asarray, arrays), values, like=[values, matrix.diagonal()]
     )
-    return factor, scale
+    below, lower_positions = triangle(pattern, True)
+    above, upper_positions = triangle(pattern, False)
+    lower = UnitTriangular(factor[lower_positions], below, True)
+    upper = UnitTriangular(factor[upper_positions] * scale[above.rows], above, False)
+    return lower, scale, upper
 
 
 def _factorise(kernel: str, *arguments: Array, like: list[Array]) -> tuple[Array, ...]:
@@ -187,34 +170,37 @@ def require_diagonal_entries(pattern: SparsityPattern, who: str) -> None:
     missing = pattern.diagonal_positions == pattern.nnz
     if missing.any():
         raise ValueError(
-            f"`{who}` needs every diagonal entry, but row {int(np.argmax(missing))} of the pattern has none "
-            f"({int(missing.sum())} of {len(missing)} rows have none). Permute the rows so that the diagonal is "
-            "filled, or store explicit entries there."
+            f"`{who}` needs every diagonal entry, but row {int(np.argmax(missing))} of the "
+            f"pattern has none ({int(missing.sum())} of {len(missing)} rows have none). Permute "
+            "the rows so that the diagonal is filled, or store explicit entries there."
         )
     if pattern.indptr.dtype != np.int32:
-        raise ValueError(f"`{who}` can number at most 2^31 - 2 entries, but the matrix has {pattern.nnz}.")
+        raise ValueError(
+            f"`{who}` can number at most 2^31 - 2 entries, but the matrix has {pattern.nnz}."
+        )
 
 
-def _require_positive(diagonal: Array, who: str) -> None:
-    if isinstance(diagonal, jax.core.Tracer):
+def _require_positive(matrix: SparseLinearOperator, scale: Array) -> None:
+    if isinstance(scale, Tracer) or jnp.isfinite(scale).all():
         return
-    bad = np.asarray(diagonal).real <= 0
+    diagonal = np.asarray(matrix.diagonal())
+    bad = np.real(diagonal) <= 0
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
-            f"`{who}` needs a positive definite matrix, but entry {row} of the diagonal is "
-            f"{np.asarray(diagonal)[row]}. If the matrix is negative definite, factorise `-A`; otherwise use "
-            "`IncompleteLU`."
+            f"`IncompleteCholesky` needs a positive definite matrix, but entry {row} of the "
+            f"diagonal is {diagonal[row]}. If the matrix is negative definite, factorise `-A`; "
+            "otherwise use `IncompleteLU`."
         )
 
 
-def _require_pivots(values: Array, scale: Array) -> None:
-    if isinstance(scale, jax.core.Tracer):
+def _require_pivots(matrix: SparseLinearOperator, scale: Array) -> None:
+    if isinstance(scale, Tracer) or jnp.isfinite(scale).all():
         return
-    bad = ~np.isfinite(np.asarray(scale))
-    if bad.any() and np.isfinite(np.asarray(values)).all():
+    if jnp.isfinite(matrix.values).all():
+        row = int(jnp.argmin(jnp.isfinite(scale)))
         raise ValueError(
-            f"`IncompleteLU` met a zero pivot (or overflowed) in row {int(np.argmax(bad))}. It does not pivot: "
-            "reorder the unknowns, add a multiple of the identity to the matrix for the preconditioner, or "
-            "choose another one."
+            f"`IncompleteLU` met a zero pivot (or overflowed) in row {row}. It does not pivot: "
+            "reorder the unknowns, add a multiple of the identity to the matrix for the "
+            "preconditioner, or choose another one."
         )

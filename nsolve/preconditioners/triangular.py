@@ -1,12 +1,12 @@
 """Sparse triangular solves, and approximate inverses that are products of two of them.
 
-A triangular solve is a chain of dependent rows.  On the CPU a compiled kernel walks down the chain; elsewhere the
-entries are sorted by *level* (the length of the longest chain that leads to their column), and all entries of a
-level are treated at once.  Both read the entries one after the other and do no work on padding that grows with
-the widest row.
+A triangular solve is a chain of dependent rows.  On the CPU a compiled kernel walks down the chain;
+elsewhere the entries are sorted by *level* (the length of the longest chain that leads to their
+column), and all entries of a level are treated at once.  Both read the entries one after the other
+and do no work on padding that grows with the widest row.
 
-Reference for level scheduling: Saad, *Iterative Methods for Sparse Linear Systems*, 2nd ed. (2003), section
-11.6, doi:10.1137/1.9780898718003.
+Reference for level scheduling: Saad, *Iterative Methods for Sparse Linear Systems*, 2nd ed. (2003),
+section 11.6, doi:10.1137/1.9780898718003.
 """
 
 import functools
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from ..operators.pattern import SparsityPattern
@@ -50,15 +51,17 @@ def triangle(pattern: SparsityPattern, lower: bool) -> tuple[SparsityPattern, np
 
 
 class UnitTriangular(eqx.Module):
-    """`T = I + N`: a triangular matrix with ones on the diagonal, `N` sparse and strictly triangular.
+    """`T = I + N`: a triangular matrix with ones on the diagonal, `N` sparse and strictly
+    triangular.
 
     * `values`: the entries of `N`, `(nnz,)` in CSR order; differentiable.
     * `pattern`: where they stand.
     * `lower`: lower or upper triangular.
 
-    `solve(b)` costs `nnz` multiply-adds, one after the other on a CPU.  It is differentiable in `values` and in
-    `b`, in forward and reverse mode, and can be batched.  A factorisation with a diagonal is written with that
-    diagonal scaled out; the chain of dependent operations is then as short as it can be.
+    `solve(b)` costs `nnz` multiply-adds, one after the other on a CPU.  It is differentiable in
+    `values` and in `b`, in forward and reverse mode, and can be batched.  A factorisation with a
+    diagonal is written with that diagonal scaled out; the chain of dependent operations is then as
+    short as it can be.
     """
 
     values: Array
@@ -70,17 +73,19 @@ class UnitTriangular(eqx.Module):
     def __init__(self, values: Array, pattern: SparsityPattern, lower: bool):
         if values.shape != (pattern.nnz,):
             raise ValueError(
-                f"`values` must have shape ({pattern.nnz},), one for each entry of `pattern`, but has "
-                f"shape {values.shape}."
+                f"`values` must have shape ({pattern.nnz},), one for each entry of `pattern`, but "
+                f"has shape {values.shape}."
             )
         side = pattern.rows > pattern.indices if lower else pattern.rows < pattern.indices
         if pattern.shape[0] != pattern.shape[1] or not side.all():
             raise ValueError(
-                f"`pattern` must be square and strictly {'lower' if lower else 'upper'} triangular; take "
-                "the part of it that is with `triangle(pattern, lower)`."
+                f"`pattern` must be square and strictly {'lower' if lower else 'upper'} "
+                "triangular; take the part of it that is with `triangle(pattern, lower)`."
             )
         if pattern.indptr.dtype != np.int32:
-            raise ValueError(f"`pattern` has {pattern.nnz} entries, more than triangular solves can number.")
+            raise ValueError(
+                f"`pattern` has {pattern.nnz} entries, more than triangular solves can number."
+            )
         self.values = jnp.asarray(values)
         self.indptr = jnp.asarray(pattern.indptr)
         self.indices = jnp.asarray(pattern.indices)
@@ -106,7 +111,9 @@ class UnitTriangular(eqx.Module):
 def triangular_solve(factor: UnitTriangular, b: Array) -> Array:
     """`T^-1 @ b` for `b` of shape `(n,)`: compiled on CPUs, level-scheduled elsewhere."""
     if b.shape != (factor.pattern.shape[0],):
-        raise ValueError(f"`b` must have shape ({factor.pattern.shape[0]},), but has shape {b.shape}.")
+        raise ValueError(
+            f"`b` must have shape ({factor.pattern.shape[0]},), but has shape {b.shape}."
+        )
     dtype = jnp.result_type(factor.values, b)
     values, b = factor.values.astype(dtype), b.astype(dtype)
     return _solve(factor.pattern, factor.lower, values, factor.indptr, factor.indices, b)
@@ -161,7 +168,8 @@ def by_platform(compiled: Callable, portable: Callable, *arguments: Any) -> Any:
 def scheduled_solve(pattern: SparsityPattern, values: Array, b: Array) -> Array:
     """`(I + N)^-1 b` level by level, in pure JAX.
 
-    Once all unknowns of a level are final, their contributions are subtracted from the rows that need them.
+    Once all unknowns of a level are final, their contributions are subtracted from the rows that
+    need them.
     """
 
     def subtract(x, chunk):
@@ -176,7 +184,8 @@ def scheduled_solve(pattern: SparsityPattern, values: Array, b: Array) -> Array:
 
 @per_pattern
 def levels(pattern: SparsityPattern) -> np.ndarray:
-    """The level of each row: 0 where it needs no other, else one more than the highest that it needs."""
+    """The level of each row: 0 where it needs no other, else one more than the highest that it
+    needs."""
     needed_by, _ = pattern.transposed
     waiting_for = pattern.row_lengths.astype(np.int64)
     level = np.zeros(pattern.shape[0], np.int32)
@@ -185,7 +194,9 @@ def levels(pattern: SparsityPattern) -> np.ndarray:
         level[ready] = number
         lengths = needed_by.row_lengths[ready]
         starts = np.repeat(needed_by.indptr[ready] - np.cumsum(lengths) + lengths, lengths)
-        rows, counts = np.unique(needed_by.indices[starts + np.arange(lengths.sum())], return_counts=True)
+        rows, counts = np.unique(
+            needed_by.indices[starts + np.arange(lengths.sum())], return_counts=True
+        )
         waiting_for[rows] -= counts
         ready, number = rows[waiting_for[rows] == 0], number + 1
     return level
@@ -195,8 +206,9 @@ def levels(pattern: SparsityPattern) -> np.ndarray:
 def schedule(pattern: SparsityPattern) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, columns and CSR positions of the entries in the order of their columns' levels.
 
-    Shape `(chunks, size)`: a level takes as many chunks as it needs and pads its last one (with the row `n` and
-    the position `nnz`, which do not exist).  The size is such that padding at most doubles or triples the work.
+    Shape `(chunks, size)`: a level takes as many chunks as it needs and pads its last one (with the
+    row `n` and the position `nnz`, which do not exist).  The size is such that padding at most
+    doubles or triples the work.
     """
     n = pattern.shape[0]
     level = levels(pattern)[pattern.indices]
@@ -221,11 +233,13 @@ def schedule(pattern: SparsityPattern) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 class TriangularInverse(AbstractApproximateInverse):
-    """`M = P^T (I + U)^-1 D (I + L)^-1 P`, what incomplete factorisations and relaxation sweeps come to.
+    """`M = P^T (I + U)^-1 D (I + L)^-1 P`, what incomplete factorisations and relaxation sweeps
+    come to.
 
-    `L` and `U` are strictly triangular, `D` is diagonal (`scale`), `P` a reordering (`order`: row `k` of the
-    reordered system is row `order[k]`; its inverse permutation stands second).  A missing factor is the identity.
-    `shift` says by what multiple the diagonal of `A` was increased, where the method does that.
+    `L` and `U` are strictly triangular, `D` is diagonal (`scale`), `P` a reordering (`order`: row
+    `k` of the reordered system is row `order[k]`; its inverse permutation stands second).  A
+    missing factor is the identity. `shift` says by what multiple the diagonal of `A` was increased,
+    where the method does that.
     """
 
     lower: Any
@@ -255,8 +269,9 @@ class TriangularInverse(AbstractApproximateInverse):
         refreshed = self.constructor(operator)
         if refreshed.pattern != self.pattern:
             raise ValueError(
-                f"`refresh` needs an operator with the pattern that the preconditioner was made for, "
-                f"{self.pattern}, but was given {refreshed.pattern}. Make a new preconditioner instead."
+                "`refresh` needs an operator with the pattern that the preconditioner was made "
+                f"for, {self.pattern}, but was given {refreshed.pattern}. Make a new "
+                "preconditioner instead."
             )
         return refreshed
 
@@ -286,8 +301,8 @@ class TriangularInverse(AbstractApproximateInverse):
         factors = [factor for factor in (self.lower, self.upper) if factor is not None]
         entries = sum(factor.pattern.nnz for factor in factors)
         shifted = ""
-        if self.shift is not None and not isinstance(self.shift, jax.core.Tracer):
-            shifted = f"; diagonal shifted by {np.asarray(self.shift):.3g} of itself"
+        if self.shift is not None and not isinstance(self.shift, Tracer):
+            shifted = f"; shift {np.asarray(self.shift):.3g}"
         return (
             f"{type(self.constructor).__name__} preconditioner ({self.in_size()} unknowns; "
             f"{len(factors)} triangular solves with {entries} entries{shifted})"
