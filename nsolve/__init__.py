@@ -3,6 +3,7 @@
 from . import linear as linear
 from . import operators as operators
 from . import preconditioners as preconditioners
+from .auto import auto as auto
 from .linear import CG as CG
 from .linear import FGMRES as FGMRES
 from .linear import GMRES as GMRES
@@ -11,9 +12,12 @@ from .linear import BiCGStab as BiCGStab
 from .linear import Chebyshev as Chebyshev
 from .linear import FlexibleCG as FlexibleCG
 from .linear import Richardson as Richardson
+from .operators import LowRankPlusDiagonalLinearOperator as LowRankPlusDiagonalLinearOperator
 from .operators import SparseLinearOperator as SparseLinearOperator
 from .operators import StencilLinearOperator as StencilLinearOperator
 from .operators import hermitian_tag as hermitian_tag
+from .operators import read_matrix_market as read_matrix_market
+from .operators import write_matrix_market as write_matrix_market
 from .unroll import unroll as unroll
 
 __version__ = "0.1.0"

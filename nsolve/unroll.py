@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -11,6 +12,7 @@ from ._vectors import Vector, norm, subtract, where, zeros_like
 from .linear.base import AbstractIterativeSolver
 
 
+@eqx.filter_jit
 def unroll(
     solver: AbstractIterativeSolver,
     operator: lx.AbstractLinearOperator,

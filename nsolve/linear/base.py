@@ -84,12 +84,12 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
             raise ValueError(
                 f"`{name}(rtol=0, atol=0)` never stops: give a positive `rtol` or `atol`, or `max_steps`."
             )
-        if self.preconditioner is not None and not callable(self.preconditioner):
-            if not isinstance(self.preconditioner, lx.AbstractLinearOperator):
-                raise TypeError(
-                    f"`{name}(preconditioner=...)` must be a preconditioner constructor or a linear operator "
-                    f"approximating the inverse, but is {self.preconditioner!r}."
-                )
+        given = self.preconditioner
+        if not (given is None or callable(given) or isinstance(given, lx.AbstractLinearOperator)):
+            raise TypeError(
+                f"`{name}(preconditioner=...)` must be a preconditioner constructor or a linear operator "
+                f"approximating the inverse, but is {given!r}."
+            )
 
     @abc.abstractmethod
     def check(self, operator: lx.AbstractLinearOperator) -> None:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._vectors import Vector, axpy, dot, safe_divide, scale, zeros_like
+from .._vectors import axpy, dot, safe_divide, scale, zeros_like
 from .base import System, real
 
 
