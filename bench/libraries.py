@@ -83,7 +83,7 @@ def columns(names: list[str] | None = None) -> tuple[list[Asked], list[str]]:
     return [asked for n in names if n not in absent for asked in makers[n]()], absent
 
 
-def product(matrix: Any) -> Callable[[jax.Array], jax.Array]:
+def product(matrix: Any) -> Callable[[Any], Any]:
     """A function of a JAX vector that multiplies with the matrix; functions pass as they are."""
     if callable(matrix):
         return matrix

@@ -104,7 +104,7 @@ def _section(group: list[Record]) -> str:
 
 def _bars(records: list[Record]) -> str:
     rows = [r for r in records if r["result"] != "missing"]
-    rows.sort(key=lambda r: (not succeeded(r), median_seconds(r) or float("inf")))
+    rows.sort(key=lambda r: (not succeeded(r), sum(_once_and_again(r)[:2])))
     good = [_once_and_again(r) for r in rows if succeeded(r)] or [_once_and_again(r) for r in rows]
     longest = max((solve + setup for solve, setup, _ in good), default=0.0) or 1.0
     return f'<div class="bars">{"".join(_bar(r, longest) for r in rows)}</div>'
@@ -122,7 +122,7 @@ def _bar(record: Record, longest: float) -> str:
     name = escape(record["solver"])
     figures = [f"<b>{seconds(median_seconds(record))}</b>"]
     steps = record.get("num_steps")
-    steps_text = f"{steps} step{'s' * (steps != 1)}" if is_number(steps) else ""
+    steps_text = f"{steps} step{'s' * (steps != 1)}" if steps and is_number(steps) else ""
     figures.append(f'<span class="steps">{steps_text}</span>')
     once = [
         f"{word} {seconds(value)}"

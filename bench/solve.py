@@ -135,11 +135,13 @@ def _choices(system: Problem, rtol: float, max_steps: int) -> Iterator[_Attempt]
 
 def _run_own(operator, rhs, solver) -> Answer:
     solution = lx.linear_solve(operator, jax.numpy.asarray(rhs), solver, throw=False)
-    counts = ("num_steps", "num_matvecs", "num_preconditioner_applications")
+    stats = solution.stats
     return Answer(
         np.asarray(solution.value),
         result_name(solution.result),
-        *(int(solution.stats[name]) for name in counts),
+        num_steps=int(stats["num_steps"]),
+        num_matvecs=int(stats["num_matvecs"]),
+        num_preconditioner_applications=int(stats["num_preconditioner_applications"]),
     )
 
 
