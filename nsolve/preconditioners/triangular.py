@@ -178,6 +178,8 @@ def scheduled_solve(pattern: SparsityPattern, values: Array, b: Array) -> Array:
         terms = entries * x.at[columns].get(mode="promise_in_bounds")
         return x.at[rows].add(-terms, mode="drop"), None
 
+    if pattern.nnz == 0:
+        return b
     x, _ = jax.lax.scan(subtract, b, schedule(pattern))
     return x
 
