@@ -75,7 +75,13 @@ def run_cell(cell: Cell, settings: Settings, suite: str, config: str) -> record.
         "solve_s": None,
     }
     try:
-        row |= _measured(cell, settings)
+        task = task_of(cell, settings)
+        row |= {
+            "size": task.problem.size,
+            "unknowns": task.matrix.shape[0],
+            "nnz": int(task.matrix.nnz),
+        }
+        row |= _measured(cell, settings, task)
     except Missing as missing:
         row |= {"result": "missing", "message": str(missing)}
     except Exception as error:  # a failure is a row: the run goes on
@@ -139,14 +145,11 @@ def device() -> str:
     return jax.default_backend()
 
 
-def _measured(cell: Cell, settings: Settings) -> dict[str, Any]:
-    task, run = prepare(cell, settings)
+def _measured(cell: Cell, settings: Settings, task: Task) -> dict[str, Any]:
+    run = peers.find(cell.spec.peer).prepare(task, cell.spec)
     timings, raw = measure(run, settings.repeats)
     answer = run.answer(raw)
     row = {
-        "size": task.problem.size,
-        "unknowns": task.matrix.shape[0],
-        "nnz": int(task.matrix.nnz),
         "num_steps": answer.num_steps,
         "num_matvecs": answer.num_matvecs,
         "num_preconditioner_applications": answer.num_preconditioner_applications,

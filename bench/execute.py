@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import record
@@ -45,7 +46,9 @@ def execute(suite: Suite, out: Path | None, fresh: bool, console: Console) -> li
             for (cell, settings), key in zip(suite.cells.items(), keys, strict=True):
                 if key in done:
                     continue
-                progress.update(bar, description=f"{cell.problem} {cell.size or ''} {cell.spec}")
+                progress.update(
+                    bar, description=escape(f"{cell.problem} {cell.size or ''} {cell.spec}")
+                )
                 row = run_cell(cell, settings, suite.name, suite.config)
                 if out is not None:
                     record.append(out, row)

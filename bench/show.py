@@ -36,7 +36,9 @@ def show(records: Sequence[Record], console: Console) -> None:
         first = group[0]
         unknowns = f", {first['unknowns']:,} unknowns" if first.get("unknowns") else ""
         tail = "" if first["dtype"] == "float64" else f", {first['dtype']}"
-        view = Table(title=f"{table.system_label(first)}{unknowns}{tail}", title_justify="left")
+        # As Text, since rich would take the options in brackets for markup.
+        title = Text(f"{table.system_label(first)}{unknowns}{tail}", style="italic")
+        view = Table(title=title, title_justify="left")
         view.add_column("solver", overflow="fold")
         if many_tolerances:
             view.add_column("rtol", justify="right")

@@ -37,12 +37,15 @@ def operator(task: Task, form: str) -> Any:
 
 
 def tags(task: Task) -> frozenset[object]:
-    """The problem's tags in lineax's words (a Hermitian complex matrix is not `symmetric`)."""
+    """The problem's tags in lineax's words, where a complex Hermitian matrix is not `symmetric`."""
     found = set()
     if "spd" in task.problem.tags:
         found.add(lx.positive_semidefinite_tag)
-    if "symmetric" in task.problem.tags and not np.iscomplexobj(task.matrix.data):
-        found.add(lx.symmetric_tag)
+    if "symmetric" in task.problem.tags:
+        import nsolve as ns
+
+        is_complex = np.iscomplexobj(task.matrix.data)
+        found.add(ns.hermitian_tag if is_complex else lx.symmetric_tag)
     return frozenset(found)
 
 

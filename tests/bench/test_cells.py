@@ -102,6 +102,7 @@ def test_failures_are_rows(monkeypatch):
     cell = Cell("poisson2d", 4, specs.parse("scipy:cg"), 1e-8, "float64", 0)
     row = run_cell(cell, Settings(), "s", "c")
     assert row["result"] == "error: RuntimeError: no such luck"
+    assert row["size"] == 4 and row["unknowns"] == 16
     assert row.keys() >= REQUIRED and row["num_steps"] is None
 
 

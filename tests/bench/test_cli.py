@@ -104,3 +104,17 @@ def test_ctrl_c_ends_with_130_and_a_word_on_resuming(tmp_path):
     assert process.returncode == 130, err
     assert "interrupted after" in err and "goes on from" in err and "Traceback" not in err
     assert all(json.loads(line) for line in file.read_text().splitlines())
+
+
+def test_options_in_brackets_are_shown(capsys, monkeypatch):
+    command = [
+        "run",
+        "--problem",
+        "heat2d[dt=0.5]",
+        "--size",
+        "4",
+        "--solver",
+        "scipy:gmres[restart=3]",
+    ]
+    code, out, _ = run(capsys, monkeypatch, *command)
+    assert code == 0 and "heat2d[dt=0.5]" in out and "scipy:gmres[restart=3]" in out

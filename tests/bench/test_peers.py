@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from bench import peers, specs
 from bench.cells import Cell, Settings, judge, prepare, run_cell
@@ -133,3 +134,15 @@ def test_petsc_counts_like_the_others():
 def test_petsc_missing_is_told(monkeypatch):
     monkeypatch.setattr(petsc, "find_petsc", lambda: None)
     assert petsc.find_version() is None
+
+
+def test_a_hermitian_file_keeps_its_tags_and_its_size_in_failures(tmp_path):
+    from scipy.io import mmwrite
+
+    matrix = np.diag([2.0 + 0j, -3, 4]) + np.diag([1j, 1j], 1) + np.diag([-1j, -1j], -1)
+    mmwrite(tmp_path / "h.mtx", scipy.sparse.csr_array(matrix))
+    problem = f"matrix_market[path={tmp_path}/h.mtx]"
+    row = measure("minres", problem, None)
+    assert row["result"] == "successful" and row["false_success"] is False, row["result"]
+    failed = measure("petsc:cg", problem, None)
+    assert failed["result"] != "successful" and failed["size"] == 3
