@@ -8,6 +8,7 @@ from .linear import CG as CG
 from .linear import FGMRES as FGMRES
 from .linear import GMRES as GMRES
 from .linear import MINRES as MINRES
+from .linear import SOR as SOR
 from .linear import BiCGStab as BiCGStab
 from .linear import Chebyshev as Chebyshev
 from .linear import FlexibleCG as FlexibleCG

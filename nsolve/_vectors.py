@@ -81,3 +81,8 @@ def safe_divide(numerator: Array, denominator: Array) -> Array:
     """`numerator / denominator`, and zero, with zero derivative, where the denominator is zero."""
     nonzero = denominator != 0
     return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1), 0)
+
+
+def real(x: Array) -> Array:
+    """The real part, for inner products that are real in exact arithmetic."""
+    return x.real if jnp.issubdtype(x.dtype, jnp.complexfloating) else x

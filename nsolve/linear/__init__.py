@@ -9,3 +9,4 @@ from .gmres import FGMRES as FGMRES
 from .gmres import GMRES as GMRES
 from .minres import MINRES as MINRES
 from .richardson import Richardson as Richardson
+from .sor import SOR as SOR

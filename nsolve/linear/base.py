@@ -13,29 +13,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, PyTree
 
 from .._stopping import Method, inexact_leaves, solve_to_true_residual
+from .._system import System
 from .._vectors import Vector, size
 
 #: A preconditioner: an operator `M ~ A^-1`, or a constructor that makes one from `A`.
 Preconditioner = lx.AbstractLinearOperator | Callable[[Any], lx.AbstractLinearOperator]
-
-
-class System(eqx.Module):
-    """A solver's state: the operator and the preconditioner built for it."""
-
-    operator: lx.AbstractLinearOperator
-    preconditioner: lx.AbstractLinearOperator | None
-    extra: PyTree = None
-
-    def product(self, x: Vector) -> Vector:
-        """`A x`."""
-        return self.operator.mv(x)
-
-    def precondition(self, x: Vector) -> Vector:
-        """`M x`; `x` itself without preconditioner."""
-        return x if self.preconditioner is None else self.preconditioner.mv(x)
 
 
 class Cost(NamedTuple):
@@ -211,22 +195,6 @@ def _map_system(
     return System(function(state.operator), preconditioner, state.extra), new_options
 
 
-def require_definite(operator: lx.AbstractLinearOperator, name: str) -> None:
-    """Raises unless the operator carries the promise that CG and its kin need."""
-    if lx.is_positive_semidefinite(operator):
-        return
-    if lx.is_negative_semidefinite(operator):
-        raise ValueError(
-            f"`{name}` solves positive definite systems; this operator is tagged negative semidefinite. Solve "
-            "`-A x = -b` instead."
-        )
-    raise ValueError(
-        f"`{name}` solves positive definite systems, and the operator is not tagged so. If it is positive "
-        "definite, say so: `lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)`. If it is symmetric "
-        "but indefinite use `MINRES`, otherwise `GMRES` or `BiCGStab`."
-    )
-
-
 def require_definite_preconditioner(system: System, name: str) -> None:
     """Raises unless the preconditioner is tagged positive semidefinite."""
     preconditioner = system.preconditioner
@@ -237,8 +205,3 @@ def require_definite_preconditioner(system: System, name: str) -> None:
         "tagged so. If it is, wrap it: `lx.TaggedLinearOperator(M, lx.positive_semidefinite_tag)`; if it "
         "varies or is not symmetric use `FlexibleCG` or `FGMRES`."
     )
-
-
-def real(x: Array) -> Array:
-    """The real part, for inner products that are real in exact arithmetic."""
-    return x.real if jnp.issubdtype(x.dtype, jnp.complexfloating) else x

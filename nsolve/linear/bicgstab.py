@@ -7,8 +7,9 @@ import lineax as lx
 from jaxtyping import Array
 
 from .._stopping import Method
-from .._vectors import Vector, axpy, dot, dtype, norm, safe_divide, zeros_like
-from .base import AbstractIterativeSolver, Cost, Preconditioner, System, real
+from .._system import System
+from .._vectors import Vector, axpy, dot, dtype, norm, real, safe_divide, zeros_like
+from .base import AbstractIterativeSolver, Cost, Preconditioner
 
 
 class _State(NamedTuple):

@@ -7,14 +7,13 @@ import lineax as lx
 from jaxtyping import Array
 
 from .._stopping import Method
-from .._vectors import Vector, axpy, dot, norm, root, safe_divide
+from .._system import System
+from .._vectors import Vector, axpy, dot, norm, real, root, safe_divide
+from ..operators.base import require_definite
 from .base import (
     AbstractIterativeSolver,
     Cost,
     Preconditioner,
-    System,
-    real,
-    require_definite,
     require_definite_preconditioner,
 )
 

@@ -6,17 +6,17 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
+from .._lanczos import extreme_eigenvalues
 from .._stopping import Method
+from .._system import System
 from .._vectors import Vector, axpy, norm, scale, subtract
+from ..operators.base import require_definite
 from .base import (
     AbstractIterativeSolver,
     Cost,
     Preconditioner,
-    System,
-    require_definite,
     require_definite_preconditioner,
 )
-from .lanczos import extreme_eigenvalues
 
 
 class _State(NamedTuple):

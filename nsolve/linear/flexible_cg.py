@@ -8,8 +8,10 @@ import lineax as lx
 from jaxtyping import Array
 
 from .._stopping import Method
-from .._vectors import Vector, axpy, dot, norm, safe_divide
-from .base import AbstractIterativeSolver, Cost, Preconditioner, System, real, require_definite
+from .._system import System
+from .._vectors import Vector, axpy, dot, norm, real, safe_divide
+from ..operators.base import require_definite
+from .base import AbstractIterativeSolver, Cost, Preconditioner
 
 
 class _State(NamedTuple):

@@ -11,8 +11,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from .._stopping import Method
+from .._system import System
 from .._vectors import Vector, axpy, hypot, norm, safe_divide, size
-from .base import AbstractIterativeSolver, Cost, Preconditioner, System
+from .base import AbstractIterativeSolver, Cost, Preconditioner
 
 
 class _State(NamedTuple):

@@ -7,14 +7,13 @@ import lineax as lx
 from jaxtyping import Array
 
 from .._stopping import Method
-from .._vectors import Vector, axpy, dot, hypot, norm, root, safe_divide, scale, zeros_like
+from .._system import System
+from .._vectors import Vector, axpy, dot, hypot, norm, real, root, safe_divide, scale, zeros_like
 from ..operators.base import is_hermitian
 from .base import (
     AbstractIterativeSolver,
     Cost,
     Preconditioner,
-    System,
-    real,
     require_definite_preconditioner,
 )
 

@@ -7,8 +7,9 @@ import lineax as lx
 from jaxtyping import Array
 
 from .._stopping import Method
+from .._system import System
 from .._vectors import Vector, axpy, norm, subtract
-from .base import AbstractIterativeSolver, Cost, Preconditioner, System
+from .base import AbstractIterativeSolver, Cost, Preconditioner
 
 
 class _State(NamedTuple):

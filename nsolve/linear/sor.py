@@ -6,8 +6,9 @@ import equinox as eqx
 import lineax as lx
 
 from .._stopping import Method
+from .._system import System
 from ..preconditioners.ssor import Ordering, Relaxation, Sweep, check_relaxation
-from .base import AbstractIterativeSolver, Cost, Preconditioner, System
+from .base import AbstractIterativeSolver, Cost, Preconditioner
 from .richardson import stationary
 
 

@@ -91,6 +91,22 @@ def is_hermitian(operator: lx.AbstractLinearOperator) -> bool:
     return hermitian_tag in getattr(operator, "tags", ())
 
 
+def require_definite(operator: lx.AbstractLinearOperator, name: str) -> None:
+    """Raises unless the operator carries the promise that CG and its kin need."""
+    if lx.is_positive_semidefinite(operator):
+        return
+    if lx.is_negative_semidefinite(operator):
+        raise ValueError(
+            f"`{name}` solves positive definite systems; this operator is tagged negative semidefinite. Solve "
+            "`-A x = -b` instead."
+        )
+    raise ValueError(
+        f"`{name}` solves positive definite systems, and the operator is not tagged so. If it is positive "
+        "definite, say so: `lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)`. If it is symmetric "
+        "but indefinite use `MINRES`, otherwise `GMRES` or `BiCGStab`."
+    )
+
+
 @lx.is_symmetric.register(AbstractOperator)
 def _(operator):
     if operator.tags & {lx.symmetric_tag, lx.diagonal_tag}:

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
-from ..linear.base import System, require_definite
-from ..linear.lanczos import extreme_eigenvalues
-from ..operators.base import AbstractOperator, untagged
+from .._lanczos import extreme_eigenvalues
+from .._system import System
+from ..operators.base import AbstractOperator, require_definite, untagged
 from .base import AbstractApproximateInverse, AbstractPreconditioner, array_structure
 from .jacobi import Jacobi, JacobiInverse
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._vectors import axpy, dot, safe_divide, scale, zeros_like
-from .base import System, real
+from ._system import System
+from ._vectors import axpy, dot, real, safe_divide, scale, zeros_like
 
 
 def extreme_eigenvalues(system: System, num_steps: int = 20) -> tuple[Array, Array]:
