@@ -43,7 +43,9 @@ def solve_file(
     line on stderr, for input that cannot be solved.
     """
     try:
-        return _solve(Path(path), rhs, solver, rtol, max_steps or _DEFAULT_MAX_STEPS, out)
+        if max_steps is None:
+            max_steps = _DEFAULT_MAX_STEPS
+        return _solve(Path(path), rhs, solver, rtol, max_steps, out)
     except (ValueError, OSError, Missing) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -60,11 +62,13 @@ def _solve(path, rhs_path, solver, rtol, max_steps, out) -> int:
     out = _check_out(out, path)
     jax.config.update("jax_enable_x64", True)
     system = _read_system(path, rhs_path)
-    attempts = (
-        _choices(system, rtol, max_steps)
-        if spec is None
-        else iter([_Attempt(str(spec), "as asked", lambda: _run(system, spec, rtol, max_steps))])
-    )
+    if spec is None:
+        attempts = _choices(system, rtol, max_steps)
+    else:
+        asked = _check_symmetry(system, spec)
+        attempts = iter(
+            [_Attempt(str(spec), "as asked", lambda: _run(asked, spec, rtol, max_steps))]
+        )
     best, best_residual = None, np.inf
     for attempt in attempts:
         print(f"solver    {attempt.name} ({attempt.why})", flush=True)
@@ -75,10 +79,12 @@ def _solve(path, rhs_path, solver, rtol, max_steps, out) -> int:
             best, best_residual = answer, residual
         if residual <= rtol * (1 + RESIDUAL_SLACK):
             break
-        print(f"          true residual {scientific(residual)} is above {scientific(rtol)}")
+        if np.isfinite(residual):
+            print(f"          true residual {scientific(residual)} is above {scientific(rtol)}")
     met = best_residual <= rtol * (1 + RESIDUAL_SLACK)
-    print(f"residual  |b - A x| / |b| = {scientific(best_residual)}, asked for {scientific(rtol)}")
     if best is not None and np.isfinite(best_residual):
+        reached = f"{scientific(best_residual)}, asked for {scientific(rtol)}"
+        print(f"residual  |b - A x| / |b| = {reached}")
         _save(best.x, out)
         print(f"solution  {out}{'' if met else ' (the best found; it does NOT meet rtol)'}")
     if not met:
@@ -122,7 +128,7 @@ def _choices(system: Problem, rtol: float, max_steps: int) -> Iterator[_Attempt]
     guesses.append((frozenset(), "nothing supposed of the matrix"))
     for tags, why in guesses:
         operator = ns.SparseLinearOperator.from_scipy(matrix, tags)
-        solver = dataclasses.replace(ns.auto(operator), rtol=rtol, max_steps=max_steps)
+        solver = ns.auto(operator, rtol=rtol, max_steps=max_steps)
         yield _Attempt(_name(solver), why, lambda s=solver, o=operator: _run_own(o, system.rhs, s))
     for text in ("bicgstab+ilu", "gmres[restart=100]+jacobi", "gmres[restart=100]"):
         if "jacobi" in text and np.any(diagonal == 0):
@@ -143,6 +149,23 @@ def _run_own(operator, rhs, solver) -> Answer:
         num_matvecs=int(stats["num_matvecs"]),
         num_preconditioner_applications=int(stats["num_preconditioner_applications"]),
     )
+
+
+def _check_symmetry(system: Problem, spec: specs.Spec) -> Problem:
+    """Take the user's word for what a named solver needs; refuse what the matrix contradicts."""
+    needs = {"cg", "flexible_cg", "chebyshev", "minres"} & {spec.solver.name}
+    definite = needs - {"minres"}
+    if spec.preconditioner is not None and spec.preconditioner.name in ("ic", "ict"):
+        needs, definite = needs | {spec.preconditioner.name}, {spec.preconditioner.name}
+    if spec.peer != specs.OWN or not needs:
+        return system
+    if "symmetric" not in system.tags:
+        raise ValueError(
+            f"--solver {spec}: {' and '.join(sorted(needs))} is for symmetric (Hermitian) matrices "
+            "and this one is not; use gmres+ilu or bicgstab+ilu"
+        )
+    tags = {"symmetric", "spd"} if definite else {"symmetric"}
+    return dataclasses.replace(system, tags=frozenset(tags))
 
 
 def _run(system: Problem, spec: specs.Spec, rtol: float, max_steps: int) -> Answer:
@@ -246,12 +269,13 @@ def _true_residual(system: Problem, x: np.ndarray) -> float:
 
 def _describe(answer: Answer) -> str:
     counts = (
-        (answer.num_steps, "steps"),
+        (answer.num_steps, "iterations"),
         (answer.num_matvecs, "products with A"),
         (answer.num_preconditioner_applications, "preconditioner applications"),
     )
-    parts = [f"{number} {name}" for number, name in counts if number is not None]
-    return ", ".join([answer.result.replace("_", " "), *parts])
+    parts = [f"{name} {number}" for number, name in counts if number is not None]
+    reason = answer.result
+    return ", ".join([reason if " " in reason else reason.replace("_", " "), *parts])
 
 
 def _name(solver: Any) -> str:
