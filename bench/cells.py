@@ -81,6 +81,7 @@ def run_cell(cell: Cell, settings: Settings, suite: str, config: str) -> record.
             "unknowns": task.matrix.shape[0],
             "nnz": int(task.matrix.nnz),
         }
+        row["version"] = peers.find(cell.spec.peer).version()
         row |= _measured(cell, settings, task)
     except Missing as missing:
         row |= {"result": "missing", "message": str(missing)}

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import record
 from .cells import device, run_cell
+from .environment import environment
 from .suite import Suite
 
 
@@ -32,6 +33,7 @@ def execute(suite: Suite, out: Path | None, fresh: bool, console: Console) -> li
     skipped = sum(key in done for key in keys)
     if skipped:
         console.print(f"resuming: {skipped} of {len(keys)} cells are in {out}", soft_wrap=True)
+    _warn_if_busy(console)
     reported: set[str] = set()
     with Progress(
         TextColumn("{task.description}"),
@@ -61,3 +63,13 @@ def execute(suite: Suite, out: Path | None, fresh: bool, console: Console) -> li
         except KeyboardInterrupt:
             raise Interrupted([done[key] for key in keys if key in done]) from None
     return [done[key] for key in keys]
+
+
+def _warn_if_busy(console: Console) -> None:
+    """Say so when other work is running: threads then wait for each other, SciPy's most of all."""
+    load, cpus = environment()["load"], environment()["threads"]["cpus"]
+    if load and cpus and load[0] > cpus:
+        console.print(
+            f"the machine is busy (load {load[0]:.1f} on {cpus} CPUs): trust counts, not times",
+            style="yellow",
+        )
