@@ -24,9 +24,9 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from bench import record
+from bench import libraries, record
 from bench.environment import environment
-from bench.libraries import Asked, Reply, columns
+from bench.libraries import Asked, Reply
 from bench.table import RESIDUAL_SLACK, scientific
 
 RIGHT, REFUSES, WRONG, NOT_OFFERED = "right", "refuses rightly", "wrong", "not offered"
@@ -43,12 +43,12 @@ class Probe:
     ask: Callable[[Asked], Verdict]
 
 
-def run_probes(out: Path | None = None, columns_: list[str] | None = None) -> list[dict]:
+def run_probes(out: Path | None = None, columns: list[str] | None = None) -> list[dict]:
     """Ask every library every question, print the table (Markdown), and return the records.
 
-    `out` receives one JSON object a line; `columns_` names the libraries (all by default).
+    `out` receives one JSON object a line; `columns` names the libraries (all by default).
     """
-    solvers, absent = columns(columns_)
+    solvers, absent = libraries.columns(columns)
     jax.config.update("jax_enable_x64", True)
     if out is not None:
         record.open_for_resume(Path(out), config="", fresh=True)
