@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -26,6 +27,7 @@ from bench.table import (
 # summation moves a count by one or two.
 _STEPS_SLACK = 2
 _STEPS_RATIO = 1.05
+_MOST_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,10 @@ def _list_one_sided(console: Console, title: str, records: list[Record]) -> None
     if not records:
         return
     console.print(f"{escape(title)} ({len(records)}):")
-    for record in records:
+    for record in records[:_MOST_LISTED]:
         console.print(f"  {escape(system_label(record))}  {escape(_solver_label(record))}")
+    if len(records) > _MOST_LISTED:
+        console.print(f"  and {len(records) - _MOST_LISTED} more")
 
 
 def _warn_if_machines_differ(console: Console, changes: list[Change]) -> None:
@@ -192,8 +196,13 @@ def _warn_if_machines_differ(console: Console, changes: list[Change]) -> None:
             old = (change.base.get("env") or {}).get(name)
             new = (change.new.get("env") or {}).get(name)
             if old != new:
-                console.print(
-                    f"[yellow]The two runs differ in {name}[/] "
-                    f"({escape(str(old)[:80])} / {escape(str(new)[:80])}): compare times with care."
-                )
+                text = escape(_difference(old, new))
+                console.print(f"[yellow]{name} differ: {text}. Compare times with care.[/]")
                 break
+
+
+def _difference(old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        return ", ".join(f"{name} {old.get(name)} → {new.get(name)}" for name in names)
+    return f"{old} → {new}"

@@ -324,14 +324,14 @@ PROBES = (
 def table(records: Iterable[dict]) -> Table:
     """Rows are probes, columns libraries; a cell is as bad as the library's worst solver."""
     records = list(records)
-    libraries = list(dict.fromkeys(r["library"] for r in records))
+    names = list(dict.fromkeys(r["library"] for r in records))
     grid = Table(box=box.MARKDOWN, header_style="bold", show_edge=True)
     grid.add_column("probe", no_wrap=True)
-    for name in libraries:
+    for name in names:
         grid.add_column(name)
     for probe in dict.fromkeys(r["probe"] for r in records):
         cells = []
-        for name in libraries:
+        for name in names:
             cells.append(
                 _cell([r for r in records if r["probe"] == probe and r["library"] == name])
             )
