@@ -11,6 +11,7 @@ MODULES = {
     OWN: "own",
     "scipy": "scipy",
     "pyamg": "pyamg",
+    "amgcl": "amgcl",
     "lineax": "lineax",
     "jax.scipy": "jax_scipy",
     "solvax": "solvax",

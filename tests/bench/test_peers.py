@@ -131,6 +131,13 @@ def test_petsc_counts_like_the_others():
     assert measure("petsc:cg", "helmholtz2d[waves=2.3]", 24)["result"].startswith("breakdown")
 
 
+def test_amgcl_solves():
+    pytest.importorskip("pyamgcl")
+    row = measure("amgcl:smoothed_aggregation[relaxation=gauss_seidel]+cg", size=32)
+    assert row["result"] == "successful" and row["false_success"] is False, row["result"]
+    assert "write amgcl:smoothed" in measure("amgcl:ruge_stuben")["result"]
+
+
 def test_petsc_missing_is_told(monkeypatch):
     monkeypatch.setattr(petsc, "find_petsc", lambda: None)
     assert petsc.find_version() is None

@@ -1,0 +1,59 @@
+"""AMGCL through pyamgcl: algebraic multigrid with an accelerator (`smoothed_aggregation+cg`).
+
+pyamgcl is built from source (it needs a C++ compiler, Boost and pybind11), so no extra brings it.
+Stopping rule: `||r|| <= rtol ||b||` on the recurrence (right preconditioning). As for PyAMG, the
+solver is the coarsening and the accelerator stands where other columns have their preconditioner.
+`relaxation` is the smoother: `spai0` (AMGCL's default), `gauss_seidel`, `damped_jacobi`, `ilu0`,
+`chebyshev`.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from .base import Answer, Missing, Peer, Run
+
+SOLVERS = {"ruge_stuben": ("relaxation",), "smoothed_aggregation": ("relaxation",)}
+ACCELERATORS = {"cg": (), "bicgstab": (), "gmres": (), "fgmres": ()}
+
+
+class AMGCLRun(Run):
+    """A hierarchy from AMGCL with its accelerator."""
+
+    def setup(self) -> Any:
+        import pyamgcl  # pyright: ignore[reportMissingImports]
+
+        task, solver = self.task, self.spec.solver
+        options = {
+            "coarsening.type": solver.name,
+            "relax.type": solver.options.get("relaxation", "spai0"),
+        }
+        accelerator = {
+            "type": self.spec.preconditioner.name,
+            "tol": task.rtol,
+            "maxiter": task.max_steps,
+        }
+        return pyamgcl.solver(pyamgcl.amg(task.matrix, options), accelerator)
+
+    def solve(self, program: Any) -> Any:
+        x = program(self.task.rhs)
+        return x, program.iters, program.error
+
+    def answer(self, raw: Any) -> Answer:
+        x, steps, error = raw
+        result = "successful" if error <= self.task.rtol else "max_steps_reached"
+        return Answer(x, result if np.isfinite(error) else "nonfinite", num_steps=steps)
+
+
+def prepare(task: Any, spec: Any) -> Run:
+    """The run of one column."""
+    if spec.preconditioner is None:
+        raise ValueError("amgcl needs an accelerator: write amgcl:smoothed_aggregation+cg")
+    if PEER.version() is None:
+        raise Missing("pyamgcl is not installed (pip install pybind11, then build pyamgcl)")
+    if task.matrix.dtype != np.float64:
+        raise ValueError(f"pyamgcl works in float64, not in {task.matrix.dtype}")
+    return AMGCLRun(task, spec)
+
+
+PEER = Peer("amgcl", "pyamgcl", SOLVERS, ACCELERATORS, prepare)
