@@ -6,4 +6,5 @@ from .chebyshev import Chebyshev as Chebyshev
 from .incomplete import IncompleteCholesky as IncompleteCholesky
 from .incomplete import IncompleteLU as IncompleteLU
 from .jacobi import Jacobi as Jacobi
+from .multigrid import Multigrid as Multigrid
 from .ssor import SSOR as SSOR

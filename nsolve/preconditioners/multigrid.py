@@ -1,0 +1,193 @@
+"""Geometric multigrid on stencils: the V-cycle."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array
+
+from ..operators.base import untagged
+from ..operators.finite_volumes import is_traced
+from ..operators.stencil import StencilLinearOperator
+from .base import AbstractApproximateInverse, AbstractPreconditioner
+from .multigrid_constant import constant_hierarchy, is_constant
+from .multigrid_galerkin import galerkin_hierarchy
+from .multigrid_levels import Level, Plan, make_plan
+
+
+class MultigridInverse(AbstractApproximateInverse):
+    """One V-cycle from a zero guess; `print` it for the hierarchy."""
+
+    levels: tuple[Level, ...]
+    coarse: Callable[[Array], Array]
+    plan: Plan = eqx.field(static=True)
+    structure: jax.ShapeDtypeStruct = eqx.field(static=True)
+    tags: frozenset[object] = eqx.field(static=True)
+
+    def mv(self, vector: Array) -> Array:
+        return self._cycle(0, vector)
+
+    def _cycle(self, depth: int, b: Array) -> Array:
+        if depth == len(self.levels):
+            return self.coarse(b)
+        level = self.levels[depth]
+
+        def sweep(weight, x, b):
+            return x + weight * level.inverse_diagonal * (b - level.operator.mv(x))
+
+        def presmooth(b):  # the first of the two sweeps starts from zero and needs no product
+            return sweep(level.weights[1], level.weights[0] * level.inverse_diagonal * b, b)
+
+        def correct(x, e):
+            for interpolation in reversed(level.interpolations):
+                e = interpolation.prolong(e)
+            return x + e
+
+        def residual(x, b):
+            return b - level.operator.mv(x)
+
+        defined = _not_nan(level.inverse_diagonal, b)
+        x = _apart(defined, presmooth, b)
+        r = _apart(defined, residual, x, b)
+        for interpolation in level.interpolations:
+            r = interpolation.restrict(r)
+        x = _apart(defined, correct, x, self._cycle(depth + 1, r))
+        # Sweeps are polynomials in D^-1 A and commute: the cycle is symmetric in either order.
+        x = _apart(defined, lambda x, b: sweep(level.weights[1], x, b), x, b)
+        return sweep(level.weights[0], x, b)
+
+    def refresh(self, operator: lx.AbstractLinearOperator) -> "MultigridInverse":
+        stencil = _as_stencil(operator)
+        finest = self.levels[0].operator if self.levels else None
+        if stencil.in_structure() != self.structure or (
+            finest is not None
+            and (stencil.offsets, stencil.periodic) != (finest.offsets, finest.periodic)
+        ):
+            raise ValueError(
+                f"`operator` must have the grid and the stencil that this multigrid was made for, "
+                f"{self.structure}, but is {stencil}. Build a new one with `Multigrid()(operator)`."
+            )
+        return _build(jax.lax.stop_gradient(operator), self.plan)
+
+    def transpose(self) -> "MultigridInverse":
+        if lx.is_symmetric(self):
+            return self
+        levels = tuple(level.transpose() for level in self.levels)
+        coarse = self.coarse.transpose()  # pyright: ignore[reportFunctionMemberAccess]
+        tags = frozenset(lx.transpose_tags(self.tags))
+        return MultigridInverse(levels, coarse, self.plan, self.structure, tags)
+
+    def conj(self) -> "MultigridInverse":
+        return jax.tree.map(lambda x: x.conj() if eqx.is_inexact_array(x) else x, self)
+
+    def __repr__(self) -> str:
+        sizes = [level.operator.in_size() for level in self.levels]
+        points = [len(set(level.operator.offsets)) for level in self.levels]
+        rows = ["level  grid               unknowns  points  smoother, or solver"]
+        for k, (level, size, width) in enumerate(zip(self.levels, sizes, points, strict=True)):
+            grid = " x ".join(map(str, level.operator.shape))
+            rows.append(f"{k:<7}{grid:<17}{size:>10}{width:>8}  2 + 2 Chebyshev-Jacobi sweeps")
+        grid = " x ".join(map(str, self.plan.coarsest))
+        rows.append(
+            f"{len(sizes):<7}{grid:<17}{int(np.prod(self.plan.coarsest)):>10}{'':>8}  {self.coarse}"
+        )
+        work = sum(s * p for s, p in zip(sizes, points, strict=True))
+        complexity = work / (sizes[0] * points[0]) if sizes else 1.0
+        return "\n".join(
+            [f"Multigrid preconditioner: V(2,2), operator complexity {complexity:.2f}", *rows]
+        )
+
+
+class Multigrid(AbstractPreconditioner):
+    """Geometric multigrid preconditioner: one symmetric V(2,2)-cycle.
+
+    The method of choice for diffusion on grids: the number of steps does not grow with the grid.
+    Takes any `StencilLinearOperator` whose offsets lie in {-1, 0, 1}, on grids of any size, with
+    Dirichlet, Neumann or periodic boundaries.
+
+    * Constant symmetric stencils of `2d + 1` points: linear interpolation, coarse operators in
+      one-dimensional arrays, fast diagonalisation on the coarsest grid (at most 4096 points).
+      Memory is that of a few vectors.
+    * All others: interpolation by the operator itself, Galerkin coarse operators with `3^d` points,
+      a dense inverse on the coarsest grid (at most 600 points).  Convection should be mild.
+    * Weakly coupled axes are left alone until the others are as coarse (semicoarsening).  This is
+      decided where the coefficients are concrete at set-up; while tracing all axes are halved.
+    * Set-up runs on the host, without compilation, where the coefficients are concrete, and is
+      compiled once where they are traced.
+
+    Smoothing is a Chebyshev polynomial in `D^-1 A` of degree two before and after, with eigenvalue
+    bounds by Gershgorin's theorem, so that the cycle is positive definite when `A` is.  Singular
+    operators (Neumann, periodic) are solved up to the constants on the coarsest grid.
+
+    One application costs about 5 products with `A` and the transfers, times 1.33 in 2-D and 1.14 in
+    3-D; on varying coefficients coarse products are wider.  An operator that is not a stencil, or a
+    wider one, is a `ValueError`.
+
+    Dendy, *Black box multigrid*, J. Comput. Phys. 48 (1982), doi:10.1016/0021-9991(82)90057-2;
+    Trottenberg, Oosterlee, Schueller, *Multigrid* (2001), chapters 2, 5 and 7.
+    """
+
+    def build(self, operator: lx.AbstractLinearOperator) -> MultigridInverse:
+        stencil = _as_stencil(operator)
+        return _build(operator, make_plan(stencil, is_constant(stencil)))
+
+
+def _build(operator: lx.AbstractLinearOperator, plan: Plan) -> MultigridInverse:
+    stencil = _as_stencil(operator)
+    hierarchy = constant_hierarchy if plan.constant else galerkin_hierarchy
+    if any(map(is_traced, stencil.coefficients)):
+        # One compilation, even where a transformation traces without `jit`.
+        hierarchy = eqx.filter_jit(hierarchy)
+    levels, coarse = hierarchy(stencil, plan)
+    tags = set()
+    if lx.is_positive_semidefinite(operator):
+        tags.add(lx.positive_semidefinite_tag)
+    elif lx.is_negative_semidefinite(operator):
+        tags.add(lx.negative_semidefinite_tag)
+    if lx.is_symmetric(operator):
+        tags.add(lx.symmetric_tag)
+    return MultigridInverse(levels, coarse, plan, stencil.in_structure(), frozenset(tags))
+
+
+def _as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
+    stencil = untagged(operator)
+    if not isinstance(stencil, StencilLinearOperator):
+        raise ValueError(
+            "`Multigrid` is geometric: it needs a grid and takes a `StencilLinearOperator`, but was "
+            f"given a {type(stencil).__name__}. For matrices without a grid choose an algebraic "
+            "preconditioner, such as `preconditioners.IncompleteCholesky`."
+        )
+    if any(abs(step) > 1 for offset in stencil.offsets for step in offset):
+        raise ValueError(
+            "`Multigrid` takes compact stencils, whose offsets lie in {-1, 0, 1}, but this one has "
+            f"the offsets {stencil.offsets}."
+        )
+    if lx.is_symmetric(operator) and not lx.is_symmetric(stencil):
+        tags = stencil.tags | {lx.symmetric_tag}
+        stencil = eqx.tree_at(lambda s: s.tags, stencil, tags)
+    return stencil
+
+
+def _not_nan(diagonal: Array, b: Array) -> Array:
+    # Values known to the compiler would let it see through `_apart`.
+    known = b if not is_traced(diagonal) else diagonal
+    corner = known[(0,) * known.ndim]
+    return corner == corner
+
+
+def _apart(defined: Array, function: Callable[..., Array], x: Array, *others: Array) -> Array:
+    """`function(x, *others)`, compiled on its own; NaN where the level is undefined anyway.
+
+    XLA's CPU compiler fuses a stencil into each of its readers, neighbours and transfers, and computes
+    it over and over: the cycle is then four times slower than its parts.  It ignores optimisation
+    barriers there, but never fuses across a branch.
+    """
+    return jax.lax.platform_dependent(
+        x,
+        *others,
+        cpu=lambda *a: jax.lax.cond(defined, function, lambda x, *_: x * jnp.nan, *a),
+        default=lambda *a: jax.lax.optimization_barrier(function(*a)),
+    )

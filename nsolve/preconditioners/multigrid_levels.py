@@ -1,0 +1,81 @@
+"""What one grid of a multigrid hierarchy holds, and which axes each coarsening step halves."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ..operators.finite_volumes import is_traced, unit_offset
+from ..operators.stencil import StencilLinearOperator
+from .multigrid_transfer import AxisInterpolation, kept_size
+
+#: Points at which coarsening stops: fast diagonalisation takes more than a dense inverse.
+_COARSEST = {True: 4096, False: 600}
+#: Longest axis of a coarsest grid.
+_LONGEST = {True: 128, False: 600}
+#: Axes of so few points are never halved; 64 points are always few enough for a direct solver.
+_SHORTEST = 4
+#: Axes coupled less than this, relative to the strongest, are not coarsened yet.
+_STRONG = 0.3
+#: The smoother works on eigenvalues of D^-1 A from the largest down to this fraction of it.
+_SMOOTHED = 0.4
+
+
+class Level(eqx.Module):
+    """A grid: its operator, smoother, and interpolation from the next coarser one by axes."""
+
+    operator: StencilLinearOperator
+    inverse_diagonal: Array
+    weights: Array
+    interpolations: tuple[AxisInterpolation, ...]
+
+    def transpose(self) -> "Level":
+        return Level(
+            self.operator.transpose(), self.inverse_diagonal, self.weights, self.interpolations
+        )
+
+
+class Plan(NamedTuple):
+    """For each coarsening step the axes that are halved; hashable."""
+
+    constant: bool
+    steps: tuple[tuple[int, ...], ...]
+    coarsest: tuple[int, ...]
+
+
+def make_plan(operator: StencilLinearOperator, constant: bool) -> Plan:
+    """Halves all axes that are strongly coupled, until a direct solver can take over."""
+    shape, periodic = list(operator.shape), operator.periodic
+    strength = _coupling(operator)
+    steps = []
+    while np.prod(shape) > _COARSEST[constant] or max(shape) > _LONGEST[constant]:
+        long = [axis for axis, n in enumerate(shape) if n > _SHORTEST]
+        strongest = max(strength[axis] for axis in long)
+        axes = tuple(axis for axis in long if strength[axis] >= _STRONG * strongest)
+        for axis in axes:
+            shape[axis] = kept_size(shape[axis], periodic[axis])
+            strength[axis] /= 4
+        steps.append(axes)
+    return Plan(constant, tuple(steps), tuple(shape))
+
+
+def _coupling(operator: StencilLinearOperator) -> list[float]:
+    """Typical size of the coefficients along each axis; equal where they are traced."""
+    dim = len(operator.shape)
+    coupling = [0.0] * dim
+    if any(map(is_traced, operator.coefficients)):
+        return [1.0] * dim
+    for offset, coefficient in zip(operator.offsets, operator.coefficients, strict=True):
+        for axis in range(dim):
+            if offset in (unit_offset(dim, axis, -1), unit_offset(dim, axis, 1)):
+                coupling[axis] += float(np.mean(np.abs(coefficient)))
+    return coupling
+
+
+def chebyshev_weights(largest, dtype) -> Array:
+    """Step lengths whose two sweeps are smallest on the upper part of the spectrum."""
+    centre, radius = (1 + _SMOOTHED) / 2, (1 - _SMOOTHED) / 2
+    roots = np.array([centre + radius * np.sqrt(0.5), centre - radius * np.sqrt(0.5)])
+    return jnp.asarray(1 / (roots * largest), jnp.finfo(dtype).dtype)
