@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.curves import Curve, curves
-from bench.plots import COLOURS, residual_history, unknowns
+from bench.figures import COLOURS
+from bench.plots import residual_history, unknowns
 from bench.record import Record, latest
 from bench.table import (
     common_rtol,

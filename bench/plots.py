@@ -6,20 +6,27 @@ cell is drawn with a cross, and a cell that cannot be drawn at all is named unde
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from itertools import cycle
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
-from matplotlib.transforms import Bbox
+from matplotlib.ticker import MaxNLocator
 
+from bench.figures import (
+    COLOURS,
+    FAILURE,
+    INK,
+    OTHER,
+    cross,
+    label_ends,
+    line_styles,
+    name_the_rest,
+    new_figure,
+    save,
+    whole_decades,
+)
 from bench.record import Record
 from bench.table import (
     is_number,
@@ -34,22 +41,6 @@ from bench.table import (
 )
 
 KINDS = ("convergence", "size", "work-precision", "time")
-
-COLOURS = {
-    "nsolve": "#0072B2",
-    "scipy": "#D98E00",
-    "pyamg": "#009E73",
-    "jax.scipy": "#CC79A7",
-    "lineax": "#D55E00",
-    "solvax": "#56B4E9",
-    "petsc": "#5B4A9E",
-    "amgcl": "#8C6D31",
-}
-_OTHER = "#6E6E6E"
-_FAILURE = "#C00000"
-_INK = "#333333"
-_GAP = 9  # points between the end of a line and its name
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 3)))
 
 
 def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
@@ -74,7 +65,7 @@ def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
     for name, group in _groups(records, kind).items():
         figure = draw(group)
         if figure is not None:
-            paths += _save(figure, out, f"{kind}-{name}")
+            paths += save(figure, out, f"{kind}-{name}")
     if not paths:
         raise ValueError(f"no record can be drawn as {kind!r}: {_NEEDS[kind]}")
     return paths
@@ -127,11 +118,11 @@ def _draw_convergence(records: list[Record]) -> Figure | None:
     if not drawn:
         return None
     lengths = [len(history) - 1 for _, history in drawn]
-    figure, axes = _figure(f"{system_label(records[0])}: convergence")
+    figure, axes = new_figure(f"{system_label(records[0])}: convergence")
     logarithmic = max(lengths) > 20 * min(lengths)
     first = 1 if logarithmic else 0  # a logarithmic axis has no zero
     ends = []
-    for (record, history), style in zip(drawn, _styles([r for r, _ in drawn]), strict=True):
+    for (record, history), style in zip(drawn, line_styles([r for r, _ in drawn]), strict=True):
         axes.semilogy(np.arange(first, len(history)), history[first:], **style)
         ends.append((len(history) - 1, history[-1], record, f"{len(history) - 1}"))
     if logarithmic:
@@ -142,10 +133,10 @@ def _draw_convergence(records: list[Record]) -> Figure | None:
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, (tolerance or low) / 30), min(high, 1e6))
     if tolerance:
-        axes.axhline(tolerance, color=_INK, linewidth=0.6, linestyle=":")
+        axes.axhline(tolerance, color=INK, linewidth=0.6, linestyle=":")
     axes.set(xlabel="iterations", ylabel="relative residual")
-    _label_ends(figure, axes, ends)
-    _name_the_rest(figure, [r for r, history in curves if len(history) <= 1], "no history")
+    label_ends(figure, axes, ends)
+    name_the_rest(figure, [r for r, history in curves if len(history) <= 1], "no history")
     return figure
 
 
@@ -172,6 +163,8 @@ def _draw_size(records: list[Record]) -> Figure | None:
 
 
 def _draw_work_precision(records: list[Record]) -> Figure | None:
+    if len({r.get("rtol") for r in records}) < 2:
+        return None
     return _draw_lines(
         records,
         x=lambda r: r.get("true_residual") or None,
@@ -208,25 +201,25 @@ def _draw_lines(
             undrawn.append(record)
     if len({x(record) for line in lines.values() for record in line}) < 2:
         return None
-    figure, axes = _figure(title)
+    figure, axes = new_figure(title)
     axes.set(xlabel=axis_names[0], ylabel=axis_names[1], xscale="log", yscale="log")
     ends = []
     for line, style in zip(
-        lines.values(), _styles([line[0] for line in lines.values()]), strict=True
+        lines.values(), line_styles([line[0] for line in lines.values()]), strict=True
     ):
         line.sort(key=lambda r: (unknowns(r) or 0, -(r.get("rtol") or 0)))
         xs, ys = [x(r) for r in line], [y(r) for r in line]
         axes.plot(xs, ys, marker="o", markersize=4, **style)  # type: ignore[arg-type]
         for record, a, b in zip(line, xs, ys, strict=True):
             if not succeeded(record):
-                _cross(axes, a, b)
+                cross(axes, a, b)
         ends.append((xs[-1], ys[-1], line[-1], ""))
     axes.margins(x=0.04, y=0.12)
     if reverse:
         axes.invert_xaxis()
-    _whole_decades(axes)
-    _label_ends(figure, axes, ends)
-    _name_the_rest(figure, undrawn, "no figures")
+    whole_decades(axes)
+    label_ends(figure, axes, ends)
+    name_the_rest(figure, undrawn, "no figures")
     return figure
 
 
@@ -238,10 +231,10 @@ def _draw_time(records: list[Record]) -> Figure | None:
     title = system_label(records[0])
     if records[0].get("rtol"):
         title += f": time to a relative residual of {scientific(records[0]['rtol'])}"
-    figure, axes = _figure(title, height=1.2 + 0.32 * len(timed), columns=2)
+    figure, axes = new_figure(title, height=1.2 + 0.32 * len(timed), columns=2)
     solve, once = axes
     rows = np.arange(len(timed))
-    colours = [COLOURS.get(library(r), _OTHER) for r in timed]
+    colours = [COLOURS.get(library(r), OTHER) for r in timed]
     bars = solve.barh(rows, [median_seconds(r) for r in timed], color=colours, height=0.62)
     for bar, record in zip(bars, timed, strict=True):
         bar.set_alpha(1.0 if succeeded(record) else 0.35)
@@ -251,15 +244,15 @@ def _draw_time(records: list[Record]) -> Figure | None:
     once.barh(rows, compiling, left=setup, color=colours, alpha=0.28, height=0.62)
     for row, record in enumerate(timed):
         text = f" {seconds(median_seconds(record))}"
-        if is_number(record.get("num_steps")):
+        if record.get("num_steps"):  # a direct solver has none
             text += f", {record['num_steps']} steps"
         if not succeeded(record):
             text += f"  ✗ {reason(record)}"
-        colour = _INK if succeeded(record) else _FAILURE
+        colour = INK if succeeded(record) else FAILURE
         solve.text(median_seconds(record), row, text, va="center", fontsize=8, color=colour)
         total = setup[row] + compiling[row]
         parts = [seconds(part) for part in (setup[row], compiling[row]) if part > 1e-5]
-        once.text(total, row, " " + " + ".join(parts), va="center", fontsize=8, color=_INK)
+        once.text(total, row, " " + " + ".join(parts), va="center", fontsize=8, color=INK)
     solve.set_yticks(rows, [r["solver"] for r in timed])
     once.set_yticks(rows, [""] * len(timed))
     solve.set_xlabel("solve, seconds (median)")
@@ -270,124 +263,5 @@ def _draw_time(records: list[Record]) -> Figure | None:
         panel.set_xlim(0, (panel.dataLim.x1 or 1e-3) * room)
         panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.grid(axis="y", visible=False)
-    _name_the_rest(figure, [r for r in records if median_seconds(r) is None], "not timed")
+    name_the_rest(figure, [r for r in records if median_seconds(r) is None], "not timed")
     return figure
-
-
-def _figure(title: str, height: float = 4.4, columns: int = 1):
-    # One plot leaves a right margin for the names of its lines.
-    figure = Figure(figsize=(8.4 if columns == 1 else 10.0, height))
-    FigureCanvasAgg(figure)
-    if columns == 1:
-        figure.subplots_adjust(left=0.09, right=0.74, bottom=0.17, top=0.9)
-    else:
-        figure.set_layout_engine("constrained")
-    axes = figure.subplots(1, columns, width_ratios=None if columns == 1 else (1.5, 1))
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, color=_INK, fontweight="bold")
-    for panel in np.atleast_1d(axes):
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.spines[["left", "bottom"]].set_color("#999999")
-        panel.tick_params(colors=_INK, labelsize=8.5)
-        panel.grid(color="#E6E6E6", linewidth=0.7)
-        panel.set_axisbelow(True)
-    return figure, axes
-
-
-def _styles(records: Iterable[Record]) -> list[dict]:
-    """Line styles: colour by library, dashes within a library, ours drawn on top."""
-    dashes: dict[str, cycle] = {}
-    styles = []
-    for record in records:
-        name = library(record)
-        ours = name == "nsolve"
-        styles.append(
-            {
-                "color": COLOURS.get(name, _OTHER),
-                "linestyle": next(dashes.setdefault(name, cycle(_DASHES))),
-                "linewidth": 2.0 if ours else 1.4,
-                "zorder": 3 if ours else 2,
-            }
-        )
-    return styles
-
-
-def _cross(axes: Axes, x, y) -> None:
-    axes.plot(x, y, marker="x", markersize=8, markeredgewidth=2, color=_FAILURE, zorder=5)
-
-
-def _label_ends(figure: Figure, axes: Axes, ends: list[tuple]) -> None:
-    """Write each line's name beside its end, moved up or down until no two names overlap."""
-    figure.draw_without_rendering()
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    frame = axes.get_window_extent(renderer)
-    points = [axes.transData.transform((x, y)) for x, y, _, _ in ends]
-    taken = [Bbox([point - 5, point + 5]) for point in points]
-    pixels = figure.dpi / 72
-    for x, y, record, count in sorted(ends, key=lambda end: end[1]):
-        text = record["solver"] + (f"  {count}" if count else "")
-        colour = COLOURS.get(library(record), _OTHER)
-        if not succeeded(record):
-            _cross(axes, x, y)
-            text, colour = f"{text}\n{reason(record)}", _FAILURE
-        label = axes.annotate(
-            text,
-            (x, y),
-            xytext=(_GAP, 0),
-            textcoords="offset points",
-            fontsize=8,
-            color=colour,
-            fontweight="bold" if library(record) == "nsolve" else "normal",
-            va="center",
-            zorder=6,
-            linespacing=1.0,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "relpos": (0, 0.5)},
-            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5},
-        )
-        size = Text.get_window_extent(label, renderer)
-        corner = axes.transData.transform((x, y)) + (_GAP * pixels, -size.height / 2)
-        # From the bottom up, so names keep the order of their lines; down only where up is full.
-        for shift in (0, -3, -6, *range(3, 300, 3), *range(-9, -300, -3)):
-            low = corner + (0, shift * pixels)
-            box = Bbox([low, low + (size.width, size.height)])
-            inside = frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if inside and not any(box.overlaps(other) for other in taken):
-                break
-        else:  # no room left: better over another name than nowhere
-            shift, box = 0, size
-        label.set_position((_GAP, shift))
-        taken.append(box)
-        if abs(shift) < 8 and label.arrow_patch is not None:
-            label.arrow_patch.set_visible(False)
-
-
-def _whole_decades(axes: Axes) -> None:
-    """Name the decades of a logarithmic axis; where there are fewer than two, name more ticks."""
-    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-        if abs(np.log10(high / low)) >= 2:
-            axis.set_minor_formatter(NullFormatter())
-        else:
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.set_major_formatter(lambda value, _: f"{value:g}")
-            axis.set_minor_locator(NullLocator())
-
-
-def _name_the_rest(figure: Figure, records: list[Record], why: str) -> None:
-    if not records:
-        return
-    named = sorted({f"{r['solver']} ({reason(r) or why})" for r in records})
-    figure.supxlabel(
-        "not drawn: " + ", ".join(named), x=0.01, ha="left", fontsize=7.5, color=_FAILURE, wrap=True
-    )
-
-
-def _save(figure: Figure, out: Path, name: str) -> list[Path]:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        paths = [out / f"{name}.png", out / f"{name}.svg"]
-        figure.savefig(paths[0], dpi=160)
-        # No date and no random ids: the same records give the same picture, byte for byte.
-        with rc_context({"svg.hashsalt": name}):
-            figure.savefig(paths[1], metadata={"Date": None})
-    except OSError as error:
-        raise ValueError(f"out: cannot write into {out} ({error.strerror})") from None
-    return paths

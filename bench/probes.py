@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse as sp
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -25,6 +24,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bench import libraries, record
+from bench import probe_systems as systems
 from bench.environment import environment
 from bench.libraries import Asked, Reply
 from bench.table import RESIDUAL_SLACK, scientific
@@ -115,66 +115,11 @@ def _system(rule: str, make: Callable[[], tuple[Any, np.ndarray]], rtol: float =
     return ask
 
 
-# --- systems -----------------------------------------------------------------------------------
-
-
-def _laplacian(n: int) -> sp.csr_array:
-    """1-D Poisson with Dirichlet ends."""
-    return sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n), format="csr")
-
-
-def _laplacian_2d(n: int) -> sp.csr_array:
-    one, identity = _laplacian(n), sp.eye_array(n)
-    return sp.csr_array(sp.kron(one, identity) + sp.kron(identity, one))
-
-
-def _singular(n: int) -> sp.csr_array:
-    """1-D Poisson with Neumann ends: constants are in its null space."""
-    matrix = _laplacian(n).tolil()
-    matrix[0, 0] = matrix[n - 1, n - 1] = 1.0
-    return sp.csr_array(matrix)
-
-
-def _random(n: int) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal(n)
-
-
-def _e1(n: int) -> np.ndarray:
-    return np.eye(n)[0]
-
-
-def _with_nan(n: int) -> np.ndarray:
-    b = _random(n)
-    b[n // 2] = np.nan
-    return b
-
-
-def _ill_conditioned() -> tuple[sp.csr_array, np.ndarray]:
-    """Eigenvalues from 1 down to 1e-10, `b` rich in the small ones.
-
-    Then `|A| |x|` is so far above `|b|` that no vector of doubles has a residual of 1e-8: a
-    recurrence may go on shrinking, the true residual cannot.
-    """
-    n = 60
-    rng = np.random.default_rng(0)
-    basis, _ = np.linalg.qr(rng.standard_normal((n, n)))
-    values = np.logspace(0, -10, n)
-    matrix = (basis * values) @ basis.T
-    matrix = (matrix + matrix.T) / 2
-    b = basis[:, -20:] @ rng.standard_normal(20)
-    return sp.csr_array(matrix), b
-
-
-def _consistent() -> tuple[sp.csr_array, np.ndarray]:
-    matrix = _singular(32)
-    return matrix, matrix @ _random(32)
-
-
 # --- probes of other shapes ----------------------------------------------------------------------
 
 
 def _tolerances(asked: Asked) -> Verdict:
-    matrix, b = _laplacian_2d(16), _random(256)
+    matrix, b = systems.laplacian_2d(16), systems.random(256)
     residuals = {}
     for rtol in (1e-2, 1e-6, 1e-10, 1e-13):
         reply = asked.reply(matrix, b, rtol)
@@ -188,7 +133,7 @@ def _tolerances(asked: Asked) -> Verdict:
 
 
 scale = 2.0  # the global that the matvecs of these probes read
-_STIFFNESS = _laplacian(16).toarray()
+_STIFFNESS = systems.laplacian(16).toarray()
 
 
 def _scaled(x: Any) -> Any:
@@ -211,7 +156,7 @@ def _rebound_global(make: Callable[[], Callable[[Any], Any]]) -> Callable[[Asked
 
     def ask(asked: Asked) -> Verdict:
         global scale
-        b = _random(16)
+        b = systems.random(16)
         for scale in (2.0, 5.0):
             reply = asked.reply(make(), b, 1e-8)
             if "needs a matrix" in reply.error:
@@ -287,29 +232,33 @@ def _cg(asked: Asked) -> bool:
     return asked.admits == "spd"
 
 
-def _shifted() -> tuple[sp.csr_array, np.ndarray]:
-    return sp.csr_array(_laplacian(32) - 0.5 * sp.eye_array(32)), _random(32)
-
-
-def _plus_and_minus() -> tuple[sp.csr_array, np.ndarray]:
-    return sp.csr_array(np.diag([1.0, -1.0])), np.ones(2)
-
-
 PROBES = (
     Probe(
-        "b = e_1, atol = 0", _everybody, _system("must solve", lambda: (_laplacian(32), _e1(32)))
+        "b = e_1, atol = 0",
+        _everybody,
+        _system("must solve", lambda: (systems.laplacian(32), systems.e1(32))),
     ),
-    Probe("NaN in b", _everybody, _system("must refuse", lambda: (_laplacian(32), _with_nan(32)))),
-    Probe("b = 0", _everybody, _system("must solve", lambda: (_laplacian(32), np.zeros(32)))),
-    Probe("indefinite matrix to CG", _cg, _system("may refuse", _shifted)),
-    Probe("zero curvature in CG", _cg, _system("may refuse", _plus_and_minus)),
-    Probe("singular, consistent", _everybody, _system("must solve", _consistent)),
+    Probe(
+        "NaN in b",
+        _everybody,
+        _system("must refuse", lambda: (systems.laplacian(32), systems.with_nan(32))),
+    ),
+    Probe(
+        "b = 0", _everybody, _system("must solve", lambda: (systems.laplacian(32), np.zeros(32)))
+    ),
+    Probe("indefinite matrix to CG", _cg, _system("may refuse", systems.shifted)),
+    Probe("zero curvature in CG", _cg, _system("may refuse", systems.plus_and_minus)),
+    Probe("singular, consistent", _everybody, _system("must solve", systems.consistent)),
     Probe(
         "singular, inconsistent",
         _everybody,
-        _system("must refuse", lambda: (_singular(32), 1 + _random(32))),
+        _system("must refuse", lambda: (systems.singular(32), 1 + systems.random(32))),
     ),
-    Probe("recurrence against true residual", _iterative, _system("may refuse", _ill_conditioned)),
+    Probe(
+        "recurrence against true residual",
+        _iterative,
+        _system("may refuse", systems.ill_conditioned),
+    ),
     Probe("rebound global, same function", _everybody, _rebound_global(lambda: _scaled)),
     Probe("rebound global, new function", _everybody, _rebound_global(_new_scaled)),
     Probe("rtol from 1e-2 to 1e-13", _iterative, _tolerances),

@@ -33,6 +33,7 @@ RECORDS = [
     record(size=64, steps=20),
     record(size=64, steps=12, rtol=1e-4),
     record("scipy:cg", steps=11),
+    record("scipy:minres", size=64, steps=30, result="max_steps_reached", true_residual=0.1),
     record("scipy:gmres", steps=40, result="max_steps_reached", true_residual=0.1),
     record(
         "solvax:cg",
@@ -82,6 +83,8 @@ def test_bad_input(tmp_path):
         plot(RECORDS, "pie", tmp_path)
     with pytest.raises(ValueError, match="residual_norms"):
         plot([RECORDS[-1]], "convergence", tmp_path)
+    with pytest.raises(ValueError, match="two tolerances"):
+        plot(RECORDS[:2], "work-precision", tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="folder"):
         plot(RECORDS, "time", tmp_path / "file")

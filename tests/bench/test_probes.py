@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import probes
+from bench import probe_systems, probes
 from bench.libraries import Asked, Reply
 from bench.probes import NOT_OFFERED, REFUSES, RIGHT, WRONG, judge, run_probes
 
@@ -90,15 +90,15 @@ def test_a_wrong_derivative_is_wrong_and_a_missing_one_is_not_offered():
 
 
 def test_the_systems_are_what_they_are_called():
-    singular, b = probes._consistent()
+    singular, b = probe_systems.consistent()
     values = np.linalg.eigvalsh(singular.toarray())
     assert abs(values[0]) < 1e-12 < values[1]
     assert np.linalg.norm(singular @ np.linalg.pinv(singular.toarray()) @ b - b) < 1e-12
-    ill, b = probes._ill_conditioned()
+    ill, b = probe_systems.ill_conditioned()
     assert np.linalg.cond(ill.toarray()) > 1e9
     x = np.linalg.solve(ill.toarray(), b)
     assert probes.true_residual(ill, x, b) > 1e-8  # out of reach even of dense algebra
-    assert np.linalg.eigvalsh(probes._shifted()[0].toarray()).min() < 0
+    assert np.linalg.eigvalsh(probe_systems.shifted()[0].toarray()).min() < 0
 
 
 def test_scipy_for_real(tmp_path, capsys, monkeypatch):
