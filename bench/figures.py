@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox
 from bench.record import Record
 from bench.table import library, reason, succeeded
 
-# Okabe-Ito, two of them darker for text on white.
+# The Okabe-Ito colours, darkened where they also write text on white.
 COLOURS = {
     "nsolve": "#0072B2",
     "scipy": "#D98E00",
@@ -35,6 +35,7 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9,
 
 
 def new_figure(title: str, height: float = 4.4, columns: int = 1):
+    """A titled figure and its axes (an array of them for two columns)."""
     # One plot leaves a right margin for the names of its lines.
     figure = Figure(figsize=(8.4 if columns == 1 else 10.0, height))
     FigureCanvasAgg(figure)
@@ -71,7 +72,8 @@ def line_styles(records: Iterable[Record]) -> list[dict]:
     return styles
 
 
-def cross(axes: Axes, x, y) -> None:
+def cross(axes: Axes, x: float, y: float) -> None:
+    """Mark a failed cell."""
     axes.plot(x, y, marker="x", markersize=8, markeredgewidth=2, color=FAILURE, zorder=5)
 
 
@@ -132,6 +134,7 @@ def whole_decades(axes: Axes) -> None:
 
 
 def name_the_rest(figure: Figure, records: list[Record], why: str) -> None:
+    """Under the axes, the cells that could not be drawn and the reason."""
     if not records:
         return
     named = sorted({f"{r['solver']} ({reason(r) or why})" for r in records})
@@ -146,6 +149,7 @@ def name_the_rest(figure: Figure, records: list[Record], why: str) -> None:
 
 
 def save(figure: Figure, out: Path, name: str) -> list[Path]:
+    """Write `name.png` and `name.svg` into the folder `out`."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         paths = [out / f"{name}.png", out / f"{name}.svg"]
