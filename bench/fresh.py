@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from . import specs
@@ -64,10 +65,19 @@ def _main(request: str) -> None:
         return run.solve(run.compile(run.setup()))
 
     _, seconds = clock(first_call)
-    # Linux counts kilobytes, macOS bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    print(json.dumps({"seconds": seconds, "peak_bytes": _peak_bytes()}))
+
+
+def _peak_bytes() -> int:
+    """The largest resident set of this process."""
+    try:
+        # Not ru_maxrss: on Linux a new program inherits that from the process that started it.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 if __name__ == "__main__":
