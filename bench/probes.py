@@ -84,7 +84,9 @@ def judge(rule: str, reply: Reply, matrix: Any, b: np.ndarray, rtol: float) -> V
     """One of the three rules in the module's docstring, applied to one reply."""
     residual = true_residual(matrix, reply.x, b)
     meets = residual <= rtol * (1 + RESIDUAL_SLACK)
-    refuses = reply.claim is False or (reply.claim is None and not np.isfinite(residual))
+    # Of the answer, not of the residual, which a NaN in b makes NaN whatever the answer.
+    has_nan = reply.x is None or not np.all(np.isfinite(reply.x))
+    refuses = reply.claim is False or (reply.claim is None and has_nan)
     says = {True: "says success", False: "says failure", None: "says nothing"}[reply.claim]
     detail = reply.error or f"{says}, true residual {scientific(residual)}"
     if rule == "must refuse":
@@ -289,6 +291,8 @@ def table(records: Iterable[dict]) -> Table:
 
 
 def _cell(records: list[dict]) -> str:
+    if not records:
+        return ""
     by_verdict: dict[str, list[str]] = {}
     for entry in records:
         by_verdict.setdefault(entry["result"], []).append(entry["solver"])

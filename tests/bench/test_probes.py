@@ -42,6 +42,12 @@ def test_rules(rule, x, claim, verdict):
     assert judge(rule, Reply(x, claim), A, B, 1e-8)[0] == verdict
 
 
+def test_a_finite_answer_to_a_nan_is_wrong_where_nothing_is_said():
+    b = np.array([np.nan, 1.0])
+    assert judge("must refuse", Reply(BAD, None), A, b, 1e-8)[0] == WRONG
+    assert judge("must refuse", Reply(NAN, None), A, b, 1e-8)[0] == REFUSES
+
+
 def probe(name):
     return next(p for p in probes.PROBES if p.name == name)
 
