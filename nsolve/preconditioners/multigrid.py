@@ -113,10 +113,12 @@ class Multigrid(AbstractPreconditioner):
       Memory is that of a few vectors.
     * All others: interpolation by the operator itself, Galerkin coarse operators with `3^d` points,
       a dense inverse on the coarsest grid (at most 600 points).  Convection should be mild.
-    * Weakly coupled axes are left alone until the others are as coarse (semicoarsening).  This is
-      decided where the coefficients are concrete at set-up; while tracing all axes are halved.
-    * Set-up runs on the host, without compilation, where the coefficients are concrete, and is
-      compiled once where they are traced.
+    * Set-up runs on the host, without compilation, where the coefficients are concrete; where they
+      are traced (a solver that builds its preconditioner itself traces them) it is compiled.
+    * Weakly coupled axes are left alone until the others are as coarse (semicoarsening).  Which
+      ones is read off concrete coefficients; while tracing all axes are halved.  So on anisotropic
+      problems call `Multigrid()(operator)` outside of `jit` and hand the result to the solver;
+      `refresh` keeps the choice.
 
     Smoothing is a Chebyshev polynomial in `D^-1 A` of degree two before and after, with eigenvalue
     bounds by Gershgorin's theorem, so that the cycle is positive definite when `A` is.  Singular
@@ -156,9 +158,9 @@ def _as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
     stencil = untagged(operator)
     if not isinstance(stencil, StencilLinearOperator):
         raise ValueError(
-            "`Multigrid` is geometric: it needs a grid and takes a `StencilLinearOperator`, but was "
-            f"given a {type(stencil).__name__}. For matrices without a grid choose an algebraic "
-            "preconditioner, such as `preconditioners.IncompleteCholesky`."
+            "`Multigrid` is geometric: it needs a grid and takes a `StencilLinearOperator`, but "
+            f"was given a {type(stencil).__name__}. For matrices without a grid choose an "
+            "algebraic preconditioner, such as `preconditioners.IncompleteCholesky`."
         )
     if any(abs(step) > 1 for offset in stencil.offsets for step in offset):
         raise ValueError(
@@ -181,9 +183,9 @@ def _not_nan(diagonal: Array, b: Array) -> Array:
 def _apart(defined: Array, function: Callable[..., Array], x: Array, *others: Array) -> Array:
     """`function(x, *others)`, compiled on its own; NaN where the level is undefined anyway.
 
-    XLA's CPU compiler fuses a stencil into each of its readers, neighbours and transfers, and computes
-    it over and over: the cycle is then four times slower than its parts.  It ignores optimisation
-    barriers there, but never fuses across a branch.
+    XLA's CPU compiler fuses a stencil into each of its readers, neighbours and transfers, and
+    computes it over and over: the cycle is then four times slower than its parts.  It ignores
+    optimisation barriers there, but never fuses across a branch.
     """
     return jax.lax.platform_dependent(
         x,
