@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
+from ..operators.base import untagged
 from ..operators.convert import as_sparse
 from ..operators.sparse import SparseLinearOperator
 from .base import AbstractPreconditioner, array_structure
@@ -92,10 +93,10 @@ def _build(
     ordering: Ordering,
 ) -> TriangularInverse:
     structure = array_structure(operator, who)
-    matrix = as_sparse(operator, who)
+    matrix = as_sparse(untagged(operator), who)  # tags do not matter from here on
     require_diagonal_entries(matrix.pattern, who)
     require_nonzero(matrix.diagonal(), who)
-    omega = jnp.asarray(omega, matrix.diagonal().real.dtype)
+    omega = jnp.asarray(omega, jnp.finfo(matrix.dtype).dtype)
     if omega.shape != ():
         raise ValueError(f"`{who}(omega=...)` must be a scalar, but has shape {omega.shape}.")
     lower, scale, upper, order = _factors(matrix, omega, sweep, ordering)
