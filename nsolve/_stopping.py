@@ -126,7 +126,7 @@ def solve_to_true_residual(
         r = subtract(b, product(x))
         r_norm = norm(r)
         finite = jnp.isfinite(r_norm)
-        converged = r_norm <= tol
+        converged = finite & (r_norm <= tol)  # an infinite vector has an infinite tolerance
         progress = r_norm <= method.least_progress * outer.residual_norm
         broken = state.broken & ~(method.restarts_when_broken & progress)
         out_of_steps = steps >= max_steps
@@ -143,7 +143,7 @@ def solve_to_true_residual(
         return _Outer(x, r, r_norm, steps, outer.num_cycles + 1, history, result, running)
 
     zero = jnp.zeros((), jnp.int32)
-    start_converged = norm0 <= tol
+    start_converged = jnp.isfinite(norm0) & (norm0 <= tol)
     result = lx.RESULTS.where(start_converged, lx.RESULTS.successful, lx.RESULTS.max_steps_reached)
     running = jnp.isfinite(norm0) & ~start_converged & (max_steps > 0)
     outer = _Outer(x0, r0, norm0, zero, zero, history, result, running)
