@@ -20,7 +20,7 @@ _SHORTEST = 4
 #: Axes coupled less than this, relative to the strongest, are not coarsened yet.
 _STRONG = 0.3
 #: The smoother works on eigenvalues of D^-1 A from the largest down to this fraction of it.
-_SMOOTHED = 0.4
+_SMOOTHED = 0.2
 
 
 class Level(eqx.Module):
