@@ -2,8 +2,8 @@
 
 A solve is successful when `||b - A x||_2 <= max(rtol ||b||_2, atol)`, with the residual *computed from x* at
 the end.  The methods' recursions only suggest when to look: an inner loop runs a method until its recursion
-claims convergence (or the method's cycle is full, or it breaks down), then the residual is computed, and where
-the claim was wrong the method starts again from there, until it holds or nothing is gained any more.
+claims convergence (or the method's cycle is full, or it breaks down), then the residual is computed, and
+where the claim was wrong the method starts again from there, until it holds or nothing is gained any more.
 
 Exit reasons are members of `lx.RESULTS`:
 
@@ -31,8 +31,8 @@ from ._vectors import Vector, all_finite, dot, norm, real_dtype, scale, subtract
 class Method(NamedTuple):
     """An iterative method in the form in which the loop drives it.
 
-    `start(x, r)` opens a cycle; `step(state)` advances it; `finish(state)` gives the iterate.  A state has the
-    fields `residual_norm` (the recursion's) and `broken`.
+    `start(x, r)` opens a cycle; `step(state)` advances it; `finish(state)` gives the iterate.  A state has
+    the fields `residual_norm` (the recursion's) and `broken`.
     """
 
     start: Callable[[Vector, Vector], Any]
@@ -134,7 +134,8 @@ def solve_to_true_residual(
         result = lx.RESULTS.where(broken | ~finite, lx.RESULTS.breakdown, result)
         result = lx.RESULTS.where(converged, lx.RESULTS.successful, result)
         running = ~converged & finite & progress & ~broken & ~out_of_steps
-        # Out of steps, the newest iterate is the one asked for (CG's error falls while its residual may rise).
+        # Out of steps, the newest iterate is the one asked for (CG's error falls while its residual may
+        # rise).
         worse = ~finite | ((r_norm > outer.residual_norm) & ~out_of_steps)
         x, r = where(worse, outer.x, x), where(worse, outer.r, r)
         r_norm = jnp.where(worse, outer.residual_norm, r_norm)

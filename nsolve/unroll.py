@@ -22,10 +22,10 @@ def unroll(
 ) -> lx.Solution:
     """Runs a fixed number of a solver's steps, differentiable in *everything*.
 
-    `lx.linear_solve` differentiates the solution of the system, which does not depend on how it was found; the
-    derivative of *this* function is that of the iterate after `num_steps` steps: with respect to the
-    operator's values, the vector, the start, and the parameters of the solver and its preconditioner.  That is
-    how learned preconditioners are trained and relaxation parameters tuned by gradient.
+    `lx.linear_solve` differentiates the solution of the system, which does not depend on how it was found;
+    the derivative of *this* function is that of the iterate after `num_steps` steps: with respect to the
+    operator's values, the vector, the start, and the parameters of the solver and its preconditioner.  That
+    is how learned preconditioners are trained and relaxation parameters tuned by gradient.
 
     **Arguments:** a solver of this package; the operator and the vector as for `lx.linear_solve`; the number
     of steps, static; `options` as for the solver (`preconditioner`, `y0`).  A preconditioner *constructor* is

@@ -177,5 +177,7 @@ CASES = [
     *_rows("sor", ns.SOR, [GENERAL], stationary=True, omega=1.1),
     *_rows("sor-backward", ns.SOR, [HERMITIAN], stationary=True, sweep="backward"),
     *_rows("ssor-multicolour", ns.SOR, [SPD], stationary=True, sweep="symmetric", ordering="multicolour"),
-    *_rows("richardson+ic", ns.Richardson, [SPD], stationary=True, preconditioner=precond.IncompleteCholesky()),
+    *_rows(
+        "richardson+ic", ns.Richardson, [SPD], stationary=True, preconditioner=precond.IncompleteCholesky()
+    ),
 ]

@@ -315,7 +315,9 @@ def law_unroll(case: Case):
         return noise.astype(leaf.dtype)
 
     direction = jax.tree.map(random_like, (theta, b))
-    if isinstance(case().preconditioner, ns.preconditioners.IncompleteCholesky | ns.preconditioners.IncompleteLU):
+    if isinstance(
+        case().preconditioner, ns.preconditioners.IncompleteCholesky | ns.preconditioners.IncompleteLU
+    ):
         direction = (jnp.zeros_like(theta), direction[1])  # factors are constants by contract
     h = 1e-6
     ahead = jax.tree.map(lambda x, d: x + h * d, (theta, b), direction)

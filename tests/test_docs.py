@@ -85,6 +85,7 @@ def test_console_commands_parse(command, tmp_path, monkeypatch):
 def parse(args: list[str], folder: Path, monkeypatch) -> None:
     """Parse with the real parser; nothing is invoked. Files that are named exist, and are empty."""
     import typer
+
     from bench.cli import app
 
     monkeypatch.chdir(folder)

@@ -43,8 +43,8 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
 
     Options: `preconditioner`, and `y0`, the start (zero by default).
 
-    Statistics: `num_steps`, `max_steps`, `num_matvecs`, `num_preconditioner_applications`, `residual_norm` (the
-    norm of the computed residual of the returned solution).
+    Statistics: `num_steps`, `max_steps`, `num_matvecs`, `num_preconditioner_applications`, `residual_norm`
+    (the norm of the computed residual of the returned solution).
     """
 
     rtol: eqx.AbstractVar[Any]
@@ -102,7 +102,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         unknown = set(options) - {"preconditioner", "y0"}
         if unknown:
             raise ValueError(
-                f"`options` of `{name}` may have the keys 'preconditioner' and 'y0', but has {sorted(unknown)}."
+                f"`options` of `{name}` may have the keys 'preconditioner' and 'y0', not {sorted(unknown)}."
             )
         if not eqx.tree_equal(operator.in_structure(), operator.out_structure()):
             raise ValueError(
@@ -182,9 +182,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         return True
 
 
-def _map_system(
-    function: Callable, state: System, options: dict[str, Any]
-) -> tuple[System, dict[str, Any]]:
+def _map_system(function: Callable, state: System, options: dict[str, Any]) -> tuple[System, dict[str, Any]]:
     """Applies `transpose` or `conj` to operator and preconditioner; the start belongs to another system."""
     preconditioner = state.preconditioner
     if preconditioner is not None:

@@ -41,8 +41,8 @@ class Chebyshev(AbstractIterativeSolver):
 
     Stopping rule, common fields, options and statistics: see `nsolve.linear.AbstractIterativeSolver`.
 
-    Golub and Varga (1961), doi:10.1007/BF01386013; Saad, *Iterative Methods for Sparse Linear Systems* (2003),
-    algorithm 12.1.
+    Golub and Varga (1961), doi:10.1007/BF01386013; Saad, *Iterative Methods for Sparse Linear Systems*
+    (2003), algorithm 12.1.
     """
 
     rtol: Any

@@ -26,12 +26,13 @@ class _State(NamedTuple):
 
 
 class FlexibleCG(AbstractIterativeSolver):
-    """Conjugate gradients for a preconditioner that is not symmetric, not linear, or changes from step to step.
+    """Conjugate gradients for a preconditioner that is not symmetric, not linear, or changes from step to
+    step.
 
-    Use it with inner iterations, nonlinear multigrid cycles or learned directions as preconditioner.  Every new
-    direction is made A-orthogonal to the last `truncation` directions explicitly; `truncation=1` with a fixed
-    symmetric preconditioner is CG up to rounding.  The operator must be tagged positive semidefinite; the
-    preconditioner needs no tag.
+    Use it with inner iterations, nonlinear multigrid cycles or learned directions as preconditioner.  Every
+    new direction is made A-orthogonal to the last `truncation` directions explicitly; `truncation=1` with a
+    fixed symmetric preconditioner is CG up to rounding.  The operator must be tagged positive semidefinite;
+    the preconditioner needs no tag.
 
     Cost of a step: one product, one application of `M`, `truncation + 2` inner products; `2 truncation + 2`
     vectors are kept.  `p^H A p <= 0` ends with `RESULTS.breakdown`.
@@ -89,9 +90,7 @@ class FlexibleCG(AbstractIterativeSolver):
             products = jax.tree.map(lambda a, b: a.at[place].set(b), state.products, q)
             curvatures = state.curvatures.at[place].set(jnp.where(definite, curvature, 0))
             broken = ~definite | (alpha == 0)
-            return _State(
-                x, r, directions, products, curvatures, state.count + 1, norm(r), broken
-            )
+            return _State(x, r, directions, products, curvatures, state.count + 1, norm(r), broken)
 
         return Method(
             start,

@@ -128,7 +128,9 @@ class _AbstractGMRES(AbstractIterativeSolver):
             # A zero on the diagonal belongs to a singular operator: no component in that direction.
             pivots = jnp.diagonal(s.triangle)
             live &= jnp.abs(pivots) > jnp.finfo(s.residual_norm.dtype).eps * jnp.max(jnp.abs(pivots))
-            triangle = jnp.where(live[:, None] & live[None, :], s.triangle, jnp.eye(m, dtype=s.triangle.dtype))
+            triangle = jnp.where(
+                live[:, None] & live[None, :], s.triangle, jnp.eye(m, dtype=s.triangle.dtype)
+            )
             y = jax.scipy.linalg.solve_triangular(triangle, jnp.where(live, s.rhs[:m], 0))
             _, unravel = ravel_pytree(s.x)
             if s.corrections is not None:
@@ -149,9 +151,9 @@ class GMRES(_AbstractGMRES):
     """Restarted GMRES with right preconditioning, for any square operator.
 
     The robust choice for systems that are not symmetric.  The residual that is minimised is the true one, in
-    the 2-norm.  Restarting bounds the memory and can stall: a cycle that gains less than 0.01 % ends the solve
-    with `RESULTS.stagnation`; enlarge `restart` or precondition better.  Singular systems end successfully
-    only if the residual says so.
+    the 2-norm.  Restarting bounds the memory and can stall: a cycle that gains less than 0.01 % ends the
+    solve with `RESULTS.stagnation`; enlarge `restart` or precondition better.  Singular systems end
+    successfully only if the residual says so.
 
     Cost of a step: one product, one application of `M`, and orthogonalisation against the basis by classical
     Gram-Schmidt done twice (four passes over it); `restart + 1` vectors are kept.  `num_steps` counts

@@ -39,9 +39,9 @@ class _State(NamedTuple):
 class MINRES(AbstractIterativeSolver):
     """Preconditioned MINRES, for symmetric (Hermitian) operators, indefinite ones included.
 
-    Use it for saddle points, Helmholtz below resonance, shifted and singular consistent systems.  The operator
-    must be tagged symmetric (`lx.symmetric_tag`), Hermitian (`nsolve.hermitian_tag`) or definite; the
-    preconditioner must be positive definite and tagged so.
+    Use it for saddle points, Helmholtz below resonance, shifted and singular consistent systems.  The
+    operator must be tagged symmetric (`lx.symmetric_tag`), Hermitian (`nsolve.hermitian_tag`) or definite;
+    the preconditioner must be positive definite and tagged so.
 
     Cost of a step: one product, one application of `M`, three inner products; seven vectors are kept.  With a
     preconditioner, what is minimised is the residual in the norm of `M`; what is tested is its 2-norm.  A
@@ -63,9 +63,9 @@ class MINRES(AbstractIterativeSolver):
     def check(self, operator: lx.AbstractLinearOperator) -> None:
         if not is_hermitian(operator):
             raise ValueError(
-                "`MINRES` solves symmetric (or Hermitian) systems, and the operator is not tagged so. If it is, "
-                "say so: `lx.TaggedLinearOperator(A, lx.symmetric_tag)` for real, `nsolve.hermitian_tag` for "
-                "complex operators; otherwise use `GMRES` or `BiCGStab`."
+                "`MINRES` solves symmetric (or Hermitian) systems, and the operator is not tagged so. If it "
+                "is one, say so: `lx.TaggedLinearOperator(A, lx.symmetric_tag)` for real operators, "
+                "`nsolve.hermitian_tag` for complex ones; otherwise use `GMRES` or `BiCGStab`."
             )
 
     def prepare(self, system: System) -> System:

@@ -49,8 +49,8 @@ class Richardson(AbstractIterativeSolver):
     With `M` a multigrid cycle this is the stand-alone multigrid solver; with Jacobi it is the damped Jacobi
     iteration.  Any square operator; converges where the spectral radius of `I - damping M A` is below one.
 
-    Cost of a step: one product and one application of `M`; two vectors are kept.  An iteration that gains less
-    than 0.1 % in 100 steps, or diverges, ends with `RESULTS.stagnation`.
+    Cost of a step: one product and one application of `M`; two vectors are kept.  An iteration that gains
+    less than 0.1 % in 100 steps, or diverges, ends with `RESULTS.stagnation`.
 
     Stopping rule, common fields, options and statistics: see `nsolve.linear.AbstractIterativeSolver`.
 

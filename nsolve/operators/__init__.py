@@ -1,6 +1,7 @@
 """Linear operators: what a system is."""
 
 from .base import hermitian_tag as hermitian_tag
+from .function import function_operator as function_operator
 from .low_rank import LowRankPlusDiagonalLinearOperator as LowRankPlusDiagonalLinearOperator
 from .matrix_market import read_matrix_market as read_matrix_market
 from .matrix_market import write_matrix_market as write_matrix_market

@@ -66,8 +66,7 @@ def as_tags(tags: object | Iterable[object]) -> frozenset[object]:
 def is_complex(operator: lx.AbstractLinearOperator) -> bool:
     """Whether the operator acts on complex vectors."""
     return any(
-        jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-        for leaf in jax.tree.leaves(operator.in_structure())
+        jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(operator.in_structure())
     )
 
 
@@ -97,7 +96,7 @@ def require_definite(operator: lx.AbstractLinearOperator, name: str) -> None:
         return
     if lx.is_negative_semidefinite(operator):
         raise ValueError(
-            f"`{name}` solves positive definite systems; this operator is tagged negative semidefinite. Solve "
+            f"`{name}` solves positive definite systems; this one is tagged negative semidefinite. Solve "
             "`-A x = -b` instead."
         )
     raise ValueError(

@@ -18,9 +18,7 @@ def finite_volumes(cells: list, spacings: tuple, boundaries: tuple) -> dict[Offs
     """
     for kind in boundaries:
         if kind not in ("dirichlet", "neumann", "periodic"):
-            raise ValueError(
-                f'`boundary` must be "dirichlet", "neumann" or "periodic", but is {kind!r}.'
-            )
+            raise ValueError(f'`boundary` must be "dirichlet", "neumann" or "periodic", but is {kind!r}.')
     dim = len(cells)
     centre, arms = 0, {}
     for axis, (field, h, kind) in enumerate(zip(cells, spacings, boundaries, strict=True)):
@@ -89,7 +87,5 @@ def _as_field(coefficient: Any, name: str):
     if not np.all(np.isfinite(field)):
         raise ValueError(f"`{name}` must be finite, but contains NaN or infinity.")
     if not np.iscomplexobj(field) and field.size and not field.min() > 0:
-        raise ValueError(
-            f"`{name}` must be positive everywhere, but its smallest value is {field.min():g}."
-        )
+        raise ValueError(f"`{name}` must be positive everywhere, but its smallest value is {field.min():g}.")
     return field

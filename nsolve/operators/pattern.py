@@ -1,8 +1,8 @@
 """Sparsity patterns: everything about a sparse matrix that its values do not change.
 
 A pattern lives on the host as NumPy arrays, is immutable, and hashes by content.  Operators carry it as a
-*static* field, so that symbolic work (transposes, levels, colourings, fill) can be done, and is done once, even
-while a function is being traced.
+*static* field, so that symbolic work (transposes, levels, colourings, fill) can be done, and is done once,
+even while a function is being traced.
 """
 
 import functools
@@ -38,8 +38,8 @@ class SparsityPattern:
     @functools.cached_property
     def _digest(self) -> bytes:
         digest = hashlib.blake2b(repr(self.shape).encode(), digest_size=16)
-        digest.update(self.indptr)
-        digest.update(self.indices)
+        digest.update(self.indptr.tobytes())
+        digest.update(self.indices.tobytes())
         return digest.digest()
 
     def __hash__(self) -> int:
@@ -77,7 +77,7 @@ class SparsityPattern:
         numbered = sp.csr_array((np.arange(self.nnz), self.indices, self.indptr), shape=self.shape)
         transpose = numbered.T.tocsr()
         transpose.sort_indices()
-        pattern = SparsityPattern(transpose.indptr, transpose.indices, self.shape[::-1])
+        pattern = SparsityPattern(transpose.indptr, transpose.indices, (self.shape[1], self.shape[0]))
         if pattern == self:
             pattern = self
         return pattern, _frozen(transpose.data.astype(self.indptr.dtype))

@@ -1,8 +1,9 @@
 """Sparse matrices in a padded-row layout.
 
-Storage: rows of similar length are grouped (`SparsityPattern.buckets`); each group stores its values and columns
-as `(width, rows)` arrays, so that one product is `width` gathers with unit stride over the rows, summed in one
-fused loop.  JAX's own BCOO/BCSR are input formats only: they go through scatter-adds or a serial row loop.
+Storage: rows of similar length are grouped (`SparsityPattern.buckets`); each group stores its values and
+columns as `(width, rows)` arrays, so that one product is `width` gathers with unit stride over the rows,
+summed in one fused loop.  JAX's own BCOO/BCSR are input formats only: they go through scatter-adds or a
+serial row loop.
 """
 
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse as sp
+from jax.core import Tracer
 from jaxtyping import Array, Inexact
 
 from .base import AbstractOperator, as_tags, hermitian_tag
@@ -24,7 +26,8 @@ _UNROLLED_WIDTH = 16
 
 
 class _Block(eqx.Module):
-    """A group of rows: the `k`-th entry of row `j` of the group is `values[k, j]` at column `columns[k, j]`."""
+    """A group of rows: the `k`-th entry of row `j` of the group is `values[k, j]` at column `columns[k,
+    j]`."""
 
     values: Inexact[Array, "width rows"]
     columns: Array
@@ -51,9 +54,7 @@ class _Block(eqx.Module):
             return total + slot(*k_values_columns), None
 
         zero = jnp.zeros(self.values.shape[1], jnp.result_type(self.values, x))
-        total, _ = jax.lax.scan(
-            add, zero, (jnp.arange(width), self.values, self.columns), unroll=8
-        )
+        total, _ = jax.lax.scan(add, zero, (jnp.arange(width), self.values, self.columns), unroll=8)
         return total
 
 
@@ -282,7 +283,7 @@ def _entries(pattern: SparsityPattern, rows: np.ndarray) -> np.ndarray:
 
 
 def _concrete_indices(index: Any, name: str) -> np.ndarray:
-    if isinstance(index, jax.core.Tracer):
+    if isinstance(index, Tracer):
         raise TypeError(
             f"`{name}` must be concrete: the sparsity pattern is static. Build the operator outside of "
             "`jit`/`vmap` and pass new values with `with_values`."

@@ -59,9 +59,7 @@ class StencilLinearOperator(AbstractOperator):
         wraps = _per_axis(periodic, len(shape), "periodic")
         offsets = tuple(tuple(int(k) for k in np.atleast_1d(offset)) for offset in stencil)
         if not offsets:
-            raise ValueError(
-                "`stencil` is empty; it needs at least one offset, such as {(0,): 1.0}."
-            )
+            raise ValueError("`stencil` is empty; it needs at least one offset, such as {(0,): 1.0}.")
         dtype = jnp.result_type(*stencil.values())
         if not jnp.issubdtype(dtype, jnp.inexact):
             dtype = jnp.result_type(float)
@@ -77,13 +75,10 @@ class StencilLinearOperator(AbstractOperator):
                 n not in (1, m) for n, m in zip(size[::-1], shape[::-1], strict=False)
             ):
                 raise ValueError(
-                    f"`stencil[{offset}]` has shape {size}, which does not broadcast to the grid "
-                    f"{shape}."
+                    f"`stencil[{offset}]` has shape {size}, which does not broadcast to the grid {shape}."
                 )
             if not is_traced(coefficient) and not np.all(np.isfinite(coefficient)):
-                raise ValueError(
-                    f"`stencil[{offset}]` must be finite, but contains NaN or infinity."
-                )
+                raise ValueError(f"`stencil[{offset}]` must be finite, but contains NaN or infinity.")
             coefficients.append(jnp.asarray(coefficient, dtype))
         operator = StencilLinearOperator(
             coefficients=tuple(coefficients),
@@ -309,9 +304,7 @@ def _grid(shape: Any) -> tuple[int, ...]:
         raise TypeError(f"`shape` must be a tuple of integers, such as (64, 64), but is {shape!r}.")
     shape = tuple(int(n) for n in shape)
     if not 1 <= len(shape) <= 3 or min(shape) < 1:
-        raise ValueError(
-            f"`shape` must have one to three axes of at least one point each, but is {shape}."
-        )
+        raise ValueError(f"`shape` must have one to three axes of at least one point each, but is {shape}.")
     return shape
 
 

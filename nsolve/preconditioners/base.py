@@ -1,7 +1,7 @@
 """The contract that every preconditioner follows.
 
-A *constructor* is an Equinox module whose fields are the method's options.  Called with an operator `A` it returns
-an *approximate inverse*: a lineax operator `M ~ A^-1`.
+A *constructor* is an Equinox module whose fields are the method's options.  Called with an operator `A` it
+returns an *approximate inverse*: a lineax operator `M ~ A^-1`.
 
 * set-up: `M = constructor(A)`.  Symbolic work (levels, colours, coarse grids) runs on the host, also while
   tracing, since patterns are static.
@@ -55,7 +55,13 @@ class AbstractPreconditioner(eqx.Module):
 
     def __call__(self, operator: lx.AbstractLinearOperator) -> AbstractApproximateInverse:
         """`M ~ A^-1`, constant under differentiation with respect to `A`."""
-        return self.build(jax.lax.stop_gradient(operator))
+        return self.build(constant(operator))
+
+
+def constant(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
+    """The operator with its arrays cut off from differentiation."""
+    arrays, rest = eqx.partition(operator, eqx.is_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), rest)
 
 
 def array_structure(operator: lx.AbstractLinearOperator, who: str) -> jax.ShapeDtypeStruct:
@@ -68,7 +74,6 @@ def array_structure(operator: lx.AbstractLinearOperator, who: str) -> jax.ShapeD
         )
     if operator.in_size() != operator.out_size():
         raise ValueError(
-            f"`{who}` needs a square operator, but this one is {operator.out_size()} x "
-            f"{operator.in_size()}."
+            f"`{who}` needs a square operator, but this one is {operator.out_size()} x {operator.in_size()}."
         )
     return structure

@@ -52,9 +52,7 @@ class ChebyshevInverse(AbstractApproximateInverse):
     def _mapped(self, function) -> "ChebyshevInverse":
         inner = self.system.preconditioner
         system = System(function(self.system.operator), None if inner is None else function(inner))
-        return ChebyshevInverse(
-            system, self.low, self.high, self.constructor, self.structure, self.tags
-        )
+        return ChebyshevInverse(system, self.low, self.high, self.constructor, self.structure, self.tags)
 
     def __repr__(self) -> str:
         scaled = "" if self.system.preconditioner is None else ", Jacobi-scaled"
@@ -77,8 +75,8 @@ class Chebyshev(AbstractPreconditioner):
     The result is positive definite as long as `high` bounds the spectrum; if it does not, CG reports
     `RESULTS.breakdown`.
 
-    Saad, *Iterative Methods for Sparse Linear Systems* (2003), section 12.3.2; Adams, Brezina, Hu and Tuminaro
-    (2003) for the interval, doi:10.1016/S0021-9991(03)00194-3.
+    Saad, *Iterative Methods for Sparse Linear Systems* (2003), section 12.3.2; Adams, Brezina, Hu and
+    Tuminaro (2003) for the interval, doi:10.1016/S0021-9991(03)00194-3.
     """
 
     degree: int = 4

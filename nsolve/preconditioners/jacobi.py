@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+from jax.core import Tracer
 from jaxtyping import Array
 
 from ..operators.base import is_complex
@@ -67,7 +68,7 @@ class Jacobi(AbstractPreconditioner):
 
 def require_nonzero(diagonal: Array, who: str) -> None:
     """Refuses a concrete diagonal with a zero."""
-    if isinstance(diagonal, jax.core.Tracer):
+    if isinstance(diagonal, Tracer):
         return
     zero = diagonal == 0
     if zero.any():

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
-from ..operators.base import untagged
 from ..operators.convert import as_sparse
 from ..operators.sparse import SparseLinearOperator
 from .base import AbstractPreconditioner, array_structure
@@ -93,7 +92,7 @@ def _build(
     ordering: Ordering,
 ) -> TriangularInverse:
     structure = array_structure(operator, who)
-    matrix = as_sparse(untagged(operator), who)  # tags do not matter from here on
+    matrix = as_sparse(operator, who)  # tags do not matter from here on
     require_diagonal_entries(matrix.pattern, who)
     require_nonzero(matrix.diagonal(), who)
     omega = jnp.asarray(omega, jnp.finfo(matrix.dtype).dtype)
