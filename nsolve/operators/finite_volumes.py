@@ -2,9 +2,9 @@
 
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Offset = tuple[int, ...]
 Boundary = Literal["dirichlet", "neumann", "periodic"]
@@ -45,7 +45,7 @@ def as_cell_fields(coefficient: Any) -> list:
 
 def is_traced(x: Any) -> bool:
     """Whether an array's values are unknown, because a function is being traced."""
-    return isinstance(x, jax.core.Tracer)
+    return isinstance(x, Tracer)
 
 
 def unit_offset(dim: int, axis: int, step: int) -> Offset:
