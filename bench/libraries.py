@@ -91,11 +91,13 @@ def product(matrix: Any) -> Callable[[Any], Any]:
     return lambda x: dense @ x
 
 
-def _through_lineax(make: Callable[[float], Any], tag: Any) -> tuple[Callable, Callable]:
+def _through_lineax(
+    make: Callable[[float], Any], tag: Any, as_operator: Callable = lx.FunctionLinearOperator
+) -> tuple[Callable, Callable]:
     tags = frozenset() if tag is None else frozenset({tag})
 
     def solution(matvec, b, rtol):
-        operator = lx.FunctionLinearOperator(matvec, jax.eval_shape(lambda: b), tags)
+        operator = as_operator(matvec, jax.eval_shape(lambda: b), tags)
         return lx.linear_solve(operator, b, make(rtol), throw=False)
 
     def solve(matrix, b, rtol):
@@ -118,7 +120,7 @@ def _nsolve() -> list[Asked]:
     found = []
     for name, admits, tag, cls in table:
         solve, differentiable = _through_lineax(
-            lambda rtol, cls=cls: cls(rtol=rtol, max_steps=MAX_STEPS), tag
+            lambda rtol, cls=cls: cls(rtol=rtol, max_steps=MAX_STEPS), tag, ns.function_operator
         )
         found.append(Asked("nsolve", name, admits, solve, differentiable))
     return found

@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from .._stopping import Method
 from .._system import System
-from .._vectors import Vector, axpy, dot, norm, real, root, safe_divide
+from .._vectors import Vector, axpy, dot, norm, real, safe_divide, zeros_like
 from ..operators.base import require_definite
 from .base import (
     AbstractIterativeSolver,
@@ -22,7 +22,7 @@ class _State(NamedTuple):
     x: Vector
     r: Vector
     p: Vector
-    gamma: Array  # r^H M r
+    gamma: Array  # r^H M r of the step before; zero before the first
     residual_norm: Array
     broken: Array
 
@@ -59,31 +59,29 @@ class CG(AbstractIterativeSolver):
         return system
 
     def cost(self) -> Cost:
-        return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=1)
+        return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=0)
 
     def method(self, system: System) -> Method:
         plain = system.preconditioner is None
 
         def start(x: Vector, r: Vector) -> _State:
-            z = system.precondition(r)
-            gamma = real(dot(r, z))
-            r_norm = root(gamma) if plain else norm(r)
-            return _State(x, r, z, gamma, r_norm, ~(gamma > 0))
+            r_norm = norm(r)
+            return _State(x, r, zeros_like(r), jnp.zeros_like(r_norm), r_norm, jnp.array(False))
 
+        # M is applied at the head of a step: at one place in the program, which a multigrid cycle fills with
+        # code, and never to the last residual, which needs no direction.
         def step(state: _State) -> _State:
-            x, r, p, gamma, _, _ = state
+            x, r, p, gamma, r_norm, _ = state
+            z = system.precondition(r)
+            gamma_next = r_norm**2 if plain else real(dot(r, z))
+            p = axpy(safe_divide(gamma_next, gamma), p, z)
             q = system.product(p)
             curvature = real(dot(p, q))
-            definite = curvature > 0
-            alpha = jnp.where(definite, safe_divide(gamma, curvature), 0)
+            definite = (curvature > 0) & (gamma_next > 0)
+            alpha = jnp.where(definite, safe_divide(gamma_next, curvature), 0)
             x = axpy(alpha, p, x)
             r = axpy(-alpha, q, r)
-            z = system.precondition(r)
-            gamma_next = real(dot(r, z))
-            p = axpy(safe_divide(gamma_next, gamma), p, z)
-            r_norm = root(gamma_next) if plain else norm(r)
-            broken = ~definite | (~(gamma_next > 0) & (r_norm > 0))
-            return _State(x, r, p, gamma_next, r_norm, broken)
+            return _State(x, r, p, gamma_next, norm(r), ~definite)
 
         return Method(
             start,
