@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 import nsolve as ns
 
-from .cases import Case
+from .cases import Case, precond
 
 
 def flat(x) -> jax.Array:
@@ -56,8 +56,7 @@ def law_primal(case: Case):
     assert 0 < stats["num_steps"] < stats["max_steps"]
     assert stats["num_matvecs"] >= stats["num_steps"]
     has_preconditioner = case().preconditioner is not None
-    relaxes = isinstance(case(), ns.SOR)
-    assert (stats["num_preconditioner_applications"] > 0) == (has_preconditioner or relaxes)
+    assert (stats["num_preconditioner_applications"] > 0) == has_preconditioner
 
 
 def law_transpose_and_conj(case: Case):
@@ -74,46 +73,37 @@ def law_transpose_and_conj(case: Case):
 
 
 def law_derivatives(case: Case):
-    """jvp, vjp and hvp in operator and vector equal those of the dense solve."""
+    """jvp, vjp and hvp in operator and vector are those of the dense solve, and the limit of differences."""
     theta = case.kind.theta
     b, db, c = case.kind.vectors(3)
     rng = np.random.default_rng(11)
     dtheta = jnp.asarray(0.1 * rng.standard_normal(theta.shape)).astype(theta.dtype)
 
-    def objective(solve_):
-        def function(theta, b):
+    def everything(solve_):
+        def objective(theta, b):
             x = flat(solve_(theta, b))
             return (jnp.vdot(flat(c), x) + jnp.sum(x**3)).real
 
-        return function
+        def function(theta, b):
+            primals, tangents = (theta, b), (dtheta, db)
+            value, slope = jax.jvp(objective, primals, tangents)
+            gradients, curvature = jax.jvp(jax.grad(objective, argnums=(0, 1)), primals, tangents)
+            return value, slope, gradients, curvature
 
-    ours = objective(lambda theta, b: solve(case, theta, b))
-    dense = objective(lambda theta, b: dense_solve(case.kind.matrix(theta), b))
-    primals, tangents = (theta, b), (dtheta, db)
+        return jax.jit(function)
 
-    def everything(f):
-        value, slope = jax.jvp(f, primals, tangents)
-        gradient = jax.grad(f, argnums=(0, 1))
-        gradients, curvature = jax.jvp(gradient, primals, tangents)
-        return value, slope, gradients, curvature
-
-    for actual, expected in zip(
-        jax.jit(lambda: everything(ours))(), jax.jit(lambda: everything(dense))(), strict=True
-    ):
-        close(actual, expected, 1e-8)
-
-
-def law_finite_differences(case: Case):
-    """The jvp in the operator's values is the limit of differences: independent of any formula."""
-    theta = case.kind.theta
-    (b,) = case.kind.vectors(1)
-    rng = np.random.default_rng(12)
-    direction = jnp.asarray(rng.standard_normal(theta.shape)).astype(theta.dtype)
-    function = jax.jit(lambda theta: solve(case, theta, b))
-    _, slope = jax.jvp(function, (theta,), (direction,))
+    ours = everything(lambda theta, b: solve(case, theta, b))
+    dense = everything(lambda theta, b: dense_solve(case.kind.matrix(theta), b))
+    actual = ours(theta, b)
+    for ours_, expected in zip(actual, dense(theta, b), strict=True):
+        close(ours_, expected, 1e-8)
     h = 1e-5
-    difference = (flat(function(theta + h * direction)) - flat(function(theta - h * direction))) / (2 * h)
-    close(slope, difference, 1e-5)
+    ahead, behind = (
+        ours(theta + step * dtheta, jax.tree.map(lambda x, d, step=step: x + step * d, b, db))[0]
+        for step in (h, -h)
+    )
+    difference = (ahead - behind) / (2 * h)
+    assert abs(actual[1] - difference) <= 1e-5 * (abs(difference) + 1)
 
 
 def law_vmap(case: Case):
@@ -183,7 +173,7 @@ def law_sparse_vector(case: Case):
     (b,) = case.kind.vectors(1)
     vector, unravel = ravel_pytree(b)
     b = unravel(jnp.zeros_like(vector).at[0].set(1))
-    solution = lx.linear_solve(operator, b, case(rtol=1e-8, atol=0.0))
+    solution = lx.linear_solve(operator, b, case(rtol=1e-8))
     assert relative_residual(operator, solution.value, b) <= 1.01e-8
 
 
@@ -214,6 +204,9 @@ def law_out_of_steps(case: Case):
     operator = case.kind.operator(case.kind.theta)
     (b,) = case.kind.vectors(1)
     solution = lx.linear_solve(operator, b, case(max_steps=1), throw=False)
+    if isinstance(case().preconditioner, precond.Multigrid):
+        assert solution.result == lx.RESULTS.successful  # on so small a grid it is a direct solver
+        return
     assert solution.result == lx.RESULTS.max_steps_reached
     assert solution.stats["num_steps"] == 1
     residual = relative_residual(operator, solution.value, b) * jnp.linalg.norm(flat(b))

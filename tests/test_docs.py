@@ -67,9 +67,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
             exec(code, namespace)
 
 
-@pytest.mark.parametrize(
-    "command", [c for _, c in COMMANDS], ids=[f"{where(b)} {c}" for b, c in COMMANDS]
-)
+@pytest.mark.parametrize("command", [c for _, c in COMMANDS], ids=[f"{where(b)} {c}" for b, c in COMMANDS])
 def test_console_commands_parse(command, tmp_path, monkeypatch):
     program, *args = shlex.split(command, comments=True)
     if program == "make":

@@ -83,9 +83,7 @@ def matrices(inverse):
 
 
 def assert_is(inverse, expected, dtype):
-    for mine, theirs in zip(
-        matrices(inverse), (expected, expected.T, expected.conj()), strict=True
-    ):
+    for mine, theirs in zip(matrices(inverse), (expected, expected.T, expected.conj()), strict=True):
         assert mine.dtype == dtype
         assert relative_error(mine, theirs) < tolerance(dtype)
 
@@ -181,12 +179,8 @@ def test_on_accelerators_the_host_factorises(monkeypatch):
     """The path of other platforms: factors by callback, level-scheduled solves."""
     from nsolve import _compiled
 
-    monkeypatch.setattr(
-        triangular, "by_platform", lambda compiled, portable, *args: portable(*args)
-    )
-    monkeypatch.setattr(
-        incomplete, "by_platform", lambda compiled, portable, *args: portable(*args)
-    )
+    monkeypatch.setattr(triangular, "by_platform", lambda compiled, portable, *args: portable(*args))
+    monkeypatch.setattr(incomplete, "by_platform", lambda compiled, portable, *args: portable(*args))
     monkeypatch.setattr(_compiled, "call", None)
     x = jnp.arange(33.0)
     a, b = hermitian(33, seed=5), general(33, seed=5)

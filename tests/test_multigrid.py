@@ -114,9 +114,7 @@ def test_refresh_equals_rebuild(deep):
     np.testing.assert_allclose(traced, expected.mv(r), rtol=1e-10)
     scaled = StencilLinearOperator.poisson((20, 21), 2.0)
     preconditioner = Multigrid()(StencilLinearOperator.poisson((20, 21)))
-    traced = eqx.filter_jit(lambda m, a: m.refresh(a).mv(jnp.ones((20, 21))))(
-        preconditioner, scaled
-    )
+    traced = eqx.filter_jit(lambda m, a: m.refresh(a).mv(jnp.ones((20, 21))))(preconditioner, scaled)
     np.testing.assert_allclose(traced, Multigrid()(scaled).mv(jnp.ones((20, 21))), rtol=1e-10)
     with pytest.raises(ValueError, match="`operator` must have the grid"):
         preconditioner.refresh(first)

@@ -201,6 +201,4 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="row 1 of the pattern has none"):
         SSOR()(sparse(np.array([[1.0, 1], [1, 0]])))
     with pytest.raises(ValueError, match="no preconditioner"):
-        lx.linear_solve(
-            sparse(hermitian(5), PSD), jnp.ones(5), SOR(rtol=1e-8, preconditioner=SSOR())
-        )
+        lx.linear_solve(sparse(hermitian(5), PSD), jnp.ones(5), SOR(rtol=1e-8, preconditioner=SSOR()))

@@ -67,9 +67,7 @@ def test_both_paths_on_random_patterns(n, density, lower, seed):
     b = vector(n, seed=seed)
     expected = np.linalg.solve(dense, b)
     np.testing.assert_allclose(factor.solve(b), expected, atol=1e-12)
-    np.testing.assert_allclose(
-        scheduled_solve(factor.pattern, factor.values, b), expected, atol=1e-12
-    )
+    np.testing.assert_allclose(scheduled_solve(factor.pattern, factor.values, b), expected, atol=1e-12)
 
 
 def test_agrees_with_scipy_at_the_size_of_a_grid():
@@ -213,17 +211,13 @@ def test_accelerators_take_the_scheduled_path(monkeypatch):
         in jax.export.export(
             solve,
             platforms=["cpu"],
-            disabled_checks=[
-                jax.export.DisabledSafetyCheck.custom_call("nsolve_solve_lower_float64")
-            ],
+            disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("nsolve_solve_lower_float64")],
         )(factor.values, b).mlir_module()
     )
 
 
 def test_triangle_splits_a_pattern():
-    dense = np.random.default_rng(0).random((9, 9)) * (
-        np.random.default_rng(1).random((9, 9)) < 0.4
-    )
+    dense = np.random.default_rng(0).random((9, 9)) * (np.random.default_rng(1).random((9, 9)) < 0.4)
     operator = SparseLinearOperator.from_scipy(sp.csr_array(dense))
     for lower, cut in ((True, np.tril(dense, -1)), (False, np.triu(dense, 1))):
         pattern, positions = triangle(operator.pattern, lower)

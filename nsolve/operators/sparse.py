@@ -234,7 +234,7 @@ class SparseLinearOperator(AbstractOperator):
         return eqx.tree_at(lambda operator: operator._blocks, self, blocks)
 
     def diagonal(self) -> Array:
-        return self.values.at[self.pattern.diagonal_positions].get(mode="fill", fill_value=0)
+        return _with_zero(self.values)[self.pattern.diagonal_positions]
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.pattern.shape[1],), self.dtype)
@@ -271,8 +271,13 @@ def _block(values: Array | np.ndarray, pattern: SparsityPattern, rows: np.ndarra
     if isinstance(values, np.ndarray):  # on the host: nothing to compile
         padded = jnp.asarray(np.append(values, values.dtype.type(0))[positions])
     else:
-        padded = values.at[positions].get(mode="fill", fill_value=0)
+        padded = _with_zero(values)[positions]
     return _Block(padded, jnp.asarray(columns), jnp.asarray(lengths.astype(np.int32)))
+
+
+def _with_zero(values: Array) -> Array:
+    """The values and, at position `nnz`, a zero for places that are not stored."""
+    return jnp.append(values, jnp.zeros((), values.dtype))
 
 
 def _entries(pattern: SparsityPattern, rows: np.ndarray) -> np.ndarray:

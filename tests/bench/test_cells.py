@@ -226,7 +226,5 @@ def test_fresh_processes_report_first_call_and_memory():
 def test_memory_is_the_cells_own_and_not_its_starters():
     ballast = np.ones(2**27)  # 1 GiB in this process
     settings = Settings(max_steps=100, repeats=1, memory=True)
-    row = run_cell(
-        Cell("poisson2d", 6, specs.parse("scipy:cg"), 1e-8, "float64", 0), settings, "s", "c"
-    )
+    row = run_cell(Cell("poisson2d", 6, specs.parse("scipy:cg"), 1e-8, "float64", 0), settings, "s", "c")
     assert ballast.nbytes == 2**30 > row["peak_bytes"]

@@ -78,9 +78,7 @@ def test_page_compare_and_plot_are_wired(capsys, monkeypatch, tmp_path):
     assert code == 0 and "page:" in err and "poisson2d" in page.read_text()
     code, _, _ = run(capsys, monkeypatch, "compare", file, file)
     assert code == 0
-    code, out, _ = run(
-        capsys, monkeypatch, "plot", file, "--kind", "time", "--out", tmp_path / "plots"
-    )
+    code, out, _ = run(capsys, monkeypatch, "plot", file, "--kind", "time", "--out", tmp_path / "plots")
     assert code == 0 and any(line.endswith(".png") for line in out.splitlines())
 
 

@@ -35,9 +35,7 @@ def measure(solver, problem="poisson2d", size=10, settings=SETTINGS, rtol=1e-8, 
     return run_cell(Cell(problem, size, spec, rtol, dtype, 0), settings, "test", "test")
 
 
-@pytest.mark.parametrize(
-    ("problem", "solver"), [(p, s) for p, columns in COLUMNS.items() for s in columns]
-)
+@pytest.mark.parametrize(("problem", "solver"), [(p, s) for p, columns in COLUMNS.items() for s in columns])
 def test_solves(problem, solver):
     row = measure(solver, problem)
     if solver == "cg[form=bcoo]":  # ours take our operators only

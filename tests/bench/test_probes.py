@@ -129,9 +129,7 @@ def test_unknown_library_and_unwritable_file(tmp_path):
 
 
 # One question each that a careless stopping rule gets wrong; the rest of the table takes minutes.
-@pytest.mark.parametrize(
-    "name", ["b = e_1, atol = 0", "NaN in b", "singular, inconsistent", "b = 0"]
-)
+@pytest.mark.parametrize("name", ["b = e_1, atol = 0", "NaN in b", "singular, inconsistent", "b = 0"])
 def test_our_cg_answers_rightly(name):
     from bench.libraries import columns
 

@@ -1,0 +1,281 @@
+"""What the laws do not say: counts of other libraries, bad input, drop-in use."""
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import optimistix as optx
+import pytest
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
+
+import nsolve as ns
+
+PSD = lx.positive_semidefinite_tag
+
+
+def grid_laplacian(n: int) -> sp.csr_array:
+    line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
+    eye = sp.eye_array(n)
+    return (sp.kron(line, eye) + sp.kron(eye, line)).tocsr()
+
+
+def scipy_steps(solver, matrix, b, rtol) -> int:
+    """SciPy's iterations until the residual of the iterate meets the rule."""
+    count, needed = 0, None
+
+    def callback(x):
+        nonlocal count, needed
+        count += 1
+        if needed is None and np.linalg.norm(b - matrix @ x) <= rtol * np.linalg.norm(b):
+            needed = count
+
+    solver(matrix, b, rtol=rtol / 1e3, callback=callback)
+    assert needed is not None
+    return needed
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shift"),
+    [
+        (ns.CG, spla.cg, 0.0),
+        (ns.MINRES, spla.minres, 0.0),
+        (ns.MINRES, spla.minres, -0.5),
+        (ns.BiCGStab, spla.bicgstab, 0.0),
+        (ns.FlexibleCG, spla.cg, 0.0),
+    ],
+)
+def test_counts_equal_scipys(ours, theirs, shift):
+    n = 12 if ours is ns.BiCGStab else 40  # rounding moves longer runs of BiCGStab by itself
+    matrix = grid_laplacian(n) + shift * sp.eye_array(n * n)
+    b = np.random.default_rng(0).standard_normal(n * n)
+    tag = PSD if shift == 0 else lx.symmetric_tag
+    operator = ns.SparseLinearOperator.from_scipy(matrix, tag)
+    steps = int(lx.linear_solve(operator, jnp.asarray(b), ours(rtol=1e-8)).stats["num_steps"])
+    assert abs(steps - scipy_steps(theirs, matrix, b, 1e-8)) <= 2
+
+
+def test_gmres_without_restart_is_minimal():
+    matrix = grid_laplacian(12) + sp.random_array((144, 144), density=0.03, rng=np.random.default_rng(1))
+    b = np.random.default_rng(2).standard_normal(144)
+    solver = ns.GMRES(rtol=1e-12, restart=40, max_steps=40, history=True)
+    operator = ns.SparseLinearOperator.from_scipy(matrix)
+    norms = lx.linear_solve(operator, jnp.asarray(b), solver, throw=False).stats["residual_norms"]
+    basis, dense = b[:, None], matrix.toarray()
+    for k in range(1, 41):  # least squares over the Krylov space itself, orthonormalised
+        basis, _ = np.linalg.qr(basis)
+        image = dense @ basis
+        y, *_ = np.linalg.lstsq(image, b, rcond=None)
+        assert abs(norms[k] - np.linalg.norm(b - image @ y)) <= 1e-8 * np.linalg.norm(b)
+        basis = np.column_stack([basis, image[:, -1]])
+
+
+@pytest.mark.parametrize("rtol", [10.0**-k for k in range(2, 14)])
+@pytest.mark.parametrize("solver", [ns.CG, ns.MINRES, ns.BiCGStab, ns.GMRES])
+def test_tolerances_are_honoured(solver, rtol):
+    matrix = grid_laplacian(8)
+    operator = ns.SparseLinearOperator.from_scipy(matrix, PSD)
+    b = np.random.default_rng(3).standard_normal(64)
+    x = np.asarray(lx.linear_solve(operator, jnp.asarray(b), solver(rtol=rtol)).value)
+    assert np.linalg.norm(b - matrix @ x) <= 1.001 * rtol * np.linalg.norm(b)
+
+
+def test_atol_is_absolute():
+    operator = ns.SparseLinearOperator.from_scipy(grid_laplacian(8), PSD)
+    b = jnp.asarray(1e3 * np.random.default_rng(9).standard_normal(64))
+    solution = lx.linear_solve(operator, b, ns.CG(rtol=0.0, atol=1.0))
+    assert 1e-4 < solution.stats["residual_norm"] <= 1.0
+
+
+def test_a_tolerance_below_rounding_stagnates():
+    """Ill-conditioned: the recursion would go on to any tolerance; the residual does not."""
+    n = 60
+    matrix = sp.diags_array(10.0 ** np.linspace(0, 12, n)).tocsr()
+    rotation, _ = np.linalg.qr(np.random.default_rng(4).standard_normal((n, n)))
+    dense = rotation @ matrix.toarray() @ rotation.T
+    operator = lx.MatrixLinearOperator(jnp.asarray((dense + dense.T) / 2), PSD)
+    b = jnp.asarray(np.random.default_rng(5).standard_normal(n))
+    solution = lx.linear_solve(operator, b, ns.CG(rtol=1e-14, max_steps=50_000), throw=False)
+    assert solution.result != lx.RESULTS.successful
+    true = jnp.linalg.norm(b - operator.mv(solution.value))
+    assert abs(solution.stats["residual_norm"] - true) <= 1e-2 * true
+
+
+def test_a_preconditioner_that_is_not_definite_breaks_down():
+    operator = ns.SparseLinearOperator.from_scipy(grid_laplacian(6), PSD)
+    signs = jnp.where(jnp.arange(36) % 3 == 0, -1.0, 1.0)
+    wrong = lx.TaggedLinearOperator(lx.DiagonalLinearOperator(signs), PSD)
+    b = jnp.ones(36).at[0].set(5.0)
+    for solver in (ns.CG(rtol=1e-8), ns.MINRES(rtol=1e-8)):
+        solution = lx.linear_solve(operator, b, solver, options={"preconditioner": wrong}, throw=False)
+        if solution.result == lx.RESULTS.successful:
+            assert jnp.linalg.norm(b - operator.mv(solution.value)) <= 1.001e-8 * jnp.linalg.norm(b)
+        else:
+            assert solution.result == lx.RESULTS.breakdown
+
+
+def test_nan_in_a_preconditioner_fails_closed():
+    operator = ns.SparseLinearOperator.from_scipy(grid_laplacian(6), PSD)
+    wrong = lx.TaggedLinearOperator(lx.DiagonalLinearOperator(jnp.ones(36).at[3].set(jnp.nan)), PSD)
+    solution = lx.linear_solve(
+        operator, jnp.ones(36), ns.CG(rtol=1e-8), options={"preconditioner": wrong}, throw=False
+    )
+    assert solution.result == lx.RESULTS.nonfinite_input
+
+
+def test_one_bad_system_in_a_batch_spoils_no_other():
+    operator = ns.SparseLinearOperator.from_scipy(grid_laplacian(6), PSD)
+    bs = jnp.asarray(np.random.default_rng(6).standard_normal((8, 36))).at[3, 5].set(jnp.nan)
+
+    def solve(b):
+        solution = lx.linear_solve(operator, b, ns.CG(rtol=1e-8), throw=False)
+        return solution.value, solution.result == lx.RESULTS.successful
+
+    values, good = jax.jit(jax.vmap(solve))(bs)
+    assert good.tolist() == [k != 3 for k in range(8)]
+    expected = np.linalg.solve(operator.as_matrix(), np.delete(bs, 3, 0).T).T
+    np.testing.assert_allclose(np.delete(values, 3, 0), expected, rtol=1e-5)
+
+
+def test_a_function_that_reads_a_rebound_global():
+    scale = {"now": 2.0}
+
+    def product(x):
+        return scale["now"] * x
+
+    structure = jax.ShapeDtypeStruct((4,), float)
+    for value in (2.0, 5.0, 10.0):
+        scale["now"] = value
+        operator = ns.function_operator(product, structure, PSD)
+        for solver in (ns.CG(rtol=1e-10), ns.GMRES(rtol=1e-10)):
+            solution = lx.linear_solve(operator, jnp.ones(4), solver)
+            np.testing.assert_allclose(solution.value, 1 / value, rtol=1e-9)
+
+
+def test_solvers_serve_optimistix():
+    """Newton's method and implicit differentiation on a nonlinear diffusion problem."""
+    n = 30
+    matrix = (n + 1) ** 2 * (2 * jnp.eye(n) - jnp.eye(n, k=1) - jnp.eye(n, k=-1))
+
+    def residual(u, load):
+        return matrix @ u + u**3 - load
+
+    linear = ns.GMRES(rtol=1e-12, restart=n)
+    newton = optx.Newton(rtol=1e-10, atol=1e-10, linear_solver=linear)
+    adjoint = optx.ImplicitAdjoint(linear_solver=linear)
+
+    def energy(load):
+        return jnp.sum(optx.root_find(residual, newton, jnp.zeros(n), load, adjoint=adjoint).value ** 2)
+
+    load = 50 * jnp.ones(n)
+    direction = jnp.asarray(np.random.default_rng(7).standard_normal(n))
+    h = 1e-4
+    difference = (energy(load + h * direction) - energy(load - h * direction)) / (2 * h)
+    np.testing.assert_allclose(jax.grad(energy)(load) @ direction, difference, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: ns.CG(rtol=-1.0), r"`CG\(rtol=...\)` must be finite and not negative, but is -1.0"),
+        (lambda: ns.GMRES(rtol=1e-3, atol=float("nan")), r"`GMRES\(atol=...\)` must be finite"),
+        (lambda: ns.MINRES(rtol=0.0), "never stops"),
+        (lambda: ns.CG(rtol=1e-3, max_steps=-1), r"`CG\(max_steps=...\)`"),
+        (lambda: ns.CG(rtol=1e-3, max_steps=1.5), r"`CG\(max_steps=...\)`"),
+        (lambda: ns.GMRES(rtol=1e-3, restart=0), r"`GMRES\(restart=...\)`"),
+        (lambda: ns.FlexibleCG(rtol=1e-3, truncation=0), r"`FlexibleCG\(truncation=...\)`"),
+        (lambda: ns.Chebyshev(rtol=1e-3, bounds=(2.0, 1.0)), "0 < smallest <= largest"),
+        (lambda: ns.SOR(rtol=1e-3, omega=2.5), "omega"),
+        (lambda: ns.SOR(rtol=1e-3, sweep="sideways"), "sweep"),
+        (lambda: ns.preconditioners.Chebyshev(degree=0), "degree"),
+    ],
+)
+def test_bad_fields_are_named(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_bad_systems_are_named():
+    square = ns.SparseLinearOperator.from_scipy(grid_laplacian(3), PSD)
+    wide = ns.SparseLinearOperator.from_scipy(np.ones((2, 3)))
+    plain = ns.SparseLinearOperator.from_scipy(np.triu(np.ones((9, 9))))
+    b = jnp.ones(9)
+    with pytest.raises(ValueError, match="square systems"):
+        lx.linear_solve(wide, jnp.ones(2), ns.GMRES(rtol=1e-8))
+    with pytest.raises(ValueError, match="(?i)structure"):
+        lx.linear_solve(square, jnp.ones(8), ns.CG(rtol=1e-8))
+    with pytest.raises(ValueError, match="not tagged so"):
+        lx.linear_solve(plain, b, ns.CG(rtol=1e-8))
+    with pytest.raises(ValueError, match="not tagged so"):
+        lx.linear_solve(plain, b, ns.MINRES(rtol=1e-8))
+    with pytest.raises(ValueError, match="-A x = -b"):
+        minus = ns.SparseLinearOperator.from_scipy(-grid_laplacian(3), lx.negative_semidefinite_tag)
+        lx.linear_solve(minus, b, ns.CG(rtol=1e-8))
+    with pytest.raises(ValueError, match="positive definite preconditioner"):
+        lx.linear_solve(square, b, ns.CG(rtol=1e-8, preconditioner=ns.preconditioners.IncompleteLU()))
+    with pytest.raises(ValueError, match=r"\['precondition'\]"):
+        lx.linear_solve(square, b, ns.CG(rtol=1e-8), options={"precondition": None})
+    with pytest.raises(ValueError, match="must act on"):
+        lx.linear_solve(square, b, ns.GMRES(rtol=1e-8, preconditioner=lx.IdentityLinearOperator(jnp.ones(4))))
+    with pytest.raises(TypeError, match="constructor or a linear operator"):
+        ns.CG(rtol=1e-8, preconditioner=3)
+    with pytest.raises(ValueError, match="y0"):
+        lx.linear_solve(square, b, ns.CG(rtol=1e-8), options={"y0": jnp.ones(8)})
+
+
+def test_a_zero_row_is_refused_or_reported():
+    matrix = grid_laplacian(3).tolil()
+    matrix[4, :] = 0
+    matrix[:, 4] = 0
+    operator = ns.SparseLinearOperator.from_scipy(matrix.tocsr(), PSD)
+    for solver in (ns.CG(rtol=1e-8), ns.MINRES(rtol=1e-8), ns.GMRES(rtol=1e-8), ns.BiCGStab(rtol=1e-8)):
+        assert lx.linear_solve(operator, jnp.ones(9), solver, throw=False).result != lx.RESULTS.successful
+    with pytest.raises(ValueError, match="row 4|entry 4"):
+        ns.preconditioners.Jacobi()(operator)
+
+
+def test_chebyshev_with_bounds_given_and_bounds_too_low():
+    operator = ns.SparseLinearOperator.from_scipy(grid_laplacian(10), PSD)
+    eigenvalues = np.linalg.eigvalsh(operator.as_matrix())
+    b = jnp.ones(100)
+    bounds = (float(eigenvalues[0]), float(eigenvalues[-1]))
+    exact = lx.linear_solve(operator, b, ns.Chebyshev(rtol=1e-8, bounds=bounds))
+    guessed = lx.linear_solve(operator, b, ns.Chebyshev(rtol=1e-8))
+    assert exact.stats["num_steps"] <= guessed.stats["num_steps"] * 1.2
+    diverging = ns.Chebyshev(rtol=1e-8, bounds=(0.1, 0.6 * bounds[1]))
+    assert lx.linear_solve(operator, b, diverging, throw=False).result in (
+        lx.RESULTS.stagnation,
+        lx.RESULTS.breakdown,
+    )
+
+
+def test_flexible_cg_with_a_varying_preconditioner():
+    """An inner CG solve is not a linear operator: CG may fail with it, the flexible method does not."""
+    operator = ns.SparseLinearOperator.from_scipy(grid_laplacian(16), PSD)
+    inner = ns.CG(rtol=0.2, max_steps=20)
+    approximate = lx.FunctionLinearOperator(
+        lambda r: lx.linear_solve(operator, r, inner, throw=False).value, operator.in_structure()
+    )
+    b = jnp.asarray(np.random.default_rng(8).standard_normal(256))
+    for solver in (ns.FlexibleCG(rtol=1e-9, truncation=5), ns.FGMRES(rtol=1e-9)):
+        solution = lx.linear_solve(operator, b, solver, options={"preconditioner": approximate})
+        assert solution.stats["num_steps"] < 25
+        assert jnp.linalg.norm(b - operator.mv(solution.value)) <= 1.001e-9 * jnp.linalg.norm(b)
+
+
+def test_auto_chooses_by_structure():
+    definite = ns.SparseLinearOperator.from_scipy(grid_laplacian(4), PSD)
+    symmetric = ns.SparseLinearOperator.from_scipy(grid_laplacian(4), lx.symmetric_tag)
+    plain = ns.SparseLinearOperator.from_scipy(grid_laplacian(4))
+    hollow = ns.SparseLinearOperator.from_scipy(np.eye(4)[::-1])
+    grid = ns.StencilLinearOperator.poisson((8, 8), 1.0)
+    assert isinstance(ns.auto(definite).preconditioner, ns.preconditioners.IncompleteCholesky)
+    assert isinstance(ns.auto(grid).preconditioner, ns.preconditioners.Multigrid)
+    assert isinstance(ns.auto(symmetric), ns.MINRES)
+    assert isinstance(ns.auto(plain).preconditioner, ns.preconditioners.IncompleteLU)
+    assert isinstance(ns.auto(hollow), ns.GMRES) and ns.auto(hollow).preconditioner is None
+    for operator in (definite, symmetric, plain, hollow, grid):
+        b = jax.tree.map(lambda s: jnp.ones(s.shape), operator.in_structure())
+        solution = lx.linear_solve(operator, b, ns.auto(operator, rtol=1e-8))
+        residual = jnp.linalg.norm((b - operator.mv(solution.value)).reshape(-1))
+        assert residual <= 1.001e-8 * jnp.linalg.norm(b.reshape(-1))

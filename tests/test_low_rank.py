@@ -1,0 +1,53 @@
+"""A diagonal plus a low-rank matrix, against dense algebra."""
+
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nsolve as ns
+
+
+def draw(rng, shape, complex_):
+    x = rng.standard_normal(shape)
+    return x + 1j * rng.standard_normal(shape) if complex_ else x
+
+
+@settings(max_examples=12)
+@given(st.integers(1, 12), st.integers(1, 4), st.booleans(), st.booleans(), st.integers(0, 2**31))
+def test_equals_dense(n, k, complex_, hermitian, seed):
+    rng = np.random.default_rng(seed)
+    d = 5 + draw(rng, n, False) * 0.1
+    left, right = draw(rng, (n, k), complex_), None if hermitian else draw(rng, (n, k), complex_)
+    operator = ns.LowRankPlusDiagonalLinearOperator(d, left, right)
+    matrix = np.diag(d) + left @ (left if hermitian else right).conj().T
+    x = draw(rng, n, complex_)
+    np.testing.assert_allclose(operator.mv(jnp.asarray(x)), matrix @ x, atol=1e-12)
+    np.testing.assert_allclose(operator.as_matrix(), matrix, atol=1e-12)
+    np.testing.assert_allclose(operator.T.as_matrix(), matrix.T, atol=1e-12)
+    np.testing.assert_allclose(lx.conj(operator).as_matrix(), matrix.conj(), atol=1e-12)
+    np.testing.assert_allclose(lx.diagonal(operator), np.diag(matrix), atol=1e-12)
+    if np.linalg.cond(matrix) < 1e6:
+        np.testing.assert_allclose(operator.inverse().as_matrix() @ matrix, np.eye(n), atol=1e-8)
+
+
+def test_its_inverse_is_a_preconditioner():
+    rng = np.random.default_rng(0)
+    left = rng.standard_normal((40, 3))
+    tag = lx.positive_semidefinite_tag
+    operator = ns.LowRankPlusDiagonalLinearOperator(1 + rng.random(40), 10 * left, tags=tag)
+    close = ns.LowRankPlusDiagonalLinearOperator(jnp.full(40, 1.5), 10 * left, tags=tag).inverse()
+    b = jnp.asarray(rng.standard_normal(40))
+    plain = lx.linear_solve(operator, b, ns.CG(rtol=1e-10))
+    helped = lx.linear_solve(operator, b, ns.CG(rtol=1e-10), options={"preconditioner": close})
+    assert helped.stats["num_steps"] < plain.stats["num_steps"]
+    np.testing.assert_allclose(helped.value, np.linalg.solve(operator.as_matrix(), b), atol=1e-9)
+
+
+def test_bad_shapes_are_named():
+    with pytest.raises(ValueError, match="`left` must have shape"):
+        ns.LowRankPlusDiagonalLinearOperator(jnp.ones(3), jnp.ones((4, 2)))
+    with pytest.raises(ValueError, match="`right` must have shape"):
+        ns.LowRankPlusDiagonalLinearOperator(jnp.ones(3), jnp.ones((3, 2)), jnp.ones((3, 1)))
