@@ -91,11 +91,23 @@ class SparsityPattern:
         return int(max(0, -distance.min())), int(max(0, distance.max()))
 
     @functools.cached_property
+    def diagonal_offsets(self) -> tuple[int, ...] | None:
+        """The diagonals on which the entries lie, ascending, if they are few and well filled; else None."""
+        if self.nnz == 0 or self.shape[0] != self.shape[1]:
+            return None
+        offsets = np.flatnonzero(np.bincount(self.indices.astype(np.int64) - self.rows + self.shape[0]))
+        if len(offsets) > _MAX_DIAGONALS or len(offsets) * self.shape[0] > _MAX_PADDING * self.nnz:
+            return None
+        return tuple(int(offset) - self.shape[0] for offset in offsets)
+
+    @functools.cached_property
     def buckets(self) -> tuple[np.ndarray, ...]:
         """Rows grouped by similar length, for storage in padded blocks: see `_bucket_rows`."""
         return tuple(_frozen(rows) for rows in _bucket_rows(self.row_lengths))
 
 
+#: More diagonals than this are not unrolled into one sum.
+_MAX_DIAGONALS = 32
 #: Stored slots may exceed the entries by this factor.
 _MAX_PADDING = 1.3
 

@@ -1,9 +1,6 @@
-"""Sparse matrices in a padded-row layout.
+"""Sparse matrices with a static pattern; how the values are stored and multiplied is in `storage`.
 
-Storage: rows of similar length are grouped (`SparsityPattern.buckets`); each group stores its values and
-columns as `(width, rows)` arrays, so that one product is `width` gathers with unit stride over the rows,
-summed in one fused loop.  JAX's own BCOO/BCSR are input formats only: they go through scatter-adds or a
-serial row loop.
+JAX's own BCOO and BCSR are input formats only: they go through scatter-adds or a serial loop over rows.
 """
 
 from collections.abc import Iterable
@@ -20,42 +17,7 @@ from jaxtyping import Array, Inexact
 
 from .base import AbstractOperator, as_tags, hermitian_tag
 from .pattern import SparsityPattern
-
-#: Groups of longer rows are summed by a loop over slots instead of unrolled code.
-_UNROLLED_WIDTH = 16
-
-
-class _Block(eqx.Module):
-    """A group of rows: the `k`-th entry of row `j` of the group is `values[k, j]` at column `columns[k,
-    j]`."""
-
-    values: Inexact[Array, "width rows"]
-    columns: Array
-    lengths: Array
-
-    def mv(self, x: Array) -> Array:
-        width = self.values.shape[0]
-
-        def slot(k, values, columns):
-            # Padding slots hold zeros.  Cutting them off from differentiation keeps cotangents of the values
-            # zero there; XLA folds select(_, v, v) into v, so the product itself pays nothing.
-            values = jnp.where(k < self.lengths, values, jax.lax.stop_gradient(values))
-            return values * x.at[columns].get(mode="promise_in_bounds")
-
-        if width == 0:
-            return jnp.zeros(self.values.shape[1], jnp.result_type(self.values, x))
-        if width <= _UNROLLED_WIDTH:
-            return sum(
-                (slot(k, self.values[k], self.columns[k]) for k in range(1, width)),
-                start=slot(0, self.values[0], self.columns[0]),
-            )
-
-        def add(total, k_values_columns):
-            return total + slot(*k_values_columns), None
-
-        zero = jnp.zeros(self.values.shape[1], jnp.result_type(self.values, x))
-        total, _ = jax.lax.scan(add, zero, (jnp.arange(width), self.values, self.columns), unroll=8)
-        return total
+from .storage import Diagonals, PaddedRows, read, store, with_zero
 
 
 class SparseLinearOperator(AbstractOperator):
@@ -70,11 +32,12 @@ class SparseLinearOperator(AbstractOperator):
     * `tags`: lineax's promises about the structure.  Positive (semi)definiteness is the user's word:
       `lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)` or `tags=`.
 
-    One product costs `nnz` multiply-adds and reads 12 bytes an entry (float64); padding adds at most 30 %.
+    One product costs `nnz` multiply-adds and reads 8 bytes an entry (float64) where the entries lie on few
+    diagonals, 12 bytes otherwise; empty slots add at most 30 %.
     The pattern is static: a function that takes the operator is traced once per pattern.
     """
 
-    _blocks: tuple[_Block, ...]
+    _blocks: tuple[Diagonals | PaddedRows, ...]
     _restore_order: Array | None
     pattern: SparsityPattern = eqx.field(static=True)
     tags: frozenset[object] = eqx.field(static=True)
@@ -92,13 +55,12 @@ class SparseLinearOperator(AbstractOperator):
             )
         self.pattern = pattern
         self.tags = as_tags(tags)
-        buckets = pattern.buckets
-        self._blocks = tuple(_block(values, pattern, rows) for rows in buckets)
-        if len(buckets) == 1:
+        self._blocks = store(values, pattern)
+        if len(self._blocks) == 1:
             self._restore_order = None
         else:
             order = np.empty(pattern.shape[0], np.int32)
-            order[np.concatenate(buckets)] = np.arange(pattern.shape[0], dtype=np.int32)
+            order[np.concatenate(pattern.buckets)] = np.arange(pattern.shape[0], dtype=np.int32)
             self._restore_order = jnp.asarray(order)
 
     @staticmethod
@@ -178,18 +140,7 @@ class SparseLinearOperator(AbstractOperator):
     @property
     def values(self) -> Array:
         """The stored entries in CSR order, shape `(nnz,)`."""
-        pattern, buckets = self.pattern, self.pattern.buckets
-        if len(buckets) == 1:
-            slots = np.arange(pattern.nnz, dtype=pattern.indptr.dtype) - pattern.indptr[pattern.rows]
-            return self._blocks[0].values[slots, pattern.rows]
-        positions = np.concatenate([_entries(pattern, rows) for rows in buckets])
-        stored = jnp.concatenate(
-            [
-                block.values.T[np.arange(block.values.shape[0]) < pattern.row_lengths[rows][:, None]]
-                for block, rows in zip(self._blocks, buckets, strict=True)
-            ]
-        )
-        return stored[np.argsort(positions)]
+        return read(self._blocks, self.pattern)
 
     @property
     def dtype(self):
@@ -234,7 +185,7 @@ class SparseLinearOperator(AbstractOperator):
         return eqx.tree_at(lambda operator: operator._blocks, self, blocks)
 
     def diagonal(self) -> Array:
-        return _with_zero(self.values)[self.pattern.diagonal_positions]
+        return with_zero(self.values)[self.pattern.diagonal_positions]
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.pattern.shape[1],), self.dtype)
@@ -256,35 +207,6 @@ class SparseLinearOperator(AbstractOperator):
         rows, columns = self.pattern.shape
         tags = f", tags={{{', '.join(sorted(map(repr, self.tags)))}}}" if self.tags else ""
         return f"SparseLinearOperator({rows} x {columns}, {self.nnz} entries, {self.dtype}{tags})"
-
-
-def _block(values: Array | np.ndarray, pattern: SparsityPattern, rows: np.ndarray) -> _Block:
-    """Pads the given rows to the longest of them."""
-    lengths = pattern.row_lengths[rows]
-    width = int(lengths.max(initial=0))
-    slots = np.arange(width, dtype=pattern.indptr.dtype)[:, None]
-    positions = np.where(slots < lengths, pattern.indptr[rows] + slots, pattern.nnz)
-    # Padding repeats the row's own number where that is a legal column: a cache line that is warm anyway.
-    columns = np.broadcast_to(np.minimum(rows, pattern.shape[1] - 1), positions.shape).astype(np.int32)
-    stored = positions < pattern.nnz
-    columns[stored] = pattern.indices[positions[stored]]
-    if isinstance(values, np.ndarray):  # on the host: nothing to compile
-        padded = jnp.asarray(np.append(values, values.dtype.type(0))[positions])
-    else:
-        padded = _with_zero(values)[positions]
-    return _Block(padded, jnp.asarray(columns), jnp.asarray(lengths.astype(np.int32)))
-
-
-def _with_zero(values: Array) -> Array:
-    """The values and, at position `nnz`, a zero for places that are not stored."""
-    return jnp.append(values, jnp.zeros((), values.dtype))
-
-
-def _entries(pattern: SparsityPattern, rows: np.ndarray) -> np.ndarray:
-    """Positions (CSR order) of the entries of the given rows, row after row."""
-    lengths = pattern.row_lengths[rows]
-    starts = np.repeat(pattern.indptr[rows] - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-    return starts + np.arange(lengths.sum())
 
 
 def _concrete_indices(index: Any, name: str) -> np.ndarray:

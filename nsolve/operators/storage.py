@@ -1,0 +1,129 @@
+"""How the values of a sparse matrix lie in memory: along diagonals, or in padded rows.
+
+Both store each entry once in a slot of a dense array, and both leave slots empty; `positions` says which
+entry (in CSR order) each slot holds, or `nnz` where it is empty.
+
+* *Diagonals*, where the entries lie on few of them (grids, bands): a product is a sum of shifted vectors,
+  without index arrays and gathers, 2.5 times as fast as padded rows on the 5-point Laplacian.
+* *Padded rows* otherwise: rows of similar length are grouped (`SparsityPattern.buckets`), and each group
+  stores values and columns as `(width, rows)` arrays, so that a product is `width` gathers with unit stride
+  over the rows, summed in one fused loop.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Inexact, Int
+
+from .pattern import SparsityPattern
+
+#: Groups of longer rows are summed by a loop over slots instead of unrolled code.
+_UNROLLED_WIDTH = 16
+
+
+def _cut(values: Array, stored: Array) -> Array:
+    """The values with empty slots, which are zero, cut off from differentiation, so that their cotangents
+    are zero, too.  XLA folds select(_, v, v) into v: the product itself pays nothing."""
+    return jnp.where(stored, values, jax.lax.stop_gradient(values))
+
+
+class Diagonals(eqx.Module):
+    """`values[k, i]` stands at row `i` and column `i + offsets[k]`."""
+
+    values: Inexact[Array, "diagonals rows"]
+    stored: Bool[Array, "diagonals rows"]
+    offsets: tuple[int, ...] = eqx.field(static=True)
+
+    def mv(self, x: Array) -> Array:
+        # What wraps around meets empty slots.
+        values = _cut(self.values, self.stored)
+        terms = [values[k] * jnp.roll(x, -offset) for k, offset in enumerate(self.offsets)]
+        return sum(terms[1:], start=terms[0])
+
+
+class PaddedRows(eqx.Module):
+    """A group of rows: the `k`-th entry of its row `j` is `values[k, j]`, at column `columns[k, j]`."""
+
+    values: Inexact[Array, "width rows"]
+    columns: Int[Array, "width rows"]
+    lengths: Int[Array, " rows"]
+
+    def mv(self, x: Array) -> Array:
+        width = self.values.shape[0]
+
+        def slot(k, values, columns):
+            return _cut(values, k < self.lengths) * x.at[columns].get(mode="promise_in_bounds")
+
+        if width == 0:
+            return jnp.zeros(self.values.shape[1], jnp.result_type(self.values, x))
+        if width <= _UNROLLED_WIDTH:
+            terms = [slot(k, self.values[k], self.columns[k]) for k in range(width)]
+            return sum(terms[1:], start=terms[0])
+
+        def add(total, k_values_columns):
+            return total + slot(*k_values_columns), None
+
+        zero = jnp.zeros(self.values.shape[1], jnp.result_type(self.values, x))
+        total, _ = jax.lax.scan(add, zero, (jnp.arange(width), self.values, self.columns), unroll=8)
+        return total
+
+
+def store(values: Array | np.ndarray, pattern: SparsityPattern) -> tuple[Diagonals | PaddedRows, ...]:
+    """Blocks whose products, one after the other, are the rows in the order of the pattern's buckets."""
+    if pattern.diagonal_offsets is not None:
+        positions = diagonal_slots(pattern)
+        stored = jnp.asarray(positions < pattern.nnz)
+        return (Diagonals(_fill(values, positions), stored, pattern.diagonal_offsets),)
+    blocks = []
+    for rows in pattern.buckets:
+        positions = row_slots(pattern, rows)
+        # Empty slots point to the row's own number where that is a legal column: a cache line warm anyway.
+        columns = np.broadcast_to(np.minimum(rows, pattern.shape[1] - 1), positions.shape).astype(np.int32)
+        stored = positions < pattern.nnz
+        columns[stored] = pattern.indices[positions[stored]]
+        lengths = jnp.asarray(pattern.row_lengths[rows].astype(np.int32))
+        blocks.append(PaddedRows(_fill(values, positions), jnp.asarray(columns), lengths))
+    return tuple(blocks)
+
+
+def read(blocks: tuple[Diagonals | PaddedRows, ...], pattern: SparsityPattern) -> Array:
+    """The values in CSR order: the inverse of `store`."""
+    if pattern.diagonal_offsets is not None:
+        slots = [diagonal_slots(pattern)]
+    else:
+        slots = [row_slots(pattern, rows) for rows in pattern.buckets]
+    where = np.empty(pattern.nnz + 1, np.int64)  # the last place collects the empty slots
+    start = 0
+    for positions in slots:
+        where[positions.reshape(-1)] = np.arange(start, start + positions.size)
+        start += positions.size
+    flat = jnp.concatenate([block.values.reshape(-1) for block in blocks])
+    return with_zero(flat)[where[:-1]]
+
+
+def with_zero(values: Array) -> Array:
+    """The values and, behind them, a zero for what is not stored."""
+    return jnp.append(values, jnp.zeros((), values.dtype))
+
+
+def diagonal_slots(pattern: SparsityPattern) -> np.ndarray:
+    """Positions of the entries in `(diagonals, rows)` slots."""
+    assert pattern.diagonal_offsets is not None
+    positions = np.full((len(pattern.diagonal_offsets), pattern.shape[0]), pattern.nnz, pattern.indptr.dtype)
+    offsets = pattern.indices.astype(np.int64) - pattern.rows
+    positions[np.searchsorted(pattern.diagonal_offsets, offsets), pattern.rows] = np.arange(pattern.nnz)
+    return positions
+
+
+def row_slots(pattern: SparsityPattern, rows: np.ndarray) -> np.ndarray:
+    """Positions of the entries of the given rows in `(width, rows)` slots."""
+    lengths = pattern.row_lengths[rows]
+    slots = np.arange(int(lengths.max(initial=0)), dtype=pattern.indptr.dtype)[:, None]
+    return np.where(slots < lengths, pattern.indptr[rows] + slots, pattern.nnz)
+
+
+def _fill(values: Array | np.ndarray, positions: np.ndarray) -> Array:
+    if isinstance(values, np.ndarray):  # on the host: nothing to compile
+        return jnp.asarray(np.append(values, values.dtype.type(0))[positions])
+    return with_zero(values)[positions]
