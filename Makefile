@@ -10,6 +10,8 @@ OUT = build/bench
 CACHE = JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=0
 # Two test processes; libraries that start a thread per core in each only get in the way.
+# Programs that run for milliseconds are not worth optimising.
+COMPILER = XLA_FLAGS=--xla_backend_optimization_level=0
 THREADS = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS = 2
 PYTEST_ARGS =
@@ -22,7 +24,7 @@ help:
 
 test: $(VENV)/.installed
 	@mkdir -p .cache
-	$(CACHE) $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(CACHE) $(COMPILER) $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed
 	@mkdir -p $(OUT)

@@ -67,9 +67,7 @@ def run(
         out = out or Path("records") / f"{chosen.name}.jsonl"
     else:
         if not problem or not solver:
-            raise ValueError(
-                "name a suite (nsolve-bench list shows them), or --problem and --solver both"
-            )
+            raise ValueError("name a suite (nsolve-bench list shows them), or --problem and --solver both")
         if filter:
             raise ValueError("--filter belongs to a suite; use --solver here")
         group = {
@@ -129,9 +127,7 @@ def compare(
 @app.command()
 def plot(
     records: Annotated[Path, typer.Argument(help="A file of records.")],
-    kind: Annotated[
-        list[str] | None, typer.Option(help="convergence, size, work-precision or time.")
-    ] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="convergence, size, work-precision or time.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("records/plots"),
 ) -> None:
     """Draw records as PNG and SVG; without --kind, every kind that they allow."""
@@ -154,9 +150,7 @@ def plot(
 def solve(
     file: Annotated[Path, typer.Argument(help="A Matrix Market file.")],
     rhs: Annotated[Path | None, typer.Option(help=".mtx, .npy or text; ones by default.")] = None,
-    solver: Annotated[
-        str | None, typer.Option(help="A column, e.g. gmres[restart=50]+ilu.")
-    ] = None,
+    solver: Annotated[str | None, typer.Option(help="A column, e.g. gmres[restart=50]+ilu.")] = None,
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-8,
     max_steps: Annotated[int | None, typer.Option(help="Most iterations.")] = None,
     out: Annotated[Path | None, typer.Option(help=".mtx or .npy for the solution.")] = None,
@@ -164,9 +158,7 @@ def solve(
     """Solve the system of a Matrix Market file; exit code 0 only when it is solved to --rtol."""
     from .solve import solve_file
 
-    raise typer.Exit(
-        solve_file(file, rhs=rhs, solver=solver, rtol=rtol, max_steps=max_steps, out=out)
-    )
+    raise typer.Exit(solve_file(file, rhs=rhs, solver=solver, rtol=rtol, max_steps=max_steps, out=out))
 
 
 @app.command()
@@ -207,9 +199,7 @@ def _check_writable(file: Path) -> None:
         with file.open("ab"):
             pass
     except OSError as error:
-        raise ValueError(
-            f"cannot write {file}: {error.strerror or error}; choose another place"
-        ) from None
+        raise ValueError(f"cannot write {file}: {error.strerror or error}; choose another place") from None
 
 
 if __name__ == "__main__":

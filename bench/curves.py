@@ -28,9 +28,7 @@ class Curve:
     markers: bool = False
 
 
-def curves(
-    lines: Sequence[Curve], x_label: str, y_label: str, x_log: bool, x_reversed: bool = False
-) -> str:
+def curves(lines: Sequence[Curve], x_label: str, y_label: str, x_log: bool, x_reversed: bool = False) -> str:
     """Draw the lines on a logarithmic y axis; the empty string where there is nothing to draw."""
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
@@ -77,9 +75,7 @@ def _group(line: Curve, shapes: str) -> str:
 class _Axis:
     """Maps values to positions; logarithmic limits are whole decades or nearly so."""
 
-    def __init__(
-        self, low: float, high: float, log: bool, start: float, end: float, flip: bool = False
-    ):
+    def __init__(self, low: float, high: float, log: bool, start: float, end: float, flip: bool = False):
         self.log = log
         self.low, self.high = (math.log10(low), math.log10(high)) if log else (low, high)
         if self.high - self.low < 1e-9:
@@ -120,9 +116,7 @@ class _Labels:
             height = y + shift
             if not _TOP <= height <= _HEIGHT - _BOTTOM:
                 continue
-            if all(
-                abs(height - h) >= _LINE or right < left or x > end for left, end, h in self.taken
-            ):
+            if all(abs(height - h) >= _LINE or right < left or x > end for left, end, h in self.taken):
                 break
         else:
             height = y

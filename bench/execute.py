@@ -48,9 +48,7 @@ def execute(suite: Suite, out: Path | None, fresh: bool, console: Console) -> li
             for (cell, settings), key in zip(suite.cells.items(), keys, strict=True):
                 if key in done:
                     continue
-                progress.update(
-                    bar, description=escape(f"{cell.problem} {cell.size or ''} {cell.spec}")
-                )
+                progress.update(bar, description=escape(f"{cell.problem} {cell.size or ''} {cell.spec}"))
                 row = run_cell(cell, settings, suite.name, suite.config)
                 if out is not None:
                     record.append(out, row)

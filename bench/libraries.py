@@ -170,15 +170,11 @@ def _solvax() -> list[Asked]:
         return answer.x, answer.converged
 
     def gmres(matrix, b, rtol):
-        answer = solvax.gmres(
-            product(matrix), jnp.asarray(b), rtol=rtol, max_restarts=MAX_STEPS // 30
-        )
+        answer = solvax.gmres(product(matrix), jnp.asarray(b), rtol=rtol, max_restarts=MAX_STEPS // 30)
         return answer.x, answer.converged
 
     def gcrot(matrix, b, rtol):
-        answer = solvax.gcrot(
-            product(matrix), jnp.asarray(b), rtol=rtol, max_restarts=MAX_STEPS // 30
-        )
+        answer = solvax.gcrot(product(matrix), jnp.asarray(b), rtol=rtol, max_restarts=MAX_STEPS // 30)
         return answer.x, answer.converged
 
     def implicit(method):

@@ -201,9 +201,7 @@ def _work_precision(group: list[Record]) -> str:
         failures = [r for r in line if not succeeded(r)]
         why = f"{len(failures)} of {len(line)} failed" if failures else ""
         shown.append(Curve(name, "", points, _style(line[0]), why, markers=True))
-    picture = curves(
-        shown, "true relative residual reached", "solve seconds", x_log=True, x_reversed=True
-    )
+    picture = curves(shown, "true relative residual reached", "solve seconds", x_log=True, x_reversed=True)
     return (
         f"<figure>{picture}<figcaption>Work against precision: one point per tolerance asked for."
         "</figcaption></figure>"

@@ -204,9 +204,7 @@ def _draw_lines(
     figure, axes = new_figure(title)
     axes.set(xlabel=axis_names[0], ylabel=axis_names[1], xscale="log", yscale="log")
     ends = []
-    for line, style in zip(
-        lines.values(), line_styles([line[0] for line in lines.values()]), strict=True
-    ):
+    for line, style in zip(lines.values(), line_styles([line[0] for line in lines.values()]), strict=True):
         line.sort(key=lambda r: (unknowns(r) or 0, -(r.get("rtol") or 0)))
         xs, ys = [x(r) for r in line], [y(r) for r in line]
         axes.plot(xs, ys, marker="o", markersize=4, **style)  # type: ignore[arg-type]

@@ -245,9 +245,7 @@ PROBES = (
         _everybody,
         _system("must refuse", lambda: (systems.laplacian(32), systems.with_nan(32))),
     ),
-    Probe(
-        "b = 0", _everybody, _system("must solve", lambda: (systems.laplacian(32), np.zeros(32)))
-    ),
+    Probe("b = 0", _everybody, _system("must solve", lambda: (systems.laplacian(32), np.zeros(32)))),
     Probe("indefinite matrix to CG", _cg, _system("may refuse", systems.shifted)),
     Probe("zero curvature in CG", _cg, _system("may refuse", systems.plus_and_minus)),
     Probe("singular, consistent", _everybody, _system("must solve", systems.consistent)),
@@ -283,9 +281,7 @@ def table(records: Iterable[dict]) -> Table:
     for probe in dict.fromkeys(r["probe"] for r in records):
         cells = []
         for name in names:
-            cells.append(
-                _cell([r for r in records if r["probe"] == probe and r["library"] == name])
-            )
+            cells.append(_cell([r for r in records if r["probe"] == probe and r["library"] == name]))
         grid.add_row(escape(probe), *cells)
     return grid
 
@@ -301,9 +297,7 @@ def _cell(records: list[dict]) -> str:
     offered = {verdict for verdict in by_verdict if verdict != NOT_OFFERED}
     if not offered:
         return "[dim]– not offered[/]"
-    some = (
-        f" (not {escape(', '.join(by_verdict[NOT_OFFERED]))})" if NOT_OFFERED in by_verdict else ""
-    )
+    some = f" (not {escape(', '.join(by_verdict[NOT_OFFERED]))})" if NOT_OFFERED in by_verdict else ""
     return f"[green]✓ {REFUSES if offered == {REFUSES} else RIGHT}[/]{some}"
 
 

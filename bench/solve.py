@@ -66,9 +66,7 @@ def _solve(path, rhs_path, solver, rtol, max_steps, out) -> int:
         attempts = _choices(system, rtol, max_steps)
     else:
         asked = _check_symmetry(system, spec)
-        attempts = iter(
-            [_Attempt(str(spec), "as asked", lambda: _run(asked, spec, rtol, max_steps))]
-        )
+        attempts = iter([_Attempt(str(spec), "as asked", lambda: _run(asked, spec, rtol, max_steps))])
     best, best_residual = None, np.inf
     for attempt in attempts:
         print(f"solver    {attempt.name} ({attempt.why})", flush=True)
@@ -134,9 +132,7 @@ def _choices(system: Problem, rtol: float, max_steps: int) -> Iterator[_Attempt]
         if "jacobi" in text and np.any(diagonal == 0):
             continue
         spec = specs.parse(text)
-        yield _Attempt(
-            text, "the one before failed", lambda s=spec: _run(system, s, rtol, max_steps)
-        )
+        yield _Attempt(text, "the one before failed", lambda s=spec: _run(system, s, rtol, max_steps))
 
 
 def _run_own(operator, rhs, solver) -> Answer:

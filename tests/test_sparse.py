@@ -18,14 +18,20 @@ DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
 
 @st.composite
 def matrices(draw):
-    """Any shape, empty rows and columns included, even and very uneven rows, any dtype."""
+    """Any shape, empty rows and columns included, even and very uneven rows, bands with holes, any dtype."""
     rows, columns = draw(st.integers(1, 30)), draw(st.integers(1, 30))
     dtype = np.dtype(draw(st.sampled_from(DTYPES)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    density = draw(st.sampled_from([0.0, 0.05, 0.3, 1.0]))
-    dense = rng.standard_normal((rows, columns)) * (rng.random((rows, columns)) < density)
-    if draw(st.booleans()):
-        dense[rng.integers(rows)] = rng.standard_normal(columns)  # one full row
+    kind = draw(st.sampled_from(["scattered", "one full row", "banded"]))
+    if kind == "banded":
+        offsets = draw(st.lists(st.integers(-3, 3), min_size=1, max_size=4, unique=True))
+        dense = sum(np.diag(rng.standard_normal(30 - abs(k)), k) for k in offsets)
+        dense = dense * (rng.random((30, 30)) < 0.95)
+    else:
+        density = draw(st.sampled_from([0.0, 0.05, 0.3, 1.0]))
+        dense = rng.standard_normal((rows, columns)) * (rng.random((rows, columns)) < density)
+    if kind == "one full row":
+        dense[rng.integers(rows)] = rng.standard_normal(columns)
     dense = dense.astype(dtype)
     if dtype.kind == "c":
         dense = dense * np.exp(1j * rng.uniform(0, 6, dense.shape)).astype(dtype)
@@ -84,6 +90,13 @@ def test_padding_is_bounded():
     stored = sum(pattern.row_lengths[rows].max() * len(rows) for rows in pattern.buckets)
     assert stored <= 1.31 * pattern.nnz
     assert len(pattern.buckets) < 30
+
+
+def test_grids_are_stored_by_diagonals():
+    grid = ns.StencilLinearOperator.poisson((7, 9), 1.0).as_sparse()
+    assert grid.pattern.diagonal_offsets == (-9, -1, 0, 1, 9)
+    scattered = sp.random_array((40, 40), density=0.1, rng=np.random.default_rng(0))
+    assert ns.SparseLinearOperator.from_scipy(scattered).pattern.diagonal_offsets is None
 
 
 def test_coordinates_in_any_order_are_summed():

@@ -28,9 +28,7 @@ class SolvaxRun(_jax.JaxRun):
             keywords["precond"] = None if state is None else lambda x: state * x
             if name == "cg":
                 # Its history has a place for each step that is allowed: part of its product.
-                return solvax.pcg(
-                    lambda x: _jax.apply(matrix, x), rhs, max_steps=task.max_steps, **keywords
-                )
+                return solvax.pcg(lambda x: _jax.apply(matrix, x), rhs, max_steps=task.max_steps, **keywords)
             restart = int(self.spec.solver.options.get("restart", 30))
             keywords |= {"restart": restart, "max_restarts": -(-task.max_steps // restart)}
             return solvax.gmres(lambda x: _jax.apply(matrix, x), rhs, **keywords)

@@ -76,9 +76,7 @@ def helmholtz2d(size: int, seed: int, waves: float = 4.3) -> Problem:
     h = 1 / (size + 1)
     shift = (2 * math.pi * waves) ** 2
     matrix = laplacian((size, size), (h, h)) - shift * sp.eye_array(size**2)
-    return Problem(
-        "helmholtz2d", size, csr(matrix), random_rhs(size**2, seed), frozenset({"symmetric"})
-    )
+    return Problem("helmholtz2d", size, csr(matrix), random_rhs(size**2, seed), frozenset({"symmetric"}))
 
 
 def heat2d(size: int, seed: int, dt: float = 1e-3) -> Problem:
@@ -130,9 +128,7 @@ def diffusion(coefficient: np.ndarray, spacing: float) -> sp.csr_array:
     return csr(sp.coo_array((values, (rows, columns)), shape=(coefficient.size,) * 2))
 
 
-def lognormal_field(
-    shape: tuple[int, ...], seed: int, contrast: float, correlation: float
-) -> np.ndarray:
+def lognormal_field(shape: tuple[int, ...], seed: int, contrast: float, correlation: float) -> np.ndarray:
     """exp(g), g a periodic Gaussian field with covariance exp(-|x|^2 / (2 correlation^2)) made by
     FFT, scaled so that the largest value is `contrast` times the smallest and their product 1."""
     if contrast < 1:
@@ -157,9 +153,7 @@ def _poisson(name: str, shape: tuple[int, ...], spacing: tuple[float, ...], seed
     return Problem(name, shape[0], laplacian(shape, spacing), rhs, SPD, shape, stencil)
 
 
-def _lognormal(
-    name: str, shape: tuple[int, ...], seed: int, contrast: float, correlation: float
-) -> Problem:
+def _lognormal(name: str, shape: tuple[int, ...], seed: int, contrast: float, correlation: float) -> Problem:
     coefficient = lognormal_field(shape, seed, contrast, correlation)
     spacing = 1 / shape[0]
 

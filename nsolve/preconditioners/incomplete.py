@@ -55,8 +55,7 @@ class IncompleteCholesky(AbstractPreconditioner):
     def __check_init__(self):
         if isinstance(self.shift, int | float) and not 0 <= self.shift < np.inf:
             raise ValueError(
-                "`IncompleteCholesky(shift=...)` must be finite and not negative, but is "
-                f"{self.shift}."
+                f"`IncompleteCholesky(shift=...)` must be finite and not negative, but is {self.shift}."
             )
 
     def build(self, operator: lx.AbstractLinearOperator) -> TriangularInverse:
@@ -75,9 +74,7 @@ class IncompleteCholesky(AbstractPreconditioner):
         )
         _require_positive(matrix, scale)
         tags = frozenset([lx.positive_semidefinite_tag])
-        return TriangularInverse(
-            lower, scale, upper, None, shift, self, matrix.pattern, structure, tags
-        )
+        return TriangularInverse(lower, scale, upper, None, shift, self, matrix.pattern, structure, tags)
 
 
 class IncompleteLU(AbstractPreconditioner):
@@ -175,9 +172,7 @@ def require_diagonal_entries(pattern: SparsityPattern, who: str) -> None:
             "the rows so that the diagonal is filled, or store explicit entries there."
         )
     if pattern.indptr.dtype != np.int32:
-        raise ValueError(
-            f"`{who}` can number at most 2^31 - 2 entries, but the matrix has {pattern.nnz}."
-        )
+        raise ValueError(f"`{who}` can number at most 2^31 - 2 entries, but the matrix has {pattern.nnz}.")
 
 
 def _require_positive(matrix: SparseLinearOperator, scale: Array) -> None:

@@ -82,9 +82,7 @@ class ColouredTriangular(eqx.Module):
     lower: bool = eqx.field(static=True)
     offsets: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(
-        self, values: Array, pattern: SparsityPattern, lower: bool, offsets: tuple[int, ...]
-    ):
+    def __init__(self, values: Array, pattern: SparsityPattern, lower: bool, offsets: tuple[int, ...]):
         """`values`: the entries of `N` in CSR order; `offsets`: where each colour begins, and
         `n`."""
         self.pattern, self.lower, self.offsets = pattern, lower, offsets

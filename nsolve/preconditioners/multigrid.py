@@ -63,8 +63,7 @@ class MultigridInverse(AbstractApproximateInverse):
         stencil = _as_stencil(operator)
         finest = self.levels[0].operator if self.levels else None
         if stencil.in_structure() != self.structure or (
-            finest is not None
-            and (stencil.offsets, stencil.periodic) != (finest.offsets, finest.periodic)
+            finest is not None and (stencil.offsets, stencil.periodic) != (finest.offsets, finest.periodic)
         ):
             raise ValueError(
                 f"`operator` must have the grid and the stencil that this multigrid was made for, "
@@ -91,14 +90,10 @@ class MultigridInverse(AbstractApproximateInverse):
             grid = " x ".join(map(str, level.operator.shape))
             rows.append(f"{k:<7}{grid:<17}{size:>10}{width:>8}  2 + 2 Chebyshev-Jacobi sweeps")
         grid = " x ".join(map(str, self.plan.coarsest))
-        rows.append(
-            f"{len(sizes):<7}{grid:<17}{int(np.prod(self.plan.coarsest)):>10}{'':>8}  {self.coarse}"
-        )
+        rows.append(f"{len(sizes):<7}{grid:<17}{int(np.prod(self.plan.coarsest)):>10}{'':>8}  {self.coarse}")
         work = sum(s * p for s, p in zip(sizes, points, strict=True))
         complexity = work / (sizes[0] * points[0]) if sizes else 1.0
-        return "\n".join(
-            [f"Multigrid preconditioner: V(2,2), operator complexity {complexity:.2f}", *rows]
-        )
+        return "\n".join([f"Multigrid preconditioner: V(2,2), operator complexity {complexity:.2f}", *rows])
 
 
 class Multigrid(AbstractPreconditioner):

@@ -46,8 +46,7 @@ def galerkin_hierarchy(operator: StencilLinearOperator, plan: Plan):
     periodic = operator.periodic
     xp = jnp if any(map(is_traced, operator.coefficients)) else np
     stencil = {
-        offset: xp.asarray(c)
-        for offset, c in zip(operator.offsets, operator.coefficients, strict=True)
+        offset: xp.asarray(c) for offset, c in zip(operator.offsets, operator.coefficients, strict=True)
     }
     stencil = masked(stencil, operator.shape, periodic)
     level, levels = operator, []
@@ -149,9 +148,7 @@ def coarsen_axis(stencil: Stencil, axis: int, periodic: tuple[bool, ...]):
         # A P: a kept point's row reaches the kept points below, itself and above, by step ...
         row = {
             -1: _product(below[0], lower(l_across)),
-            0: _total(
-                _product(below[0], lower(r_across)), centre[0], _product(above[0], upper(l_across))
-            ),
+            0: _total(_product(below[0], lower(r_across)), centre[0], _product(above[0], upper(l_across))),
             1: _product(above[0], upper(r_across)),
         }
         # ... and a between-point's row reaches the two around it.

@@ -32,9 +32,7 @@ class Level(eqx.Module):
     interpolations: tuple[AxisInterpolation, ...]
 
     def transpose(self) -> "Level":
-        return Level(
-            self.operator.transpose(), self.inverse_diagonal, self.weights, self.interpolations
-        )
+        return Level(self.operator.transpose(), self.inverse_diagonal, self.weights, self.interpolations)
 
 
 class Plan(NamedTuple):

@@ -72,8 +72,7 @@ def check_relaxation(who: str, omega: Any, sweep: Any, ordering: Any) -> None:
     """Refuses options that no relaxation converges with."""
     if isinstance(omega, int | float) and not 0 < omega < 2:
         raise ValueError(
-            f"`{who}(omega=...)` must lie between 0 and 2, where relaxation can converge, but is "
-            f"{omega}."
+            f"`{who}(omega=...)` must lie between 0 and 2, where relaxation can converge, but is {omega}."
         )
     for name, value, allowed in (
         ("sweep", sweep, get_args(Sweep)),
@@ -101,9 +100,7 @@ def _build(
     lower, scale, upper, order = _factors(matrix, omega, sweep, ordering)
     definite = sweep == "symmetric" and lx.is_positive_semidefinite(operator)
     tags = frozenset([lx.positive_semidefinite_tag] if definite else [])
-    return TriangularInverse(
-        lower, scale, upper, order, None, constructor, matrix.pattern, structure, tags
-    )
+    return TriangularInverse(lower, scale, upper, order, None, constructor, matrix.pattern, structure, tags)
 
 
 @eqx.filter_jit

@@ -83,9 +83,7 @@ class UnitTriangular(eqx.Module):
                 "triangular; take the part of it that is with `triangle(pattern, lower)`."
             )
         if pattern.indptr.dtype != np.int32:
-            raise ValueError(
-                f"`pattern` has {pattern.nnz} entries, more than triangular solves can number."
-            )
+            raise ValueError(f"`pattern` has {pattern.nnz} entries, more than triangular solves can number.")
         self.values = jnp.asarray(values)
         self.indptr = jnp.asarray(pattern.indptr)
         self.indices = jnp.asarray(pattern.indices)
@@ -111,9 +109,7 @@ class UnitTriangular(eqx.Module):
 def triangular_solve(factor: UnitTriangular, b: Array) -> Array:
     """`T^-1 @ b` for `b` of shape `(n,)`: compiled on CPUs, level-scheduled elsewhere."""
     if b.shape != (factor.pattern.shape[0],):
-        raise ValueError(
-            f"`b` must have shape ({factor.pattern.shape[0]},), but has shape {b.shape}."
-        )
+        raise ValueError(f"`b` must have shape ({factor.pattern.shape[0]},), but has shape {b.shape}.")
     dtype = jnp.result_type(factor.values, b)
     values, b = factor.values.astype(dtype), b.astype(dtype)
     return _solve(factor.pattern, factor.lower, values, factor.indptr, factor.indices, b)
@@ -196,9 +192,7 @@ def levels(pattern: SparsityPattern) -> np.ndarray:
         level[ready] = number
         lengths = needed_by.row_lengths[ready]
         starts = np.repeat(needed_by.indptr[ready] - np.cumsum(lengths) + lengths, lengths)
-        rows, counts = np.unique(
-            needed_by.indices[starts + np.arange(lengths.sum())], return_counts=True
-        )
+        rows, counts = np.unique(needed_by.indices[starts + np.arange(lengths.sum())], return_counts=True)
         waiting_for[rows] -= counts
         ready, number = rows[waiting_for[rows] == 0], number + 1
     return level
