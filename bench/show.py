@@ -1,6 +1,6 @@
 """Tables for the terminal: records, and everything that has a name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -23,35 +23,46 @@ _COLUMNS = (
 def show(records: Sequence[Record], console: Console) -> None:
     """One table per system; its columns adapt to the terminal's width. Failed cells are rows with
     their reason."""
+    for title, headings, rows in _tables(records, console.width):
+        # As Text, since rich would take the options in brackets for markup.
+        view = Table(title=Text(title, style="italic"), title_justify="left")
+        for heading in headings:
+            text = heading in ("solver", "result")
+            view.add_column(heading, overflow="fold", justify="left" if text else "right")
+        for row in rows:
+            view.add_row(*row)
+        console.print(view)
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """The same tables, with every column that has something to say, for documents."""
+    lines = []
+    for title, headings, rows in _tables(records, width=10_000):
+        ends = ["---" if heading in ("solver", "result") else "---:" for heading in headings]
+        lines += [f"**{title}**", ""]
+        for row in (headings, ends, *([text.plain for text in row] for row in rows)):
+            lines.append(f"| {' | '.join(row)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _tables(records: Sequence[Record], width: int) -> Iterator[tuple[str, list[str], list[list[Text]]]]:
     groups: dict[tuple[str, ...], list[Record]] = {}
     for row in records:
         groups.setdefault(table.system_key(row), []).append(row)
-    wanted = {
-        name
-        for name, width in _COLUMNS
-        if console.width >= width and any(_cell(row, name) != "–" for row in records)
-    }
     many_tolerances = len({row["rtol"] for row in records}) > 1
     for group in groups.values():
+        wanted = [
+            name
+            for name, least in _COLUMNS
+            if width >= least and any(_cell(row, name) != "–" for row in group)
+        ]
         first = group[0]
         unknowns = f", {first['unknowns']:,} unknowns" if first.get("unknowns") else ""
         tail = "" if first["dtype"] == "float64" else f", {first['dtype']}"
-        # As Text, since rich would take the options in brackets for markup.
-        title = Text(f"{table.system_label(first)}{unknowns}{tail}", style="italic")
-        view = Table(title=title, title_justify="left")
-        view.add_column("solver", overflow="fold")
-        if many_tolerances:
-            view.add_column("rtol", justify="right")
-        view.add_column("steps", justify="right")
-        for name, _ in _COLUMNS:
-            if name in wanted:
-                view.add_column(name, justify="right")
-        view.add_column("solve", justify="right")
-        view.add_column("residual", justify="right")
-        view.add_column("result", overflow="fold")
-        for row in group:
-            view.add_row(*_row(row, wanted, many_tolerances))
-        console.print(view)
+        headings = ["solver", *["rtol"] * many_tolerances, "steps", *wanted, "solve", "residual", "result"]
+        rows = [_row(row, wanted, many_tolerances) for row in group]
+        yield f"{table.system_label(first)}{unknowns}{tail}", headings, rows
 
 
 def show_names(console: Console) -> None:
@@ -88,13 +99,13 @@ def show_names(console: Console) -> None:
     console.print(view)
 
 
-def _row(row: Record, wanted: set[str], with_rtol: bool) -> list[Text]:
+def _row(row: Record, wanted: Sequence[str], with_rtol: bool) -> list[Text]:
     failed = not table.succeeded(row)
     values = [row["solver"]]
     if with_rtol:
         values.append(table.scientific(row["rtol"]))
     values.append("–" if row["num_steps"] is None else str(row["num_steps"]))
-    values += [_cell(row, name) for name, _ in _COLUMNS if name in wanted]
+    values += [_cell(row, name) for name in wanted]
     values += [table.seconds(table.median_seconds(row)), table.scientific(row["true_residual"])]
     texts = [Text(value) for value in values]
     return [*texts, Text(table.reason(row) or "ok", style="red" if failed else "green")]

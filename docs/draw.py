@@ -1,0 +1,123 @@
+"""Draws the tables and pictures of the documentation from the records in `docs/benchmarks`.
+
+    python docs/draw.py
+
+rewrites the tables between the markers of `docs/benchmarks.md` and the pictures in `docs/images`; a test
+checks that the tables are those of the records.  Make the records anew with `nsolve-bench run SUITE --fresh
+--out docs/benchmarks/SUITE.jsonl` and `nsolve-bench probes --out docs/benchmarks/probes.jsonl`.
+"""
+
+import io
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import plots, probes, record, show, table
+
+DOCS = Path(__file__).parent
+PAGE = DOCS / "benchmarks.md"
+RECORDS = DOCS / "benchmarks"
+# name of the picture, suite, problem, size (None: all), kind of plot
+PICTURES = (
+    ("poisson-512", "foundation", "poisson2d", 512, "time"),
+    ("lognormal-convergence", "quick", "lognormal2d", 128, "convergence"),
+    ("poisson-steps", "quick", "poisson2d", None, "size"),
+)
+
+
+def promises() -> str:
+    """What the foundation suite is for: our figure, the mark, and the ratio."""
+    rows = {(r["problem"], r["size"], r["solver"]): r for r in record.read(RECORDS / "foundation.jsonl")}
+
+    def solve(solver, size=512):
+        return rows["poisson2d", size, solver]["solve_s"]["median"]
+
+    def total(solver):
+        row = rows["poisson2d", 512, solver]
+        return row["setup_s"] + row["solve_s"]["median"]
+
+    def first(solver):
+        return rows["poisson2d", 512, solver]["first_call_s"]
+
+    lines = ["| work | nsolve | beside | ratio |", "|---|---:|---|---:|"]
+
+    def line(work, ours, theirs):
+        for name, seconds in theirs.items():
+            figure, mark = table.seconds(ours), table.seconds(seconds)
+            lines.append(f"| {work} | {figure} | {name}: {mark} | {seconds / ours:.1f} |")
+
+    line(
+        "product, 1024² sparse",
+        solve("product", 1024),
+        {
+            "SciPy": solve("scipy:product", 1024),
+            "JAX's BCOO": solve("jax.scipy:product[form=bcoo]", 1024),
+        },
+    )
+    for form, ours in (("sparse", "cg"), ("stencil", "cg[form=stencil]")):
+        theirs = {name: solve(f"{name}:cg[form={form}]") for name in ("jax.scipy", "lineax")}
+        if form == "stencil":
+            theirs["solvax"] = solve("solvax:cg[form=stencil]")
+        line(f"CG, 512², {form}", solve(ours), theirs)
+    line("CG, 512², sparse", solve("cg"), {"PETSc": solve("petsc:cg"), "SciPy": solve("scipy:cg")})
+    line("IC(0)-CG, 512², with set-up", total("cg+ic"), {"PETSc": total("petsc:cg+icc")})
+    peers = {
+        "AMGCL": "amgcl:smoothed_aggregation+cg",
+        "hypre": "petsc:cg+hypre",
+        "PyAMG": "pyamg:ruge_stuben+cg",
+    }
+    line(
+        "multigrid-CG, 512², with set-up",
+        total("cg+multigrid"),
+        {name: total(solver) for name, solver in peers.items()},
+    )
+    line("first call of CG, 512², sparse", first("cg"), {"lineax": first("lineax:cg[form=sparse]")})
+    lines.append(f"| first call of multigrid-CG, 512² | {table.seconds(first('cg+multigrid'))} | | |")
+    return "\n".join(lines) + "\n"
+
+
+def honesty() -> str:
+    """The probes of every library, a row each."""
+    lines = (RECORDS / "probes.jsonl").read_text().splitlines()
+    console = Console(file=io.StringIO(), width=400)
+    console.print(probes.table([json.loads(line) for line in lines]))
+    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    return "\n".join(re.sub(r" {2,}", " ", line).rstrip() for line in text.strip().splitlines()) + "\n"
+
+
+def tables() -> dict[str, str]:
+    """Each marker of the page with its table."""
+    found = {"promises": promises(), "probes": honesty()}
+    for suite in ("foundation", "quick", "peers"):
+        found[suite] = show.markdown(record.read(RECORDS / f"{suite}.jsonl"))
+    return found
+
+
+def fill(page: str, name: str, text: str) -> str:
+    """The page with the text between the markers of that name."""
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, rest = page.split(start)
+    _, after = rest.split(end)
+    # Markdown reads a table only after an empty line.
+    return f"{before}{start}\n\n{text.strip()}\n\n{end}{after}"
+
+
+def main() -> None:
+    page = PAGE.read_text()
+    for name, text in tables().items():
+        page = fill(page, name, text)
+    PAGE.write_text(page)
+    for name, suite, problem, size, kind in PICTURES:
+        rows = record.read(RECORDS / f"{suite}.jsonl")
+        chosen = [r for r in rows if r["problem"].startswith(problem) and size in (None, r["size"])]
+        with tempfile.TemporaryDirectory() as folder:
+            drawn = next(p for p in plots.plot(chosen, kind, Path(folder)) if p.suffix == ".png")
+            shutil.copyfile(drawn, DOCS / "images" / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""The documentation's tables are those of the committed records."""
+
+import importlib.util
+
+import pytest
+
+from .helpers import ROOT
+
+
+def draw():
+    spec = importlib.util.spec_from_file_location("draw", ROOT / "docs" / "draw.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["promises", "foundation", "quick", "peers", "probes"])
+def test_tables_are_drawn_from_the_records(name):
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert draw().fill(page, name, draw().tables()[name]) == page
