@@ -206,8 +206,8 @@ def _draw_lines(
     ends = []
     for line, style in zip(lines.values(), line_styles([line[0] for line in lines.values()]), strict=True):
         line.sort(key=lambda r: (unknowns(r) or 0, -(r.get("rtol") or 0)))
-        xs, ys = [x(r) for r in line], [y(r) for r in line]
-        axes.plot(xs, ys, marker="o", markersize=4, **style)  # type: ignore[arg-type]
+        xs, ys = ([float(number(r) or 0) for r in line] for number in (x, y))
+        axes.plot(xs, ys, marker="o", markersize=4, **style)
         for record, a, b in zip(line, xs, ys, strict=True):
             if not succeeded(record):
                 cross(axes, a, b)

@@ -28,6 +28,7 @@ class AMGCLRun(Run):
             "coarsening.type": solver.name,
             "relax.type": solver.options.get("relaxation", "spai0"),
         }
+        assert self.spec.preconditioner is not None  # the spec's grammar asks for one here
         accelerator = {
             "type": self.spec.preconditioner.name,
             "tol": task.rtol,
