@@ -1,11 +1,24 @@
 """Estimates of the extreme eigenvalues of `M A`, for methods that need an interval."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._system import System
-from ._vectors import axpy, dot, real, safe_divide, scale, zeros_like
+from ._vectors import axpy, dot, real, root, safe_divide, scale, zeros_like
+
+
+def check_bounds(name: str, bounds: tuple[Any, Any] | None) -> None:
+    """Raises unless concrete bounds of a spectrum are positive and in order."""
+    if bounds is None or not all(isinstance(bound, int | float) for bound in bounds):
+        return
+    low, high = bounds
+    if not 0 < low < high:
+        raise ValueError(
+            f"`{name}(bounds=(smallest, largest))` must satisfy 0 < smallest < largest, but is {bounds}."
+        )
 
 
 def extreme_eigenvalues(system: System, num_steps: int = 20) -> tuple[Array, Array]:
@@ -25,7 +38,7 @@ def extreme_eigenvalues(system: System, num_steps: int = 20) -> tuple[Array, Arr
     leaves, treedef = jax.tree.flatten(system.operator.in_structure())
     v = jax.tree.unflatten(treedef, [noise(k, leaf) for k, leaf in enumerate(leaves)])
     z = system.precondition(v)
-    beta = jnp.sqrt(real(dot(v, z)))
+    beta = root(real(dot(v, z)))
 
     def step(carry, _):
         v_old, v, z, beta = carry
@@ -35,14 +48,21 @@ def extreme_eigenvalues(system: System, num_steps: int = 20) -> tuple[Array, Arr
         alpha = real(dot(z, q))
         v_next = axpy(-beta, v_old, axpy(-alpha, v, q))
         z_next = system.precondition(v_next)
-        beta_next = jnp.sqrt(jnp.maximum(real(dot(v_next, z_next)), 0))
+        beta_next = root(jnp.maximum(real(dot(v_next, z_next)), 0))
         return (v, v_next, z_next, beta_next), (alpha, beta_next)
 
     size = sum(leaf.size for leaf in leaves)
     num_steps = min(num_steps, size)
     _, (alphas, betas) = jax.lax.scan(step, (zeros_like(v), v, z, beta), length=num_steps)
     # An invariant subspace met early leaves zero rows behind; they would count as eigenvalue zero.
-    alive = jnp.cumprod(jnp.concatenate([jnp.ones(1, bool), betas[:-1] > 1e-12 * jnp.max(betas)])) > 0
+    alive = (
+        jnp.cumprod(
+            jnp.concatenate(
+                [jnp.ones(1, bool), betas[:-1] > 10 * jnp.finfo(betas.dtype).eps * jnp.max(betas)]
+            )
+        )
+        > 0
+    )
     betas = jnp.where(alive[1:], betas[:-1], 0)
     alphas = jnp.where(alive, alphas, alphas[0])
     ritz = jnp.linalg.eigvalsh(jnp.diag(alphas) + jnp.diag(betas, 1) + jnp.diag(betas, -1))

@@ -25,7 +25,17 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, PyTree
 
-from ._vectors import Vector, all_finite, dot, norm, real_dtype, scale, subtract, where, zeros_like
+from ._vectors import (
+    Vector,
+    all_finite,
+    largest_entry,
+    norm,
+    real_dtype,
+    scale,
+    subtract,
+    where,
+    zeros_like,
+)
 
 
 class Method(NamedTuple):
@@ -59,11 +69,13 @@ class _Outer(NamedTuple):
 
 def power_of_two_scale(b: Vector) -> Array:
     """The power of two just above the largest entry of `b`: dividing by it is exact and avoids
-    underflow and overflow of `||b||^2`.  One for zero, subnormal and non-finite `b`."""
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(b)]))
+    underflow and overflow of `||b||^2`.  One for zero and non-finite `b`."""
+    largest = largest_entry(b)
     _, exponent = jnp.frexp(largest)
     limits = jnp.finfo(largest.dtype)
-    good = jnp.isfinite(largest) & (exponent > limits.minexp + 2) & (exponent < limits.maxexp - 1)
+    # neither the unit nor its inverse may overflow or be subnormal
+    exponent = jnp.clip(exponent, limits.minexp + 2, limits.maxexp - 2)
+    good = jnp.isfinite(largest) & (largest > 0)
     return jnp.ldexp(jnp.ones((), largest.dtype), jnp.where(good, exponent, 0))
 
 
@@ -92,7 +104,7 @@ def solve_to_true_residual(
     unit = power_of_two_scale(b)
     b = scale(1 / unit, b)
     tol = tolerance(b, rtol, jnp.asarray(atol, real_dtype(b)) / unit)
-    b_is_zero = dot(b, b).real == 0
+    b_is_zero = largest_entry(b) == 0
     if x0 is None:
         x0, r0 = zeros_like(b), b
     else:
@@ -162,7 +174,11 @@ def solve_to_true_residual(
     }
     if outer.history is not None:
         stats["residual_norms"] = outer.history * unit
-    return scale(unit, outer.x), result, stats
+    x = scale(unit, outer.x)
+    # A solution too small for its dtype is not the zero that it would be rounded to.
+    vanished = (largest_entry(outer.x) > 0) & (largest_entry(x) == 0)
+    result = lx.RESULTS.where(vanished, lx.RESULTS.breakdown, result)
+    return x, result, stats
 
 
 def inexact_leaves(tree: PyTree) -> PyTree:

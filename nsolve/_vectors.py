@@ -31,6 +31,11 @@ def hypot(a: Array, b: Array) -> Array:
     return root(a * a + b * b)
 
 
+def largest_entry(x: Vector) -> Array:
+    """The largest absolute value."""
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(x)]))
+
+
 def axpy(alpha: Any, x: Vector, y: Vector) -> Vector:
     """`alpha x + y`."""
     return jax.tree.map(lambda a, b: alpha * a + b, x, y)

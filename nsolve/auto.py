@@ -21,27 +21,33 @@ def auto(
 
     | operator | choice |
     |---|---|
-    | positive semidefinite, a stencil | CG with geometric multigrid |
-    | positive semidefinite, sparse | CG with IC(0) |
-    | positive semidefinite, products only | CG |
-    | symmetric or Hermitian | MINRES |
-    | other, sparse or stencil, full diagonal | GMRES(50) with ILU(0) |
-    | other | GMRES(50) |
+    | positive semidefinite, a compact stencil | `CG` with `Multigrid` |
+    | positive semidefinite, another stencil or sparse | `CG` with `IncompleteCholesky` |
+    | positive semidefinite, products only | `CG` |
+    | symmetric or Hermitian | `MINRES` |
+    | other, sparse or stencil, with a full diagonal | `GMRES(restart=50)` with `IncompleteLU` |
+    | other | `GMRES(restart=50)` |
+
+    **Arguments:** a square operator, and the solver's `rtol`, `atol` and `max_steps`.  **Returns** the
+    solver, to be handed to `lx.linear_solve`; what does not suit the operator after all is reported there.
     """
     common = {"rtol": rtol, "atol": atol, "max_steps": max_steps}
     inner = untagged(operator)
+    grid = isinstance(inner, StencilLinearOperator)
     if lx.is_positive_semidefinite(operator):
-        if isinstance(inner, StencilLinearOperator):
+        if grid and all(abs(step) <= 1 for offset in inner.offsets for step in offset):
             return CG(**common, preconditioner=preconditioners.Multigrid())
-        if isinstance(inner, SparseLinearOperator):
+        if grid or isinstance(inner, SparseLinearOperator):
             return CG(**common, preconditioner=preconditioners.IncompleteCholesky())
         return CG(**common)
     if is_hermitian(operator):
         return MINRES(**common)
-    if isinstance(inner, StencilLinearOperator):
+    if grid:
+        full_diagonal = (0,) * len(inner.shape) in inner.offsets
+    else:
+        full_diagonal = isinstance(inner, SparseLinearOperator) and bool(
+            np.all(inner.pattern.diagonal_positions < inner.pattern.nnz)
+        )
+    if full_diagonal:
         return GMRES(**common, restart=50, preconditioner=preconditioners.IncompleteLU())
-    if isinstance(inner, SparseLinearOperator):
-        pattern = inner.pattern
-        if np.all(pattern.diagonal_positions < pattern.nnz):
-            return GMRES(**common, restart=50, preconditioner=preconditioners.IncompleteLU())
     return GMRES(**common, restart=50)

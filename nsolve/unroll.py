@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 
-from ._stopping import tolerance
-from ._vectors import Vector, norm, subtract, where, zeros_like
-from .linear.base import AbstractIterativeSolver
+from ._stopping import power_of_two_scale, tolerance
+from ._vectors import Vector, norm, scale, subtract, where, zeros_like
+from .linear.base import AbstractIterativeSolver, check_vector
 
 
 @eqx.filter_jit
@@ -47,12 +47,16 @@ def unroll(
             f"`solver` must be one of nsolve's iterative solvers, but is a {type(solver).__name__}."
         )
     options = {} if options is None else options
+    check_vector(vector, operator.out_structure(), "vector")
     system = solver.prepare(solver.precondition(operator, options, differentiable=True))
     method = solver.method(system)
+    unit = jax.lax.stop_gradient(power_of_two_scale(vector))
+    vector = scale(1 / unit, vector)
     if options.get("y0") is None:
         x, r = zeros_like(vector), vector
     else:
-        x = options["y0"]
+        check_vector(options["y0"], operator.in_structure(), "options['y0']")
+        x = scale(1 / unit, options["y0"])
         r = subtract(vector, system.product(x))
     norms = [norm(r)[None]]
     # Past this the iterate no longer changes, but quotients of vanishing numbers would spoil derivatives.
@@ -76,13 +80,13 @@ def unroll(
         remaining -= length
     residual_norm = norm(r)
     result = lx.RESULTS.where(
-        residual_norm <= tolerance(vector, solver.rtol, solver.atol),
+        residual_norm <= tolerance(vector, solver.rtol, solver.atol / unit),
         lx.RESULTS.successful,
         lx.RESULTS.max_steps_reached,
     )
     stats = {
         "num_steps": num_steps,
-        "residual_norm": residual_norm,
-        "residual_norms": jnp.concatenate(norms),
+        "residual_norm": unit * residual_norm,
+        "residual_norms": unit * jnp.concatenate(norms),
     }
-    return lx.Solution(value=x, result=result, stats=stats, state=system)
+    return lx.Solution(value=scale(unit, x), result=result, stats=stats, state=system)

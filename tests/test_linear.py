@@ -184,7 +184,7 @@ def test_solvers_serve_optimistix():
         (lambda: ns.CG(rtol=1e-3, max_steps=1.5), r"`CG\(max_steps=...\)`"),
         (lambda: ns.GMRES(rtol=1e-3, restart=0), r"`GMRES\(restart=...\)`"),
         (lambda: ns.FlexibleCG(rtol=1e-3, truncation=0), r"`FlexibleCG\(truncation=...\)`"),
-        (lambda: ns.Chebyshev(rtol=1e-3, bounds=(2.0, 1.0)), "0 < smallest <= largest"),
+        (lambda: ns.Chebyshev(rtol=1e-3, bounds=(2.0, 1.0)), "0 < smallest < largest"),
         (lambda: ns.SOR(rtol=1e-3, omega=2.5), "omega"),
         (lambda: ns.SOR(rtol=1e-3, sweep="sideways"), "sweep"),
         (lambda: ns.preconditioners.Chebyshev(degree=0), "degree"),
@@ -243,10 +243,7 @@ def test_chebyshev_with_bounds_given_and_bounds_too_low():
     guessed = lx.linear_solve(operator, b, ns.Chebyshev(rtol=1e-8))
     assert exact.stats["num_steps"] <= guessed.stats["num_steps"] * 1.2
     diverging = ns.Chebyshev(rtol=1e-8, bounds=(0.1, 0.6 * bounds[1]))
-    assert lx.linear_solve(operator, b, diverging, throw=False).result in (
-        lx.RESULTS.stagnation,
-        lx.RESULTS.breakdown,
-    )
+    assert lx.linear_solve(operator, b, diverging, throw=False).result == lx.RESULTS.breakdown
 
 
 def test_flexible_cg_with_a_varying_preconditioner():
@@ -279,3 +276,92 @@ def test_auto_chooses_by_structure():
         solution = lx.linear_solve(operator, b, ns.auto(operator, rtol=1e-8))
         residual = jnp.linalg.norm((b - operator.mv(solution.value)).reshape(-1))
         assert residual <= 1.001e-8 * jnp.linalg.norm(b.reshape(-1))
+
+
+@pytest.mark.parametrize("exponent", [-1020, -500, 500, 1020])
+def test_extreme_right_hand_sides(exponent):
+    """Squares of such entries underflow or overflow; a zero solution must not pass for one."""
+    operator = ns.SparseLinearOperator.from_scipy(grid_laplacian(6), PSD)
+    b = jnp.asarray(np.random.default_rng(1).uniform(0.5, 1, 36))
+    reference = lx.linear_solve(operator, b, ns.CG(rtol=1e-10)).value
+    factor = np.ldexp(1.0, exponent)
+    solution = lx.linear_solve(operator, factor * b, ns.CG(rtol=1e-10), throw=False)
+    assert solution.result == lx.RESULTS.successful
+    np.testing.assert_allclose(solution.value / factor, reference, rtol=1e-9)
+    unrolled = ns.unroll(ns.CG(rtol=1e-10), operator, factor * b, 40)
+    assert unrolled.result == lx.RESULTS.successful
+    np.testing.assert_allclose(unrolled.value / factor, reference, rtol=1e-9)
+
+
+def test_a_solution_below_the_smallest_number_is_not_zero():
+    operator = lx.MatrixLinearOperator(jnp.full((1, 1), 1e200), PSD)
+    solution = lx.linear_solve(operator, jnp.full(1, 1e-200), ns.CG(rtol=1e-8), throw=False)
+    assert solution.result == lx.RESULTS.breakdown
+
+
+def test_options_count_with_a_state_made_before():
+    operator = ns.SparseLinearOperator.from_scipy(grid_laplacian(12), PSD)
+    solver, b = ns.CG(rtol=1e-10), jnp.asarray(np.random.default_rng(2).standard_normal(144))
+    state = solver.init(operator, {})
+    better = {"preconditioner": ns.preconditioners.IncompleteCholesky()(operator)}
+    plain = lx.linear_solve(operator, b, solver, state=state)
+    helped = lx.linear_solve(operator, b, solver, options=better, state=state)
+    assert helped.stats["num_steps"] < plain.stats["num_steps"]
+    with pytest.raises(ValueError, match="precondition"):
+        lx.linear_solve(operator, b, solver, options={"precondition": 1}, state=state)
+
+
+def test_scaled_and_negated_matrices_are_factorised():
+    minus = ns.SparseLinearOperator.from_scipy(-grid_laplacian(6), lx.negative_semidefinite_tag)
+    b = jnp.asarray(np.random.default_rng(3).standard_normal(36))
+    solver = ns.CG(rtol=1e-10, preconditioner=ns.preconditioners.IncompleteCholesky())
+    doubled = lx.TaggedLinearOperator(2.0 * (-minus), PSD)  # lineax does not know the factor's sign
+    x = lx.linear_solve(doubled, b, solver).value
+    np.testing.assert_allclose(-2 * minus.as_matrix() @ x, b, atol=1e-8)
+
+
+def test_large_banded_systems_stay_banded():
+    """lineax's tridiagonal solver reads three bands; assembling this matrix would take 80 GB."""
+    n = 100_000
+    matrix = sp.diags_array([-1.0, 2.5, -1.2], offsets=[-1, 0, 1], shape=(n, n))
+    operator = ns.SparseLinearOperator.from_scipy(matrix)
+    x = lx.linear_solve(operator, jnp.ones(n), lx.Tridiagonal()).value
+    np.testing.assert_allclose(matrix @ np.asarray(x), 1.0, rtol=1e-10)
+    diagonal = lx.DiagonalLinearOperator(jnp.arange(1.0, n + 1))
+    inverse = ns.preconditioners.IncompleteLU()(diagonal)
+    np.testing.assert_allclose(inverse.mv(jnp.ones(n)), 1 / np.arange(1.0, n + 1), rtol=1e-12)
+
+
+def test_what_only_has_products_has_no_diagonal_to_read():
+    operator = ns.function_operator(lambda x: 2 * x, jax.ShapeDtypeStruct((4,), float), PSD)
+    with pytest.raises(ValueError, match="only has products"):
+        ns.preconditioners.Jacobi()(operator)
+
+
+def test_auto_on_stencils_that_are_not_compact():
+    wide = {(-2,): 1.0, (-1,): -4.0, (0,): 6.5, (1,): -4.0, (2,): 1.0}
+    operator = ns.StencilLinearOperator.from_stencil(wide, (40,), tags=PSD)
+    assert isinstance(ns.auto(operator).preconditioner, ns.preconditioners.IncompleteCholesky)
+    hollow = ns.StencilLinearOperator.from_stencil({(1,): 1.0, (-1,): 2.0}, (4,))
+    assert ns.auto(hollow).preconditioner is None
+
+
+def test_unroll_names_a_vector_that_does_not_fit():
+    operator = ns.SparseLinearOperator.from_scipy(grid_laplacian(3), PSD)
+    with pytest.raises(ValueError, match="`vector` must have the operator's structure"):
+        ns.unroll(ns.CG(rtol=1e-8), operator, jnp.ones(1), 3)
+    with pytest.raises(ValueError, match="y0"):
+        ns.unroll(ns.CG(rtol=1e-8), operator, jnp.ones(9), 3, {"y0": jnp.ones(3)})
+
+
+@pytest.mark.parametrize("periodic", [(False, True), (True, True)])
+def test_multigrid_keeps_smooth_modes_in_single_precision(periodic):
+    shape = (128, 32)
+    laplacian = {(0, 0): 4.0, (1, 0): -1.0, (-1, 0): -1.0, (0, 1): -1.0, (0, -1): -1.0}
+    laplacian = {offset: np.float32(value) for offset, value in laplacian.items()}
+    if all(periodic):
+        laplacian[0, 0] += np.float32(5e-4)  # a long implicit heat step
+    operator = ns.StencilLinearOperator.from_stencil(laplacian, shape, periodic, PSD)
+    b = jnp.asarray(np.random.default_rng(4).standard_normal(shape), jnp.float32)
+    solver = ns.CG(rtol=1e-4, preconditioner=ns.preconditioners.Multigrid(), max_steps=30)
+    assert lx.linear_solve(operator, b, solver, throw=False).result == lx.RESULTS.successful

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+from jaxtyping import PyTree
 
 from .._stopping import Method, inexact_leaves, solve_to_true_residual
 from .._system import System
@@ -42,6 +43,11 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     * `history`: record `stats["residual_norms"]`, `(max_steps + 1,)`, NaN after the last step.
 
     Options: `preconditioner`, and `y0`, the start (zero by default).
+
+    Vectors and solutions are pytrees of the operator's structure: one array, or several of one dtype, float32
+    to complex128; counts are int32 scalars, residual norms real scalars of the vector's precision.  The
+    operator is square; its class and tags are checked in `init`.  The preconditioner must be a fixed linear
+    operator with a transpose where the solution is differentiated in reverse mode.
 
     Statistics: `num_steps`, `max_steps`, `num_matvecs`, `num_preconditioner_applications`, `residual_norm`
     (the norm of the computed residual of the returned solution).
@@ -99,11 +105,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     ) -> System:
         """The system with its preconditioner: the given one, or one made by the constructor."""
         name = type(self).__name__
-        unknown = set(options) - {"preconditioner", "y0"}
-        if unknown:
-            raise ValueError(
-                f"`options` of `{name}` may have the keys 'preconditioner' and 'y0', not {sorted(unknown)}."
-            )
+        self.check_options(options)
         if not eqx.tree_equal(operator.in_structure(), operator.out_structure()):
             raise ValueError(
                 f"`{name}` solves square systems, but the operator maps {operator.in_structure()} to "
@@ -118,6 +120,15 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
             self.check_preconditioner(preconditioner, operator)
             preconditioner = lx.linearise(preconditioner)
         return System(lx.linearise(operator), preconditioner)
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raises where a key is not known: a misspelt one would be ignored silently."""
+        unknown = set(options) - {"preconditioner", "y0"}
+        if unknown:
+            raise ValueError(
+                f"`options` of `{type(self).__name__}` may have the keys 'preconditioner' and 'y0', not "
+                f"{sorted(unknown)}."
+            )
 
     def check_preconditioner(self, preconditioner: Any, operator: lx.AbstractLinearOperator) -> None:
         """Raises where `M` does not fit the operator."""
@@ -138,14 +149,16 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         self, state: System, vector: Vector, options: dict[str, Any]
     ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
         max_steps = self.step_limit(vector)
+        self.check_options(options)
+        given = options.get("preconditioner")
+        if isinstance(given, lx.AbstractLinearOperator):  # also where the state was made without it
+            self.check_preconditioner(given, state.operator)
+            state = eqx.tree_at(
+                lambda s: s.preconditioner, state, lx.linearise(given), is_leaf=lambda x: x is None
+            )
         y0 = options.get("y0")
         if y0 is not None:
-            same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, y0, vector)
-            if not all(jax.tree.leaves(same)):
-                raise ValueError(
-                    "`options['y0']` must have the structure, shape and dtype of the vector, "
-                    f"{jax.eval_shape(lambda: vector)}, but is {jax.eval_shape(lambda: y0)}."
-                )
+            check_vector(y0, state.operator.in_structure(), "options['y0']")
         value, result, stats = solve_to_true_residual(
             self.method(state),
             state.product,
@@ -191,6 +204,18 @@ def _map_system(function: Callable, state: System, options: dict[str, Any]) -> t
     if "preconditioner" in options:
         new_options["preconditioner"] = preconditioner
     return System(function(state.operator), preconditioner, state.extra), new_options
+
+
+def check_vector(vector: Any, structure: PyTree, name: str) -> None:
+    """Raises unless the vector has the structure, shapes and dtypes that the operator asks for."""
+    given = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, vector))
+    if not eqx.tree_equal(given, jax.eval_shape(lambda: structure_zeros(structure))):
+        raise ValueError(f"`{name}` must have the operator's structure {structure}, but is {given}.")
+
+
+def structure_zeros(structure: PyTree) -> Vector:
+    """The zero vector of a structure."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), structure)
 
 
 def require_definite_preconditioner(system: System, name: str) -> None:

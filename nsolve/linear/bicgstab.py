@@ -64,7 +64,7 @@ class BiCGStab(AbstractIterativeSolver):
         def step(state: _State) -> _State:
             x, r, shadow, p, v, rho, alpha, omega, r_norm, _ = state
             rho_next = dot(shadow, r)
-            # Orthogonal to the shadow up to rounding: nothing but noise would follow.
+            # Orthogonal to the shadow far below rounding: nothing but noise would follow.
             floor = jnp.finfo(r_norm.dtype).eps ** 2 * norm(shadow) * r_norm
             lost = ~(jnp.abs(rho_next) > floor)
             beta = safe_divide(rho_next, rho) * safe_divide(alpha, omega)

@@ -37,7 +37,7 @@ class CG(AbstractIterativeSolver):
     Cost of a step: one product, one application of `M`, two inner products (three with `M`), three vector
     updates; four vectors are kept.  Non-positive curvature `p^H A p <= 0`, or `r^H M r <= 0`, ends the solve
     with `RESULTS.breakdown`: the operator or the preconditioner is not positive definite.  Singular
-    consistent systems are solved; inconsistent ones end in `breakdown` or `stagnation`.
+    consistent systems are solved; inconsistent ones end in `breakdown`, `stagnation` or `max_steps_reached`.
 
     Stopping rule, common fields, options and statistics: see `nsolve.linear.AbstractIterativeSolver`.
 

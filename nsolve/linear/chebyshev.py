@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
-from .._lanczos import extreme_eigenvalues
+from .._lanczos import check_bounds, extreme_eigenvalues
 from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, norm, scale, subtract
@@ -17,6 +17,7 @@ from .base import (
     Preconditioner,
     require_definite_preconditioner,
 )
+from .richardson import DIVERGED
 
 
 class _State(NamedTuple):
@@ -35,7 +36,7 @@ class Chebyshev(AbstractIterativeSolver):
     `bounds = (smallest, largest)` eigenvalue of `M A`; by default they are estimated by 20 Lanczos steps in
     `init` (widened: 0.9 times the smallest, 1.1 times the largest Ritz value).  Eigenvalues below the lower
     bound converge slowly; eigenvalues above the upper bound make it diverge, which ends with
-    `RESULTS.stagnation`.
+    `RESULTS.breakdown`.
 
     Cost of a step: one product, one application of `M`, one norm (for the stopping rule); three vectors.
 
@@ -53,14 +54,7 @@ class Chebyshev(AbstractIterativeSolver):
     bounds: tuple[Any, Any] | None = None
 
     def __check_init__(self):
-        if self.bounds is None:
-            return
-        low, high = self.bounds
-        if all(isinstance(bound, int | float) for bound in self.bounds) and not 0 < low <= high:
-            raise ValueError(
-                "`Chebyshev(bounds=(smallest, largest))` must satisfy 0 < smallest <= largest, but is "
-                f"{self.bounds}."
-            )
+        check_bounds("Chebyshev", self.bounds)
 
     def check(self, operator: lx.AbstractLinearOperator) -> None:
         require_definite(operator, "Chebyshev")
@@ -94,13 +88,13 @@ class Chebyshev(AbstractIterativeSolver):
             rho = 1 / (2 * sigma.astype(r_norm.dtype) - state.rho)
             gain = 2 * rho * (sigma / center).astype(r_norm.dtype)  # 2 rho / radius
             d = axpy(rho * state.rho, state.d, scale(gain, system.precondition(r)))
-            return _State(x, r, d, rho, r_norm, ~jnp.isfinite(r_norm))
+            return _State(x, r, d, rho, r_norm, ~(r_norm < DIVERGED))
 
         return Method(
             start,
             step,
             finish=lambda state: state.x,
-            # Long enough not to lose the acceleration, short enough to notice divergence.
+            # Long enough not to lose the acceleration.
             cycle_length=1000,
             least_progress=0.9,
             restarts_when_broken=False,

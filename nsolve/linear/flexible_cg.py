@@ -26,8 +26,7 @@ class _State(NamedTuple):
 
 
 class FlexibleCG(AbstractIterativeSolver):
-    """Conjugate gradients for a preconditioner that is not symmetric, not linear, or changes from step to
-    step.
+    """Conjugate gradients for a preconditioner that is not symmetric, or not a linear function.
 
     Use it with inner iterations, nonlinear multigrid cycles or learned directions as preconditioner.  Every
     new direction is made A-orthogonal to the last `truncation` directions explicitly; `truncation=1` with a
@@ -78,7 +77,9 @@ class FlexibleCG(AbstractIterativeSolver):
             z = system.precondition(state.r)
             overlaps = jax.vmap(lambda q: dot(q, z))(state.products)
             weights = safe_divide(overlaps, state.curvatures.astype(overlaps.dtype))
-            p = jax.tree.map(lambda a, b: a - jnp.tensordot(weights, b, 1), z, state.directions)
+            p = jax.tree.map(
+                lambda a, b: a - jnp.tensordot(weights, b, 1, precision="highest"), z, state.directions
+            )
             q = system.product(p)
             curvature = real(dot(p, q))
             definite = curvature > 0

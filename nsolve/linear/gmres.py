@@ -1,6 +1,7 @@
 """Restarted generalised minimal residuals, with a fixed or a varying preconditioner."""
 
 import abc
+import functools
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -14,6 +15,9 @@ from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, hypot, norm, safe_divide, size
 from .base import AbstractIterativeSolver, Cost, Preconditioner
+
+# Some accelerators would multiply in lower precision and lose orthogonality.
+_multiply = functools.partial(jnp.matmul, precision="highest")
 
 
 class _State(NamedTuple):
@@ -86,10 +90,10 @@ class _AbstractGMRES(AbstractIterativeSolver):
             # Classical Gram-Schmidt twice: as orthogonal as Householder, in four matrix-vector products.
             # Rows of the basis that are not built yet are zero and take no part.
             w_norm = norm(w)
-            h = s.basis.conj() @ w
-            w = w - h @ s.basis
-            again = s.basis.conj() @ w
-            w = w - again @ s.basis
+            h = _multiply(s.basis.conj(), w)
+            w = w - _multiply(h, s.basis)
+            again = _multiply(s.basis.conj(), w)
+            w = w - _multiply(again, s.basis)
             h = h + again
             height = norm(w)
             # An invariant subspace: what is left is rounding, and must not become a basis vector.
@@ -98,7 +102,7 @@ class _AbstractGMRES(AbstractIterativeSolver):
             v = w * safe_divide(jnp.ones_like(height), height)
             basis = s.basis.at[j + 1].set(v)
             # One more column of the Hessenberg matrix, rotated to triangular form.
-            column = s.rotations @ h
+            column = _multiply(s.rotations, h)
             a = column[j]
             length = hypot(jnp.abs(a), height)
             phase = jnp.where(a == 0, jnp.ones_like(a), safe_divide(a, jnp.abs(a).astype(a.dtype)))
@@ -134,8 +138,8 @@ class _AbstractGMRES(AbstractIterativeSolver):
             y = jax.scipy.linalg.solve_triangular(triangle, jnp.where(live, s.rhs[:m], 0))
             _, unravel = ravel_pytree(s.x)
             if s.corrections is not None:
-                return axpy(1, unravel(y @ s.corrections), s.x)
-            return axpy(1, system.precondition(unravel(y @ s.basis[:m])), s.x)
+                return axpy(1, unravel(_multiply(y, s.corrections)), s.x)
+            return axpy(1, system.precondition(unravel(_multiply(y, s.basis[:m]))), s.x)
 
         return Method(
             start,

@@ -46,7 +46,7 @@ class MINRES(AbstractIterativeSolver):
     Cost of a step: one product, one application of `M`, three inner products; seven vectors are kept.  With a
     preconditioner, what is minimised is the residual in the norm of `M`; what is tested is its 2-norm.  A
     preconditioner that is not positive definite ends with `RESULTS.breakdown`; a singular inconsistent system
-    with `stagnation`.
+    with `stagnation` or `max_steps_reached`.
 
     Stopping rule, common fields, options and statistics: see `nsolve.linear.AbstractIterativeSolver`.
 

@@ -29,9 +29,9 @@ class SOR(AbstractIterativeSolver):
     `preconditioner` must stay None: the sweep is the preconditioner.
 
     Cost of a step: one product and one triangular solve (two for symmetric sweeps); two vectors are
-    kept, and a scaled copy of the entries.  An iteration that gains less than 0.1 % in 100 steps,
-    or diverges, ends with `RESULTS.stagnation`.  A zero on the diagonal is a `ValueError` naming
-    the row.
+    kept, and a scaled copy of the entries.  An iteration that diverges ends with
+    `RESULTS.breakdown`, one that gains less than 0.01 % in 1000 steps with `RESULTS.stagnation`.  A
+    zero on the diagonal is a `ValueError` naming the row.
 
     Stopping rule, common fields, options and statistics: see
     `nsolve.linear.AbstractIterativeSolver`.

@@ -49,6 +49,11 @@ class AbstractOperator(lx.AbstractLinearOperator):
         """The main diagonal, flat."""
         return jnp.diagonal(self.as_matrix())
 
+    def tridiagonal(self) -> tuple[Array, Array, Array]:
+        """The main diagonal, the one below and the one above."""
+        matrix = self.as_matrix()
+        return jnp.diagonal(matrix), jnp.diagonal(matrix, -1), jnp.diagonal(matrix, 1)
+
     def is_structurally(self, tag: object) -> bool:
         """Whether the operator has a property (given as lineax's tag) by construction, tagged or not."""
         del tag
@@ -68,6 +73,15 @@ def is_complex(operator: lx.AbstractLinearOperator) -> bool:
     return any(
         jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(operator.in_structure())
     )
+
+
+#: lineax's operators that store their entries.
+EXPLICIT = lx.MatrixLinearOperator | lx.DiagonalLinearOperator | lx.TridiagonalLinearOperator
+
+
+def knows_its_entries(operator: lx.AbstractLinearOperator) -> bool:
+    """Whether entries can be read without products."""
+    return isinstance(untagged(operator), AbstractOperator | EXPLICIT)
 
 
 def untagged(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
@@ -153,8 +167,7 @@ def _(operator):
 
 @lx.tridiagonal.register(AbstractOperator)
 def _(operator):
-    matrix = operator.as_matrix()
-    return jnp.diagonal(matrix), jnp.diagonal(matrix, -1), jnp.diagonal(matrix, 1)
+    return operator.tridiagonal()
 
 
 @lx.conj.register(AbstractOperator)

@@ -1,10 +1,10 @@
 """Assembled form of whatever operator a matrix-based method is given."""
 
+import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 
-from .base import untagged
-from .pattern import SparsityPattern
+from .base import EXPLICIT, untagged
 from .sparse import SparseLinearOperator
 from .stencil import StencilLinearOperator
 
@@ -17,11 +17,17 @@ def as_sparse(operator: lx.AbstractLinearOperator, who: str) -> SparseLinearOper
     tracing: patterns are static.
     """
     inner = untagged(operator)
+    if isinstance(inner, lx.NegLinearOperator | lx.MulLinearOperator | lx.DivLinearOperator):
+        matrix = as_sparse(inner.operator, who)
+        if isinstance(inner, lx.NegLinearOperator):
+            return matrix.with_values(-matrix.values)
+        factor = inner.scalar if isinstance(inner, lx.MulLinearOperator) else 1 / inner.scalar
+        return matrix.with_values((factor * matrix.values).astype(matrix.dtype))
     if isinstance(inner, SparseLinearOperator):
         return inner
     if isinstance(inner, StencilLinearOperator):
         return inner.as_sparse()
-    if isinstance(inner, lx.MatrixLinearOperator | lx.DiagonalLinearOperator | lx.TridiagonalLinearOperator):
+    if isinstance(inner, EXPLICIT):
         return _from_explicit(inner)
     raise ValueError(
         f"`{who}` needs the entries of the matrix, but was given a {type(inner).__name__}, which only has "
@@ -31,14 +37,14 @@ def as_sparse(operator: lx.AbstractLinearOperator, who: str) -> SparseLinearOper
 
 
 def _from_explicit(operator) -> SparseLinearOperator:
-    matrix = operator.as_matrix()
-    rows, columns = np.indices(matrix.shape)
+    n, shape = operator.in_size(), (operator.out_size(), operator.in_size())
+    if isinstance(operator, lx.MatrixLinearOperator):
+        rows, columns = np.indices(shape).reshape(2, -1)
+        return SparseLinearOperator.from_coo(operator.matrix.reshape(-1), rows, columns, shape)
+    i = np.arange(n)
     if isinstance(operator, lx.DiagonalLinearOperator):
-        kept = rows == columns
-    elif isinstance(operator, lx.TridiagonalLinearOperator):
-        kept = abs(rows - columns) <= 1
-    else:
-        kept = np.ones(matrix.shape, bool)
-    indptr = np.concatenate([[0], np.cumsum(kept.sum(1))])
-    pattern = SparsityPattern(indptr, columns[kept], matrix.shape)
-    return SparseLinearOperator(matrix[rows[kept], columns[kept]], pattern)
+        return SparseLinearOperator.from_coo(lx.diagonal(operator), i, i, shape)
+    bands = jnp.concatenate(lx.tridiagonal(operator))
+    rows = np.concatenate([i, i[1:], i[:-1]])
+    columns = np.concatenate([i, i[:-1], i[1:]])
+    return SparseLinearOperator.from_coo(bands, rows, columns, shape)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Inexact
 
-from .base import AbstractOperator, as_tags
+from .base import AbstractOperator, as_tags, hermitian_tag
 
 
 class LowRankPlusDiagonalLinearOperator(AbstractOperator):
@@ -44,9 +44,13 @@ class LowRankPlusDiagonalLinearOperator(AbstractOperator):
         self.diagonal_part = diagonal_part.astype(dtype)
         self.left = left.astype(dtype)
         self.right = None if right is None else right.astype(dtype)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(f"The entries must be floating-point or complex, but are {dtype}.")
         tags = as_tags(tags)
-        if right is None and not jnp.issubdtype(dtype, jnp.complexfloating):
-            tags |= {lx.symmetric_tag}
+        if right is None and not jnp.issubdtype(diagonal_part.dtype, jnp.complexfloating):
+            tags |= {hermitian_tag}
+            if not jnp.issubdtype(dtype, jnp.complexfloating):
+                tags |= {lx.symmetric_tag}
         self.tags = tags
 
     @property
@@ -54,7 +58,8 @@ class LowRankPlusDiagonalLinearOperator(AbstractOperator):
         return self.left if self.right is None else self.right
 
     def mv(self, vector: Array) -> Array:
-        return self.diagonal_part * vector + self.left @ (self._right.conj().T @ vector)
+        inner = jnp.matmul(self._right.conj().T, vector, precision="highest")
+        return self.diagonal_part * vector + jnp.matmul(self.left, inner, precision="highest")
 
     def as_matrix(self) -> Array:
         return jnp.diag(self.diagonal_part) + self.left @ self._right.conj().T
@@ -83,11 +88,12 @@ class LowRankPlusDiagonalLinearOperator(AbstractOperator):
         """
         inverse_diagonal = 1 / self.diagonal_part
         scaled = inverse_diagonal[:, None] * self.left
-        small = jnp.eye(self.left.shape[1], dtype=self.left.dtype) + self._right.conj().T @ scaled
+        small = jnp.eye(self.left.shape[1], dtype=self.left.dtype)
+        small = small + jnp.matmul(self._right.conj().T, scaled, precision="highest")
         left = -jnp.linalg.solve(small.T, scaled.T).T
         right = inverse_diagonal.conj()[:, None] * self._right
-        definite = {lx.symmetric_tag, lx.positive_semidefinite_tag, lx.negative_semidefinite_tag}
-        return LowRankPlusDiagonalLinearOperator(inverse_diagonal, left, right, self.tags & definite)
+        kept = {lx.symmetric_tag, hermitian_tag, lx.positive_semidefinite_tag, lx.negative_semidefinite_tag}
+        return LowRankPlusDiagonalLinearOperator(inverse_diagonal, left, right, self.tags & kept)
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.diagonal_part.shape, self.diagonal_part.dtype)

@@ -66,10 +66,15 @@ class SparsityPattern:
     @functools.cached_property
     def diagonal_positions(self) -> np.ndarray:
         """Where each row's diagonal entry stands among the values; `nnz` where the row has none."""
-        positions = np.full(min(self.shape), self.nnz, self.indptr.dtype)
-        (on_diagonal,) = np.nonzero(self.rows == self.indices)
-        positions[self.rows[on_diagonal]] = on_diagonal
-        return _frozen(positions)
+        return _frozen(self.band_positions(0))
+
+    def band_positions(self, offset: int) -> np.ndarray:
+        """The same for the diagonal `offset` places to the right of the main one."""
+        length = min(self.shape[0] + min(offset, 0), self.shape[1] - max(offset, 0))
+        positions = np.full(max(length, 0), self.nnz, self.indptr.dtype)
+        (on_band,) = np.nonzero(self.indices - self.rows == offset)
+        positions[self.rows[on_band] + min(offset, 0)] = on_band
+        return positions
 
     @functools.cached_property
     def transposed(self) -> tuple["SparsityPattern", np.ndarray]:

@@ -187,6 +187,12 @@ class SparseLinearOperator(AbstractOperator):
     def diagonal(self) -> Array:
         return with_zero(self.values)[self.pattern.diagonal_positions]
 
+    def tridiagonal(self) -> tuple[Array, Array, Array]:
+        values = with_zero(self.values)
+        bands = (self.pattern.band_positions(offset) for offset in (0, -1, 1))
+        main, lower, upper = (values[positions] for positions in bands)
+        return main, lower, upper
+
     def in_structure(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.pattern.shape[1],), self.dtype)
 

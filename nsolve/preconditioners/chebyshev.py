@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
-from .._lanczos import extreme_eigenvalues
+from .._lanczos import check_bounds, extreme_eigenvalues
 from .._system import System
-from ..operators.base import AbstractOperator, require_definite, untagged
+from ..operators.base import knows_its_entries, require_definite
 from .base import AbstractApproximateInverse, AbstractPreconditioner, array_structure
 from .jacobi import Jacobi, JacobiInverse
 
@@ -86,16 +86,14 @@ class Chebyshev(AbstractPreconditioner):
     def __check_init__(self):
         if not isinstance(self.degree, int) or self.degree < 1:
             raise ValueError(f"`Chebyshev(degree=...)` must be an integer >= 1, but is {self.degree!r}.")
+        check_bounds("preconditioners.Chebyshev", self.bounds)
         if isinstance(self.ratio, int | float) and not self.ratio > 1:
             raise ValueError(f"`Chebyshev(ratio=...)` must be above 1, but is {self.ratio}.")
 
     def build(self, operator: lx.AbstractLinearOperator) -> ChebyshevInverse:
         structure = array_structure(operator, "Chebyshev")
         require_definite(operator, "preconditioners.Chebyshev")
-        explicit = lx.MatrixLinearOperator | lx.DiagonalLinearOperator | lx.TridiagonalLinearOperator
-        inner: JacobiInverse | None = None
-        if isinstance(untagged(operator), AbstractOperator | explicit):
-            inner = Jacobi().build(operator)
+        inner: JacobiInverse | None = Jacobi().build(operator) if knows_its_entries(operator) else None
         system = System(lx.linearise(operator), inner)
         if self.bounds is None:
             _, largest = extreme_eigenvalues(system, num_steps=10)

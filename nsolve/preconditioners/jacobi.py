@@ -7,7 +7,7 @@ import lineax as lx
 from jax.core import Tracer
 from jaxtyping import Array
 
-from ..operators.base import is_complex
+from ..operators.base import is_complex, knows_its_entries, untagged
 from .base import AbstractApproximateInverse, AbstractPreconditioner, array_structure
 
 
@@ -55,6 +55,13 @@ class Jacobi(AbstractPreconditioner):
 
     def build(self, operator: lx.AbstractLinearOperator) -> JacobiInverse:
         structure = array_structure(operator, "Jacobi")
+        if not knows_its_entries(operator):
+            raise ValueError(
+                f"`Jacobi` reads the diagonal, but a {type(untagged(operator)).__name__} only has products. "
+                "Pass a sparse, stencil or explicit operator, or "
+                "`lx.TaggedLinearOperator(lx.DiagonalLinearOperator(1 / diagonal), "
+                "lx.positive_semidefinite_tag)` as the preconditioner."
+            )
         diagonal = lx.diagonal(operator)
         require_nonzero(diagonal, "Jacobi")
         tags = {lx.diagonal_tag}

@@ -9,7 +9,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array
 
-from ..operators.base import untagged
+from ..operators.base import is_complex, is_hermitian, untagged
 from ..operators.finite_volumes import is_traced
 from ..operators.stencil import StencilLinearOperator
 from .base import AbstractApproximateInverse, AbstractPreconditioner
@@ -62,9 +62,11 @@ class MultigridInverse(AbstractApproximateInverse):
     def refresh(self, operator: lx.AbstractLinearOperator) -> "MultigridInverse":
         stencil = _as_stencil(operator)
         finest = self.levels[0].operator if self.levels else None
-        if stencil.in_structure() != self.structure or (
-            finest is not None and (stencil.offsets, stencil.periodic) != (finest.offsets, finest.periodic)
-        ):
+        other_stencil = finest is not None and (
+            (stencil.offsets, stencil.periodic) != (finest.offsets, finest.periodic)
+        )
+        other_kind = self.plan.constant and not is_constant(stencil)
+        if stencil.in_structure() != self.structure or other_stencil or other_kind:
             raise ValueError(
                 f"`operator` must have the grid and the stencil that this multigrid was made for, "
                 f"{self.structure}, but is {stencil}. Build a new one with `Multigrid()(operator)`."
@@ -162,7 +164,7 @@ def _as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
             "`Multigrid` takes compact stencils, whose offsets lie in {-1, 0, 1}, but this one has "
             f"the offsets {stencil.offsets}."
         )
-    if lx.is_symmetric(operator) and not lx.is_symmetric(stencil):
+    if is_hermitian(operator) and not is_complex(operator) and not lx.is_symmetric(stencil):
         tags = stencil.tags | {lx.symmetric_tag}
         stencil = eqx.tree_at(lambda s: s.tags, stencil, tags)
     return stencil
