@@ -84,7 +84,7 @@ def test_page_compare_and_plot_are_wired(capsys, monkeypatch, tmp_path):
 
 def test_ctrl_c_ends_with_130_and_a_word_on_resuming(tmp_path):
     suite = tmp_path / "slow.toml"
-    sizes = ", ".join(map(str, range(20, 70)))
+    sizes = ", ".join(map(str, range(200, 300)))  # minutes of work
     suite.write_text(
         f'[[group]]\nmax_steps = 2000\nproblem = "poisson2d"\nsize = [{sizes}]\n'
         'solver = ["scipy:cg", "scipy:minres"]\n'
