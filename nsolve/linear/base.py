@@ -40,6 +40,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     * `max_steps`: default ten times the number of unknowns, at least 1000, at most 100 000.
     * `preconditioner`: a constructor such as `nsolve.preconditioners.Jacobi()`, built in `init` (so that
       `state=` reuses it), or an operator `M ~ A^-1`.  `options={"preconditioner": M}` takes precedence.
+      A `state=` keeps the one that it was made with.
     * `history`: record `stats["residual_norms"]`, `(max_steps + 1,)`, NaN after the last step.
 
     Options: `preconditioner`, and `y0`, the start (zero by default).
@@ -150,12 +151,8 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
         max_steps = self.step_limit(vector)
         self.check_options(options)
-        given = options.get("preconditioner")
-        if isinstance(given, lx.AbstractLinearOperator):  # also where the state was made without it
-            self.check_preconditioner(given, state.operator)
-            state = eqx.tree_at(
-                lambda s: s.preconditioner, state, lx.linearise(given), is_leaf=lambda x: x is None
-            )
+        if state.preconditioner is None and options.get("preconditioner") is not None:
+            state = self.init(state.operator, options)  # the state was made without it
         y0 = options.get("y0")
         if y0 is not None:
             check_vector(y0, state.operator.in_structure(), "options['y0']")
@@ -197,12 +194,14 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
 
 def _map_system(function: Callable, state: System, options: dict[str, Any]) -> tuple[System, dict[str, Any]]:
     """Applies `transpose` or `conj` to operator and preconditioner; the start belongs to another system."""
-    preconditioner = state.preconditioner
+    preconditioner, given = state.preconditioner, options.get("preconditioner")
+    new_options = {}
     if preconditioner is not None:
         preconditioner = function(preconditioner)
-    new_options = {}
-    if "preconditioner" in options:
-        new_options["preconditioner"] = preconditioner
+        if given is not None:
+            new_options["preconditioner"] = preconditioner
+    elif isinstance(given, lx.AbstractLinearOperator):
+        new_options["preconditioner"] = function(given)
     return System(function(state.operator), preconditioner, state.extra), new_options
 
 
