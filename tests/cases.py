@@ -166,7 +166,6 @@ CASES = [
     *_rows("cg+chebyshev", ns.CG, [SPD], True, preconditioner=precond.Chebyshev(degree=2)),
     *_rows("cg+multigrid", ns.CG, [STENCIL], True, preconditioner=precond.Multigrid()),
     *_rows("fcg", ns.FlexibleCG, [HERMITIAN], True),
-    *_rows("fcg+ilu", ns.FlexibleCG, [SPD], True, preconditioner=precond.IncompleteLU(), truncation=3),
     *_rows("minres", ns.MINRES, [INDEFINITE, HERMITIAN]),
     *_rows("minres+jacobi", ns.MINRES, [SPD], preconditioner=precond.Jacobi()),
     *_rows("bicgstab", ns.BiCGStab, [GENERAL, COMPLEX]),

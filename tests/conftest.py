@@ -10,7 +10,7 @@ jax.config.update("jax_enable_x64", True)
 
 # Derandomised, so that a failure is the same for everybody; no deadline, since the first example of
 # each shape pays for a compilation. `HYPOTHESIS_PROFILE=thorough` looks further.
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=8)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=6)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

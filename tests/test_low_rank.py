@@ -15,7 +15,7 @@ def draw(rng, shape, complex_):
     return x + 1j * rng.standard_normal(shape) if complex_ else x
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(st.integers(1, 12), st.integers(1, 4), st.booleans(), st.booleans(), st.integers(0, 2**31))
 def test_equals_dense(n, k, complex_, hermitian, seed):
     rng = np.random.default_rng(seed)

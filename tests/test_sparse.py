@@ -44,7 +44,7 @@ def vector(size: int, dtype, seed: int = 0):
     return (x + 1j * rng.standard_normal(size) if np.dtype(dtype).kind == "c" else x).astype(dtype)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(matrices())
 def test_algebra_equals_scipy(matrix):
     operator = ns.SparseLinearOperator.from_scipy(matrix)
@@ -61,7 +61,7 @@ def test_algebra_equals_scipy(matrix):
     np.testing.assert_array_equal(operator.with_values(2 * operator.values).as_matrix(), 2 * matrix.toarray())
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(matrices())
 def test_derivatives_live_on_the_pattern(matrix):
     matrix = matrix.astype(np.complex128 if matrix.dtype.kind == "c" else np.float64)

@@ -1,5 +1,6 @@
 """Geometric multigrid on stencils: the V-cycle."""
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -166,7 +167,7 @@ def _as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
         )
     if is_hermitian(operator) and not is_complex(operator) and not lx.is_symmetric(stencil):
         tags = stencil.tags | {lx.symmetric_tag}
-        stencil = eqx.tree_at(lambda s: s.tags, stencil, tags)
+        stencil = dataclasses.replace(stencil, tags=tags)
     return stencil
 
 
