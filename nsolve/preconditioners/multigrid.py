@@ -182,7 +182,7 @@ def _apart(defined: Array, function: Callable[..., Array], x: Array, *others: Ar
     """`function(x, *others)`, compiled on its own; NaN where the level is undefined anyway.
 
     XLA's CPU compiler fuses a stencil into each of its readers, neighbours and transfers, and
-    computes it over and over: the cycle is then four times slower than its parts.  It ignores
+    computes it over and over: the cycle is then far slower than its parts.  It ignores
     optimisation barriers there, but never fuses across a branch.
     """
     return jax.lax.platform_dependent(
