@@ -6,6 +6,7 @@ from . import preconditioners as preconditioners
 from .auto import auto as auto
 from .linear import CG as CG
 from .linear import FGMRES as FGMRES
+from .linear import GCRODR as GCRODR
 from .linear import GMRES as GMRES
 from .linear import MINRES as MINRES
 from .linear import SOR as SOR

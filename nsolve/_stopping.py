@@ -43,9 +43,12 @@ class Method(NamedTuple):
 
     `start(x, r)` opens a cycle; `step(state)` advances it; `finish(state)` gives the iterate.  A state has
     the fields `residual_norm` (the recursion's) and `broken`.
+
+    A method that carries something from cycle to cycle, such as a recycled subspace, gives its `memory` at the
+    outset, and `remember(state)` at the end of each cycle; `start(x, r, memory)` then takes it as well.
     """
 
-    start: Callable[[Vector, Vector], Any]
+    start: Callable[..., Any]
     step: Callable[[Any], Any]
     finish: Callable[[Any], Vector]
     #: Steps after which a cycle ends and the residual is computed; None: only when convergence is claimed.
@@ -54,6 +57,18 @@ class Method(NamedTuple):
     least_progress: float
     #: Whether a broken cycle that made progress is followed by another.
     restarts_when_broken: bool
+    memory: Any = None
+    remember: Callable[[Any], Any] | None = None
+    #: `report(memory, num_matvecs)`: statistics to add or replace.
+    report: Callable[[Any, Array], dict[str, Any]] | None = None
+
+    def open(self, x: Vector, r: Vector, memory: Any) -> Any:
+        """The state at the start of a cycle."""
+        return self.start(x, r) if self.remember is None else self.start(x, r, memory)
+
+    def close(self, state: Any) -> Any:
+        """The memory after a cycle."""
+        return None if self.remember is None else self.remember(state)
 
 
 class _Outer(NamedTuple):
@@ -63,6 +78,7 @@ class _Outer(NamedTuple):
     num_steps: Array
     num_cycles: Array
     history: Array | None
+    memory: Any
     result: lx.RESULTS
     running: Array
 
@@ -95,10 +111,11 @@ def solve_to_true_residual(
     max_steps: Any,
     history_length: int | None,
     inputs: PyTree,
-) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
+) -> tuple[Vector, lx.RESULTS, dict[str, Any], Any]:
     """Runs the method under the stopping rule; `inputs` are what to look through when NaN appears.
 
-    Returns the iterate, the exit reason, and `num_steps, num_cycles, residual_norm, residual_norms`.
+    Returns the iterate, the exit reason, `num_steps, num_cycles, residual_norm, residual_norms`, and what the
+    method remembers.
     Where the solve fails, the iterate with the smaller residual of the last two cycles is returned.
     """
     unit = power_of_two_scale(b)
@@ -132,7 +149,8 @@ def solve_to_true_residual(
         return state, steps, first, history
 
     def cycle(outer: _Outer) -> _Outer:
-        carry = (method.start(outer.x, outer.r), outer.num_steps, outer.num_steps, outer.history)
+        opened = method.open(outer.x, outer.r, outer.memory)
+        carry = (opened, outer.num_steps, outer.num_steps, outer.history)
         state, steps, _, history = jax.lax.while_loop(keep_stepping, step, carry)
         x = method.finish(state)
         r = subtract(b, product(x))
@@ -153,13 +171,14 @@ def solve_to_true_residual(
         r_norm = jnp.where(worse, outer.residual_norm, r_norm)
         if history is not None:
             history = history.at[steps].set(r_norm)
-        return _Outer(x, r, r_norm, steps, outer.num_cycles + 1, history, result, running)
+        memory = method.close(state)
+        return _Outer(x, r, r_norm, steps, outer.num_cycles + 1, history, memory, result, running)
 
     zero = jnp.zeros((), jnp.int32)
     start_converged = jnp.isfinite(norm0) & (norm0 <= tol)
     result = lx.RESULTS.where(start_converged, lx.RESULTS.successful, lx.RESULTS.max_steps_reached)
     running = jnp.isfinite(norm0) & ~start_converged & (max_steps > 0)
-    outer = _Outer(x0, r0, norm0, zero, zero, history, result, running)
+    outer = _Outer(x0, r0, norm0, zero, zero, history, method.memory, result, running)
     outer = jax.lax.while_loop(lambda outer: outer.running, cycle, outer)
 
     failed = outer.result != lx.RESULTS.successful
@@ -178,7 +197,7 @@ def solve_to_true_residual(
     # A solution too small for its dtype is not the zero that it would be rounded to.
     vanished = (largest_entry(outer.x) > 0) & (largest_entry(x) == 0)
     result = lx.RESULTS.where(vanished, lx.RESULTS.breakdown, result)
-    return x, result, stats
+    return x, result, stats, outer.memory
 
 
 def inexact_leaves(tree: PyTree) -> PyTree:

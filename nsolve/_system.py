@@ -8,11 +8,13 @@ from ._vectors import Vector
 
 
 class System(eqx.Module):
-    """A solver's state: the operator and the preconditioner built for it."""
+    """A solver's state: the operator, the preconditioner built for it, and what else the method computed
+    (`extra`) or was handed (`recycled`)."""
 
     operator: lx.AbstractLinearOperator
     preconditioner: lx.AbstractLinearOperator | None
     extra: PyTree = None
+    recycled: PyTree = None
 
     def product(self, x: Vector) -> Vector:
         """`A x`."""

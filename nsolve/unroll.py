@@ -47,6 +47,8 @@ def unroll(
             f"`solver` must be one of nsolve's iterative solvers, but is a {type(solver).__name__}."
         )
     options = {} if options is None else options
+    if "recycled" in options:
+        raise ValueError("`options['recycled']` is for solves: `unroll` starts without a subspace.")
     check_vector(vector, operator.out_structure(), "vector")
     system = solver.prepare(solver.precondition(operator, options, differentiable=True))
     method = solver.method(system)
@@ -70,11 +72,11 @@ def unroll(
         state = where(frozen, state, advanced)
         return state, state.residual_norm
 
-    remaining = num_steps
+    remaining, memory = num_steps, method.memory
     while remaining > 0:
         length = remaining if method.cycle_length is None else min(remaining, method.cycle_length)
-        state, residual_norms = jax.lax.scan(step, method.start(x, r), length=length)
-        x = method.finish(state)
+        state, residual_norms = jax.lax.scan(step, method.open(x, r, memory), length=length)
+        x, memory = method.finish(state), method.close(state)
         r = subtract(vector, system.product(x))
         norms.append(residual_norms)
         remaining -= length

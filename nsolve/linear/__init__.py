@@ -5,6 +5,8 @@ from .bicgstab import BiCGStab as BiCGStab
 from .cg import CG as CG
 from .chebyshev import Chebyshev as Chebyshev
 from .flexible_cg import FlexibleCG as FlexibleCG
+from ._recycled import Recycled as Recycled
+from .gcro_dr import GCRODR as GCRODR
 from .gmres import FGMRES as FGMRES
 from .gmres import GMRES as GMRES
 from .minres import MINRES as MINRES

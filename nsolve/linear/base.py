@@ -7,7 +7,7 @@ A concrete solver gives its fields, says which operators it admits (`check`), an
 import abc
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -59,6 +59,8 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     max_steps: eqx.AbstractVar[int | None]
     preconditioner: eqx.AbstractVar[Preconditioner | None]
     history: eqx.AbstractVar[bool]
+
+    known_options: ClassVar[tuple[str, ...]] = ("preconditioner", "y0")
 
     def __check_init__(self):
         name = type(self).__name__
@@ -124,10 +126,10 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
 
     def check_options(self, options: dict[str, Any]) -> None:
         """Raises where a key is not known: a misspelt one would be ignored silently."""
-        unknown = set(options) - {"preconditioner", "y0"}
+        unknown = set(options) - set(self.known_options)
         if unknown:
             raise ValueError(
-                f"`options` of `{type(self).__name__}` may have the keys 'preconditioner' and 'y0', not "
+                f"`options` of `{type(self).__name__}` may have the keys {list(self.known_options)}, not "
                 f"{sorted(unknown)}."
             )
 
@@ -156,8 +158,12 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         y0 = options.get("y0")
         if y0 is not None:
             check_vector(y0, state.operator.in_structure(), "options['y0']")
-        value, result, stats = solve_to_true_residual(
-            self.method(state),
+        recycled = options.get("recycled")
+        if recycled is not None:
+            state = System(state.operator, state.preconditioner, state.extra, recycled)
+        method = self.method(state)
+        value, result, stats, memory = solve_to_true_residual(
+            method,
             state.product,
             vector,
             y0,
@@ -174,6 +180,8 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         stats["num_preconditioner_applications"] = (
             jnp.zeros_like(steps) if state.preconditioner is None else applications
         )
+        if method.report is not None:
+            stats |= method.report(memory, stats["num_matvecs"])
         return value, result, stats
 
     def step_limit(self, vector: Vector) -> int:
@@ -195,7 +203,8 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
 def _map_system(function: Callable, state: System, options: dict[str, Any]) -> tuple[System, dict[str, Any]]:
     """Applies `transpose` or `conj` to operator and preconditioner; the start belongs to another system."""
     preconditioner, given = state.preconditioner, options.get("preconditioner")
-    new_options = {}
+    # A subspace serves the adjoint system as well where the operator is close to Hermitian.
+    new_options = {key: value for key, value in options.items() if key == "recycled"}
     if preconditioner is not None:
         preconditioner = function(preconditioner)
         if given is not None:

@@ -1,0 +1,199 @@
+"""GMRES with deflated restarting that hands its subspace on to the next system.
+
+Two departures from Parks et al. (2006), both for accelerators and for real arithmetic.
+
+* The vectors kept are those on which `A M` is smallest, `min ||A M y|| / ||y||` over the search space (right
+  singular vectors of the projected operator), instead of harmonic Ritz vectors: a Hermitian eigenvalue problem in
+  place of a general one.  For normal operators the two nearly agree.
+* They are kept in the space of the solution, `u = M y`, beside `y`: a changed preconditioner does not spoil
+  them, and to take them over costs products with `A` but no application of `M`.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+
+from .._stopping import Method
+from .._system import System
+from .._vectors import Vector, axpy, size
+from ._arnoldi import Arnoldi, advance, begin, coefficients, live_triangle, multiply
+from ._recycled import Recycled, as_recycled, orthonormalise
+from .base import AbstractIterativeSolver, Cost, Preconditioner, structure_zeros
+
+
+class _Memory(NamedTuple):
+    """`A u_i = c_i` for the rows; the `c_i` are orthonormal, or zero where the rank is lower."""
+
+    vectors: Array  # (k, n): u
+    sources: Array  # (k, n): M^-1 u
+    images: Array  # (k, n): c
+    values: Array  # (k,)
+
+
+class _State(NamedTuple):
+    arnoldi: Arnoldi  # the recycled vectors are its first k columns
+    sources: Array
+
+    @property
+    def residual_norm(self) -> Array:
+        return self.arnoldi.residual_norm
+
+    @property
+    def broken(self) -> Array:
+        return self.arnoldi.broken
+
+
+class GCRODR(AbstractIterativeSolver):
+    """GCRO with deflated restarting: GMRES that recycles a subspace, within a solve and between solves.
+
+    For any square operator.  A restart of `GMRES` forgets what it learnt about the directions that converge
+    slowly; this method keeps `recycle` of them, so that it rarely stalls, and `stats["recycled"]` hands them on:
+
+        first = lx.linear_solve(A1, b1, solver)
+        second = lx.linear_solve(A2, b2, solver, options={"recycled": first.stats["recycled"]})
+
+    Use it for sequences of related systems that are not symmetric (see `nsolve.solve_sequence`), and in place of
+    `GMRES` where that stagnates.  For symmetric positive definite systems `CG(recycle=...)` is cheaper.
+
+    * `restart`: Arnoldi steps in a cycle, as in `GMRES`; the search space has `restart + recycle` dimensions
+      (GCRO-DR(m, k) of the literature has `restart = m - k`, `recycle = k`).
+    * `recycle`: how many vectors are kept.
+
+    Taking a subspace over costs `recycle` products, counted in `num_matvecs`.  Where a recycled solve took no
+    fewer products than the last one without, the next ones go without, for a while that doubles each time
+    (`Recycled`); where a solve takes fewer than `3 recycle` products the subspace is not used at all.
+
+    The preconditioner may vary from step to step.  Cost of a step: one product, one application of `M`, four
+    passes over `restart + recycle + 1` vectors; of a cycle besides: three dense products with those vectors and
+    an eigenvalue problem of size `restart + recycle`.  Kept: `restart + 5 recycle` vectors, and `restart` more
+    with a preconditioner.  `num_steps` counts Arnoldi steps.  Stagnation as in `GMRES`.
+
+    A recycled space of the wrong shape is a `ValueError`; vectors in it that are not finite or depend on each
+    other are dropped.
+
+    Stopping rule, common fields, options and statistics: see `nsolve.linear.AbstractIterativeSolver`.
+
+    Parks, de Sturler, Mackey, Johnson and Maiti (2006), doi:10.1137/040607277; flexible: Carvalho, Gratton, Lago
+    and Vasseur (2011), doi:10.1137/10082439X.
+    """
+
+    rtol: Any
+    atol: Any = 0.0
+    max_steps: int | None = None
+    preconditioner: Preconditioner | None = None
+    history: bool = False
+    restart: int = 30
+    recycle: int = 10
+
+    known_options: ClassVar[tuple[str, ...]] = ("preconditioner", "y0", "recycled")
+
+    def __check_init__(self):
+        for name in ("restart", "recycle"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`GCRODR({name}=...)` must be an integer >= 1, but is {value!r}.")
+
+    def check(self, operator: lx.AbstractLinearOperator) -> None:
+        del operator
+
+    def prepare(self, system: System) -> System:
+        return system
+
+    def cost(self) -> Cost:
+        return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=0)
+
+    def num_recycled(self, structure: PyTree) -> int:
+        """How many vectors are kept for a system of this structure."""
+        return min(self.recycle, size(structure))
+
+    def method(self, system: System) -> Method:
+        structure = system.operator.in_structure()
+        k = self.num_recycled(structure)
+        m = min(self.restart, size(structure))
+        preconditioned = system.preconditioner is not None
+        given = as_recycled(system.recycled, structure, k, "GCRODR")
+
+        def take_over(recycled: Recycled) -> _Memory:
+            _, unravel = ravel_pytree(structure_zeros(structure))
+            images = jax.vmap(lambda u: ravel_pytree(system.product(unravel(u)))[0])(recycled.vectors)
+            images, change = orthonormalise(images)
+            vectors, sources = (multiply(change, rows) for rows in (recycled.vectors, recycled.sources))
+            return _Memory(vectors, sources, images, recycled.values)
+
+        def start_cold(recycled: Recycled) -> _Memory:
+            nothing = jnp.zeros_like(recycled.vectors)
+            return _Memory(nothing, nothing, nothing, recycled.values)
+
+        warm = given.wanted
+        memory = jax.lax.cond(warm, take_over, start_cold, given)
+
+        def start(x: Vector, r: Vector, memory: _Memory) -> _State:
+            flat, unravel = ravel_pytree(r)
+            overlap = multiply(memory.images.conj(), flat)
+            begun = begin(x, unravel(flat - multiply(overlap, memory.images)), m, preconditioned)
+            # Scaled to ||M^-1 u|| = 1, so that their columns of G are as large as the others.
+            lengths = jnp.linalg.norm(memory.sources, axis=1)
+            scaling = jnp.where(lengths > 0, 1 / jnp.where(lengths > 0, lengths, 1), 0)
+            sources, vectors = (scaling[:, None] * rows for rows in (memory.sources, memory.vectors))
+            corrections = begun.corrections
+            arnoldi = begun._replace(
+                basis=jnp.concatenate([memory.images, begun.basis]),
+                corrections=None if corrections is None else jnp.concatenate([vectors, corrections]),
+                rotations=jnp.eye(k + m + 1, dtype=flat.dtype),
+                triangle=jnp.eye(k + m, dtype=flat.dtype).at[jnp.arange(k), jnp.arange(k)].set(scaling),
+                rhs=jnp.concatenate([overlap, begun.rhs]),
+                count=begun.count + k,
+            )
+            return _State(arnoldi, sources)
+
+        def search_space(s: _State) -> Array:
+            """`M^-1 z`, `(k + m, n)`."""
+            return jnp.concatenate([s.sources, s.arnoldi.basis[k:-1]])
+
+        def finish(s: _State) -> Vector:
+            directions = s.arnoldi.corrections if preconditioned else search_space(s)
+            _, unravel = ravel_pytree(s.arnoldi.x)
+            return axpy(1, unravel(multiply(coefficients(s.arnoldi), directions)), s.arnoldi.x)
+
+        def remember(s: _State) -> _Memory:
+            triangle, live = live_triangle(s.arnoldi)
+            space = jnp.where(live[:, None], search_space(s), 0)
+            # ||y|| where ||A M y|| = 1 is largest: with G = Q^H [R; 0] and w = R z an eigenvalue problem
+            # R^-H (Y^H Y) R^-1 w = w / value^2, whose orthonormal w make the new images orthonormal.
+            overlaps = multiply(space[:k].conj(), space.T)
+            gram = jnp.diag(live.astype(space.dtype)).at[:k].set(overlaps).at[:, :k].set(overlaps.conj().T)
+            half = jax.scipy.linalg.solve_triangular(triangle, gram, trans="C")
+            whole = jax.scipy.linalg.solve_triangular(triangle, half.conj().T, trans="C")
+            squares, w = jnp.linalg.eigh((whole + whole.conj().T) / 2)
+            squares, w = squares[-k:], w[:, -k:]
+            good = squares > 100 * jnp.finfo(squares.dtype).eps * jnp.max(squares, initial=0)
+            w = jnp.where(good, w, 0)
+            z = jax.scipy.linalg.solve_triangular(triangle, w).T
+            sources = multiply(z, space)
+            vectors = multiply(z, s.arnoldi.corrections) if preconditioned else sources
+            images = multiply(multiply(s.arnoldi.rotations[:-1].conj().T, w).T, s.arnoldi.basis)
+            values = jnp.where(good, jax.lax.rsqrt(jnp.where(good, squares, 1)), 0)
+            memory = _Memory(vectors, sources, images, values)
+            finite = jnp.all(jnp.isfinite(vectors)) & jnp.all(jnp.isfinite(images))
+            return jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), memory)
+
+        def report(memory: _Memory, num_matvecs: Array) -> dict[str, Any]:
+            total = num_matvecs + jnp.where(warm, k, 0)
+            recycled = given.after(warm, total, memory.vectors, memory.sources, memory.values)
+            return {"num_matvecs": total, "recycled": recycled}
+
+        return Method(
+            start,
+            lambda s: s._replace(arnoldi=advance(s.arnoldi, system)),
+            finish,
+            cycle_length=m,
+            least_progress=0.9999,
+            restarts_when_broken=True,
+            memory=memory,
+            remember=remember,
+            report=report,
+        )

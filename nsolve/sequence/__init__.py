@@ -1,0 +1,11 @@
+"""Many related systems: what one teaches about the next."""
+
+from .base import AbstractTuner as AbstractTuner
+from .cheb_cb import ChebCB as ChebCB
+from .epsilon_greedy import EpsilonGreedy as EpsilonGreedy
+from .fixed import Fixed as Fixed
+from .oracles import best_fixed as best_fixed
+from .oracles import instance_optimal as instance_optimal
+from .oracles import regret as regret
+from .thompson_sampling import ThompsonSampling as ThompsonSampling
+from .tsallis_inf import TsallisINF as TsallisINF
