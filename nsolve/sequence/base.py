@@ -88,14 +88,14 @@ class Bounds(NamedTuple):
                 f"{self.upper}). Widen the tuner's bounds to hold every context, or clip the context."
             )
 
-    def unit(self, context: ArrayLike) -> tuple[Array, Array]:
+    def unit(self, context: ArrayLike | None) -> tuple[Array, Array]:
         """The context mapped to `[0, 1]`, and whether it is a number at all."""
         self.check(context)
-        context = jnp.asarray(context)
+        context = jnp.asarray(context, real_dtype())
         if context.shape != ():
             raise ValueError(f"`context` must be a scalar for each system, but has shape {context.shape}.")
         usable = ~jnp.isnan(context)
-        unit = (context.astype(real_dtype()) - self.lower) / (self.upper - self.lower)
+        unit = (context - self.lower) / (self.upper - self.lower)
         return jnp.where(usable, jnp.clip(unit, 0, 1), 0.5), usable
 
 
@@ -113,7 +113,7 @@ class Bins(NamedTuple):
         """The bin whose centre is nearest, and whether the context can be used."""
         if self.bounds is None:
             return jnp.zeros((), jnp.int32), jnp.ones((), bool)
-        unit, usable = self.bounds.unit(jnp.nan if context is None else context)
+        unit, usable = self.bounds.unit(context)
         index = jnp.floor(unit * self.number).astype(jnp.int32)
         return jnp.minimum(index, self.number - 1), usable
 

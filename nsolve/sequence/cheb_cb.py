@@ -128,7 +128,7 @@ class ChebCB(AbstractTuner):
 
     def _features(self, context: ArrayLike | None) -> tuple[Array, Array]:
         """Chebyshev polynomials of the context, shape `(degree + 1,)`, and whether it can be used."""
-        unit, usable = self.bounds.unit(context)  # type: ignore[arg-type]
+        unit, usable = self.bounds.unit(context)
         x = 2 * unit - 1
         features = [jnp.ones_like(x), x]
         while len(features) <= self.degree:
