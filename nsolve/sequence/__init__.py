@@ -7,5 +7,6 @@ from .fixed import Fixed as Fixed
 from .oracles import best_fixed as best_fixed
 from .oracles import instance_optimal as instance_optimal
 from .oracles import regret as regret
+from .sorting import sort_systems as sort_systems
 from .thompson_sampling import ThompsonSampling as ThompsonSampling
 from .tsallis_inf import TsallisINF as TsallisINF
