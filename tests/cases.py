@@ -5,8 +5,10 @@ A new solver is a row here; `tests/laws.py` says what must be true of each row.
 
 import dataclasses
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -18,38 +20,41 @@ PSD = lx.positive_semidefinite_tag
 precond = ns.preconditioners
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Kind:
-    """A family of operators: `operator(theta)` is differentiable in `theta`, `matrix(theta)` is dense."""
+    """A family of operators: `operator(theta)` is differentiable in `theta`.
+
+    The `theta` that make it singular or indefinite, where there are any, serve the same compiled programs.
+    """
 
     name: str
     theta: Any
     operator: Callable[[Any], lx.AbstractLinearOperator]
-    singular: Callable[[], tuple[lx.AbstractLinearOperator, Any]] | None = None
-    indefinite: Callable[[], lx.AbstractLinearOperator] | None = None
+    singular: Any = None
+    indefinite: Any = None
 
-    def matrix(self, theta):
-        return self.operator(theta).as_matrix()
+    def matrix(self, theta) -> np.ndarray:
+        return np.asarray(self._dense(theta))
 
-    @property
-    def dtype(self):
-        return jax.tree.leaves(self.operator(self.theta).in_structure())[0].dtype
+    @cached_property
+    def _dense(self):
+        return jax.jit(lambda theta: self.operator(theta).as_matrix())
 
     def vectors(self, count: int):
         """Fixed random right-hand sides of the operator's structure."""
-        structure = self.operator(self.theta).in_structure()
         rng = np.random.default_rng(7)
+        structure = self.operator(self.theta).in_structure()
+        return [
+            jax.tree.map(lambda leaf: normal(rng, leaf.shape, leaf.dtype), structure) for _ in range(count)
+        ]
 
-        def one():
-            def draw(leaf):
-                x = rng.standard_normal(leaf.shape)
-                if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-                    x = x + 1j * rng.standard_normal(leaf.shape)
-                return jnp.asarray(x, leaf.dtype)
 
-            return jax.tree.map(draw, structure)
-
-        return [one() for _ in range(count)]
+def normal(rng: np.random.Generator, shape, dtype) -> jax.Array:
+    """Normally distributed numbers, real or complex."""
+    x = rng.standard_normal(shape)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        x = x + 1j * rng.standard_normal(shape)
+    return jnp.asarray(x, dtype)
 
 
 def _grid_matrix(n: int, shift: float = 0.0) -> np.ndarray:
@@ -68,8 +73,6 @@ _laplace = _grid_matrix(_n)
 _scatter = _rng.standard_normal((_n**2, _n**2)) * (_rng.random((_n**2, _n**2)) < 0.1)
 _twist = np.triu(_laplace, 1) * 0.4j
 _hermitian = _laplace + _twist + _twist.conj().T
-_graph = np.diag(np.full(9, 2.0)) - np.eye(9, k=1) - np.eye(9, k=-1)
-_graph[0, 0] = _graph[-1, -1] = 1  # a path's graph Laplacian: constants are its null space
 
 
 def _symmetrised(kind: Kind) -> Kind:
@@ -83,32 +86,31 @@ def _symmetrised(kind: Kind) -> Kind:
     return dataclasses.replace(kind, operator=operator)
 
 
-def _singular(tags):
-    def make():
-        return ns.SparseLinearOperator.from_scipy(_graph, tags), jnp.ones(9)
-
-    return make
-
-
-def _indefinite():
-    return ns.SparseLinearOperator.from_scipy(_laplace - 3.9 * np.eye(_n**2), PSD)
+def _with_diagonal(kind: Kind, change: Callable[[Any], np.ndarray]) -> jax.Array:
+    """The `theta` of the matrix whose diagonal is `change(matrix)`."""
+    matrix = kind.operator(kind.theta).as_scipy().copy()  # pyright: ignore
+    matrix.setdiag(change(matrix))
+    return jnp.asarray(matrix.data)
 
 
-SPD = dataclasses.replace(
-    _symmetrised(_sparse(_laplace, PSD)),
-    name="spd",
-    singular=_singular(PSD),
-    indefinite=_indefinite,
-)
-HERMITIAN = dataclasses.replace(
-    _symmetrised(_sparse(_hermitian, PSD)), name="hermitian", indefinite=_indefinite
-)
-INDEFINITE = dataclasses.replace(
-    _symmetrised(_sparse(_laplace - 3.3 * np.eye(_n**2), lx.symmetric_tag)),
-    name="indefinite",
-    singular=_singular(lx.symmetric_tag),
-)
-GENERAL = dataclasses.replace(_sparse(_laplace + 0.5 * _scatter), name="general", singular=_singular(()))
+def _singular(kind: Kind) -> jax.Array:
+    """Rows that sum to zero: constants are in the null space."""
+    return _with_diagonal(kind, lambda matrix: matrix.diagonal() - matrix.sum(axis=1))
+
+
+def _indefinite(kind: Kind) -> jax.Array:
+    return _with_diagonal(kind, lambda matrix: matrix.diagonal() - 3.9)
+
+
+_spd = _symmetrised(_sparse(_laplace, PSD))
+_complex = _symmetrised(_sparse(_hermitian, PSD))
+_saddle = _symmetrised(_sparse(_laplace - 3.3 * np.eye(_n**2), lx.symmetric_tag))
+_general = _sparse(_laplace + 0.5 * _scatter)
+
+SPD = dataclasses.replace(_spd, name="spd", singular=_singular(_spd), indefinite=_indefinite(_spd))
+HERMITIAN = dataclasses.replace(_complex, name="hermitian", indefinite=_indefinite(_complex))
+INDEFINITE = dataclasses.replace(_saddle, name="indefinite", singular=_singular(_saddle))
+GENERAL = dataclasses.replace(_general, name="general", singular=_singular(_general))
 COMPLEX = dataclasses.replace(_sparse(_laplace + 0.5j * _scatter + 0.3j * np.eye(_n**2)), name="complex")
 STENCIL = Kind(
     "stencil",
@@ -131,7 +133,7 @@ def _pytree_operator(theta):
 PYTREE = Kind("pytree", jnp.asarray(_rng.uniform(0, 1, _n**2)), _pytree_operator)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """A solver on a kind of operator."""
 
@@ -144,10 +146,41 @@ class Case:
     #: Whether it may refuse a singular consistent system: no Krylov space that ends.
     stationary: bool = False
 
+    #: What was compiled: one entry for each trace of the solve.
+    traces: list[str] = dataclasses.field(default_factory=list)
+
     def __call__(self, **fields):
         fields = {"rtol": 1e-12, **self.options, **fields}
         # An array, so that laws with different tolerances share one compiled program.
         return self.solver(**{**fields, "rtol": jnp.asarray(fields["rtol"])})
+
+    def solve(self, theta, b, rtol=1e-12, state=None, y0=None, **fields) -> lx.Solution:
+        """`lx.linear_solve` without `throw`, results on the host; compiled once for all laws that give alike.
+
+        By default the history is kept; `fields` are the solver's static ones.
+        """
+        fields = fields or {"history": True}
+        value, result, stats = self._program(theta, b, jnp.asarray(rtol), state, y0, fields)
+        return lx.Solution(jax.device_get(value), result, jax.device_get(stats), state)
+
+    @cached_property
+    def _program(self):
+        @eqx.filter_jit
+        def program(theta, b, rtol, state, y0, fields):
+            self.traces.append(str(fields))
+            given = {"state": state} if state is not None else {}
+            options = {"y0": y0} if y0 is not None else {}
+            solver = self(rtol=rtol, **fields)
+            operator = self.kind.operator(theta)
+            solution = lx.linear_solve(operator, b, solver, options=options, throw=False, **given)
+            return solution.value, solution.result, solution.stats
+
+        return program
+
+    @cached_property
+    def init(self):
+        """`init(theta)`, compiled: the state that serves many vectors."""
+        return eqx.filter_jit(lambda theta: self().init(self.kind.operator(theta), {}))
 
     @property
     def id(self) -> str:
