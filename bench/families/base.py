@@ -48,8 +48,20 @@ class AbstractFamily(eqx.Module):
         """Draws one system."""
 
     @abc.abstractmethod
+    def stencil(self, parameter: Parameter) -> ns.StencilLinearOperator:
+        """`A(p)` on arrays of the grid's shape; cells that are no unknowns are equations by themselves."""
+
+    @abc.abstractmethod
+    def reference(self) -> ns.StencilLinearOperator:
+        """A positive definite stencil that resembles all of the family's, to make preconditioners of."""
+
+    @abc.abstractmethod
+    def as_sparse(self, stencil: ns.StencilLinearOperator) -> ns.SparseLinearOperator:
+        """A stencil as a matrix on flat vectors of the unknowns."""
+
     def operator(self, parameter: Parameter) -> ns.SparseLinearOperator:
         """`A(p)`, differentiable in `p`; the pattern is the same for all systems of the family."""
+        return self.as_sparse(self.stencil(parameter))
 
     @abc.abstractmethod
     def vector(self, parameter: Parameter, previous: Array | None = None) -> Array:
@@ -67,21 +79,24 @@ class AbstractFamily(eqx.Module):
 
     @abc.abstractmethod
     def solution_field(self, parameter: Parameter, x: Array) -> Array:
-        """What a neural operator learns: the solution on the grid."""
+        """What a neural operator learns: the solution on the grid, zero in cells that are no unknowns."""
+
+    @abc.abstractmethod
+    def flatten(self, field: Array) -> Array:
+        """The unknowns of a field: `solution_field` back again."""
 
 
 class AbstractGridFamily(AbstractFamily):
-    """A family whose unknowns are all cells of the grid, so that its operator is a stencil too."""
+    """A family whose unknowns are all cells of the grid."""
 
-    @abc.abstractmethod
-    def stencil(self, parameter: Parameter) -> ns.StencilLinearOperator:
-        """`A(p)` on arrays of the grid's shape, as geometric multigrid needs it."""
-
-    def operator(self, parameter: Parameter) -> ns.SparseLinearOperator:
-        return self.stencil(parameter).as_sparse()
+    def as_sparse(self, stencil: ns.StencilLinearOperator) -> ns.SparseLinearOperator:
+        return stencil.as_sparse()
 
     def solution_field(self, parameter: Parameter, x: Array) -> Array:
         return x.reshape(self.grid)
+
+    def flatten(self, field: Array) -> Array:
+        return field.ravel()
 
 
 def shifted(stencil: ns.StencilLinearOperator, scale: float, shift: Array | float, tag: object):

@@ -43,6 +43,9 @@ class Darcy(AbstractGridFamily):
     def stencil(self, parameter: Parameter) -> ns.StencilLinearOperator:
         return ns.StencilLinearOperator.diffusion(parameter["permeability"], self.spacing, "dirichlet")
 
+    def reference(self) -> ns.StencilLinearOperator:
+        return self.stencil({"permeability": jnp.ones(self.grid)})
+
     def vector(self, parameter: Parameter, previous: Array | None = None) -> Array:
         return jnp.ones_like(parameter["permeability"]).ravel()
 

@@ -33,7 +33,7 @@ class Heat(AbstractGridFamily):
     steps: int = eqx.field(static=True, default=20)
     name: ClassVar[str] = "heat"
     channels: ClassVar[tuple[str, ...]] = ("start", "conductivity")
-    solver: ClassVar[str] = "cg+multigrid"
+    solver: ClassVar[str] = "cg"
 
     def __check_init__(self):
         if not isinstance(self.steps, int) or self.steps < 1:
@@ -60,6 +60,9 @@ class Heat(AbstractGridFamily):
 
     def stencil(self, parameter: Parameter) -> ns.StencilLinearOperator:
         return self._step(parameter, 0.5 * self.time / self.steps)
+
+    def reference(self) -> ns.StencilLinearOperator:
+        return self.stencil({"conductivity": jnp.ones(self.grid)})
 
     def vector(self, parameter: Parameter, previous: Array | None = None) -> Array:
         u = parameter["start"] if previous is None else previous.reshape(self.grid)

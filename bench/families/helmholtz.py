@@ -35,7 +35,7 @@ class Helmholtz(AbstractGridFamily):
     num_solves: ClassVar[int] = 1
     name: ClassVar[str] = "helmholtz"
     channels: ClassVar[tuple[str, ...]] = ("medium", "wave number")
-    solver: ClassVar[str] = "minres"
+    solver: ClassVar[str] = "minres+multigrid"
 
     def __check_init__(self):
         if isinstance(self.waves, str) or not 0 <= self.waves < math.inf:
@@ -58,6 +58,9 @@ class Helmholtz(AbstractGridFamily):
     def stencil(self, parameter: Parameter) -> ns.StencilLinearOperator:
         diffusion = ns.StencilLinearOperator.diffusion(parameter["medium"], self.spacing, "dirichlet")
         return shifted(diffusion, 1.0, -(parameter["wave_number"] ** 2), SYMMETRIC)
+
+    def reference(self) -> ns.StencilLinearOperator:
+        return ns.StencilLinearOperator.diffusion(jnp.ones(self.grid), self.spacing, "dirichlet")
 
     def vector(self, parameter: Parameter, previous: Array | None = None) -> Array:
         x = (np.arange(self.size) + 0.5) * self.spacing

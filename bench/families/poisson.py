@@ -48,6 +48,9 @@ class Poisson(AbstractGridFamily):
     def stencil(self, parameter: Parameter) -> ns.StencilLinearOperator:
         return ns.StencilLinearOperator.diffusion(parameter["medium"], self.spacing, "dirichlet")
 
+    def reference(self) -> ns.StencilLinearOperator:
+        return self.stencil({"medium": jnp.ones(self.grid)})
+
     def vector(self, parameter: Parameter, previous: Array | None = None) -> Array:
         top, bottom, left, right = parameter["walls"]
         # A wall is half a cell away from the centres, so its conductance is twice that of a face.

@@ -11,7 +11,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse as sp
 from jaxtyping import Array, PRNGKeyArray
 
 import nsolve as ns
@@ -33,7 +32,7 @@ class Thermal(AbstractFamily):
     num_solves: ClassVar[int] = 1
     name: ClassVar[str] = "thermal"
     channels: ClassVar[tuple[str, ...]] = ("conductivity", "left", "right")
-    solver: ClassVar[str] = "cg+ic"
+    solver: ClassVar[str] = "cg+multigrid"
 
     def __check_init__(self):
         if self.size < 4:
@@ -47,60 +46,76 @@ class Thermal(AbstractFamily):
             "right": jax.random.uniform(right, minval=0.0, maxval=100.0),
         }
 
-    def operator(self, parameter: Parameter) -> ns.SparseLinearOperator:
-        mesh = _mesh(self.size)
-        a = parameter["conductivity"].ravel()[mesh.cells]
-        face = 2 / (1 / a[mesh.first] + 1 / a[mesh.second])
-        wall = jnp.zeros_like(a).at[mesh.left].add(2 * a[mesh.left]).at[mesh.right].add(2 * a[mesh.right])
-        diagonal = wall.at[mesh.first].add(face).at[mesh.second].add(face)
-        values = jnp.concatenate([-face, -face, diagonal])[mesh.source] / self.spacing**2
-        return ns.SparseLinearOperator(values, mesh.pattern, DEFINITE)
+    def stencil(self, parameter: Parameter) -> ns.StencilLinearOperator:
+        block = _block(self.size)
+        whole = ns.StencilLinearOperator.diffusion(
+            parameter["conductivity"], self.spacing, ("neumann", "dirichlet")
+        )
+        coefficients: dict[tuple[int, ...], Array] = {}
+        removed = 0.0
+        for offset, coefficient in zip(whole.offsets, whole.coefficients, strict=True):
+            if any(offset):
+                coefficients[offset] = coefficient * block.joined[offset]
+                removed = removed + coefficient * ~block.joined[offset]
+            else:
+                coefficients[offset] = coefficient
+        centre = coefficients[0, 0] + removed  # arms are negative: their faces leave the diagonal
+        coefficients[0, 0] = jnp.where(block.inside, centre, 1 / self.spacing**2)
+        return ns.StencilLinearOperator(
+            tuple(coefficients.values()), whole.offsets, whole.shape, whole.periodic, frozenset({DEFINITE})
+        )
+
+    def reference(self) -> ns.StencilLinearOperator:
+        return self.stencil({"conductivity": jnp.ones(self.grid)})
+
+    def as_sparse(self, stencil: ns.StencilLinearOperator) -> ns.SparseLinearOperator:
+        block, whole = _block(self.size), stencil.as_sparse()
+        return ns.SparseLinearOperator(whole.values[block.entries], block.pattern, whole.tags)
 
     def vector(self, parameter: Parameter, previous: Array | None = None) -> Array:
-        mesh = _mesh(self.size)
-        conductance = 2 * parameter["conductivity"].ravel()[mesh.cells] / self.spacing**2
-        b = jnp.zeros_like(conductance)
-        b = b.at[mesh.left].add(conductance[mesh.left] * parameter["left"])
-        return b.at[mesh.right].add(conductance[mesh.right] * parameter["right"])
+        conductance = 2 * parameter["conductivity"] / self.spacing**2
+        b = jnp.zeros(self.grid, conductance.dtype)
+        b = b.at[:, 0].set(conductance[:, 0] * parameter["left"])
+        return self.flatten(b.at[:, -1].set(conductance[:, -1] * parameter["right"]))
 
     def features(self, parameter: Parameter) -> Array:
         temperatures = jnp.stack([parameter["left"], parameter["right"]]) / 100
-        a = parameter["conductivity"].ravel()[_mesh(self.size).cells]
-        return jnp.concatenate([field_feature(jnp.log(a)), temperatures])
+        log_conductivity = jnp.log(self.flatten(parameter["conductivity"]))
+        return jnp.concatenate([field_feature(log_conductivity), temperatures])
 
     def input_field(self, parameter: Parameter) -> Array:
-        a = self.solution_field(parameter, parameter["conductivity"].ravel()[_mesh(self.size).cells])
+        conductivity = jnp.where(_block(self.size).inside, parameter["conductivity"], 0)
         walls = [jnp.broadcast_to(parameter[side], self.grid) for side in ("left", "right")]
-        return jnp.stack([a, *walls])
+        return jnp.stack([conductivity, *walls])
 
     def solution_field(self, parameter: Parameter, x: Array) -> Array:
-        field = jnp.zeros(self.size**2, x.dtype).at[_mesh(self.size).cells].set(x)
+        field = jnp.zeros(self.size**2, x.dtype).at[_block(self.size).cells].set(x)
         return field.reshape(self.grid)
 
+    def flatten(self, field: Array) -> Array:
+        return field.ravel()[_block(self.size).cells]
 
-class _Mesh:
-    """The block's cells: which of the grid's they are, their faces, and where matrix entries go."""
+
+class _Block:
+    """Which cells of the grid are in the block, which neighbours are both, and the matrix's pattern."""
 
     def __init__(self, size: int):
-        centres = np.abs((np.arange(size) + 0.5) / size - 0.5)
+        distance = np.abs((np.arange(size) + 0.5) / size - 0.5)
         # On coarse grids the slit is one or two cells wide, so that there is one.
-        slit = (centres[:, None] < 0.25) & (centres < max(0.05, 0.75 / size))
-        number = np.full((size, size), -1)
-        number[~slit] = np.arange(np.count_nonzero(~slit))
-        (self.cells,) = np.nonzero(~slit.ravel())
-        faces = [(number[:, :-1], number[:, 1:]), (number[:-1], number[1:])]
-        first, second = (np.concatenate([pair[k].ravel() for pair in faces]) for k in (0, 1))
-        inside = (first >= 0) & (second >= 0)
-        self.first, self.second = first[inside], second[inside]
-        self.left, self.right = number[:, 0], number[:, -1]
-        diagonal = np.arange(len(self.cells))
-        rows = np.concatenate([self.first, self.second, diagonal])
-        columns = np.concatenate([self.second, self.first, diagonal])
-        shape = (len(diagonal), len(diagonal))
-        places = sp.csr_array((np.arange(len(rows)), (rows, columns)), shape=shape)
-        places.sort_indices()
-        self.source = places.data
-        self.pattern = ns.operators.SparsityPattern(places.indptr, places.indices, shape)
+        self.inside = ~((distance[:, None] < 0.25) & (distance < max(0.05, 0.75 / size)))
+        (self.cells,) = np.nonzero(self.inside.ravel())
+        # What leaves the grid comes back on the other side, which is inside, and has no arm there.
+        self.joined: dict[tuple[int, ...], np.ndarray] = {
+            ((step, 0), (0, step))[axis]: self.inside & np.roll(self.inside, -step, axis)
+            for axis in (0, 1)
+            for step in (-1, 1)
+        }
+        whole = ns.StencilLinearOperator.poisson((size, size)).as_scipy()
+        whole.data = np.arange(whole.nnz)
+        block = whole[self.cells][:, self.cells]
+        block.sort_indices()
+        self.entries = block.data
+        self.pattern = ns.operators.SparsityPattern(block.indptr, block.indices, block.shape)
 
 
-_mesh = functools.lru_cache(maxsize=16)(_Mesh)
+_block = functools.lru_cache(maxsize=16)(_Block)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg as spla
 
-from bench.families import FAMILIES, AbstractGridFamily, gaussian_random_field, make
+from bench.families import FAMILIES, gaussian_random_field, make
 from bench.families.random_fields import chebyshev_values
 from bench.problems import grids
 
@@ -79,15 +79,21 @@ class TestEveryFamily:
         ]
         assert slope == pytest.approx((values[1] - values[0]) / 2e-5, rel=1e-5)
 
-    def test_stencil_is_the_operator(self, name):
+    def test_stencil_and_reference(self, name):
         system = family(name)
         parameter = system.sample(KEY)
-        if isinstance(system, AbstractGridFamily):
-            x = jax.random.normal(KEY, system.grid)
-            product = system.stencil(parameter).mv(x).ravel()
-            np.testing.assert_allclose(
-                product, system.operator(parameter).mv(x.ravel()), rtol=1e-9, atol=1e-9
-            )
+        matrix = system.operator(parameter)
+        x = jax.random.normal(KEY, matrix.in_structure().shape)
+        field = system.solution_field(parameter, x)
+        np.testing.assert_array_equal(system.flatten(field), x)
+        product = system.stencil(parameter).mv(field)
+        np.testing.assert_allclose(system.flatten(product), matrix.mv(x), rtol=1e-9, atol=1e-9)
+        # Cells that are no unknowns stay as they are, and have no part in the others.
+        assert jnp.sum(product**2) == pytest.approx(jnp.sum(matrix.mv(x) ** 2))
+        assert system.as_sparse(system.reference()).pattern == matrix.pattern
+        reference = system.reference().as_scipy().toarray()
+        assert lx.is_positive_semidefinite(system.reference())
+        assert np.linalg.eigvalsh(reference)[0] > 0
 
 
 class TestEquations:
@@ -127,6 +133,27 @@ class TestEquations:
         np.testing.assert_allclose(
             solve(system, parameter).reshape(24, 24), np.exp(-2 * np.pi**2 * 0.05) * mode, rtol=1e-2
         )
+
+    def test_thermal_entry_by_entry(self):
+        n = 8
+        system = make("thermal", n)
+        parameter = system.sample(KEY)
+        a, slit = np.asarray(parameter["conductivity"]), np.zeros((n, n), bool)
+        slit[2:6, 3:5] = True
+        number = {cell: k for k, cell in enumerate(zip(*np.nonzero(~slit), strict=True))}
+        matrix, b = np.zeros((len(number),) * 2), np.zeros(len(number))
+        for (i, j), row in number.items():
+            for neighbour in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
+                if neighbour in number:
+                    face = 2 / (1 / a[i, j] + 1 / a[neighbour]) * n**2
+                    matrix[row, row] += face
+                    matrix[row, number[neighbour]] -= face
+            for wall, side in ((0, "left"), (n - 1, "right")):
+                if j == wall:
+                    matrix[row, row] += 2 * a[i, j] * n**2
+                    b[row] += 2 * a[i, j] * n**2 * float(parameter[side])
+        np.testing.assert_allclose(system.operator(parameter).as_scipy().toarray(), matrix, atol=1e-9)
+        np.testing.assert_allclose(system.vector(parameter), b, atol=1e-9)
 
     def test_thermal_goes_around_the_slit(self):
         system = make("thermal", 20)
