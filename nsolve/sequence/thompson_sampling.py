@@ -34,10 +34,11 @@ class ThompsonSampling(AbstractTuner):
       largest context).  One bin ignores the context.
 
     Costs of an arm are taken as normal with unknown mean and variance; a mean is drawn from each arm's
-    posterior and the smallest wins.  The conjugate prior (normal-inverse-gamma) is worth one observation at
-    the mean of all costs of the bin, with their variance, at least a hundredth of the mean squared.
+    posterior and the smallest wins.  The conjugate prior (normal-inverse-gamma) is flat in the mean, so every
+    arm is played once first; in the variance it is worth two costs with the variance that arms have on
+    average so far, at least (a tenth of the mean cost)^2.
 
-    Cost of a step: `O(d)`, some microseconds.  Costs and contexts: see `AbstractTuner`'s module.
+    Cost of a step: `O(d)`, tens of microseconds.  Costs and contexts: see `AbstractTuner`'s module.
 
     Thompson (1933), doi:10.1093/biomet/25.3-4.285; Honda & Takemura (2014), arXiv:1311.1894; the posterior
     as in Gelman et al., *Bayesian Data Analysis*, 3rd ed. (2013), section 3.3.
@@ -68,18 +69,15 @@ class ThompsonSampling(AbstractTuner):
         bin_, _ = self.bins.find(context)
         n, mean, deviation = state.rounds[bin_], state.mean[bin_], state.deviation[bin_]
         total = jnp.maximum(jnp.sum(n), 1)
-        centre = jnp.sum(n * mean) / total
-        variance = jnp.sum(deviation + n * (mean - centre) ** 2) / total
-        # Before the first cost any positive spread makes a uniform choice.
-        floor = jnp.where(centre > 0, (0.1 * centre) ** 2, 1)
-        # alpha = 1 and beta = the variance: as much as one observation
-        strength, alpha, beta = n + 1, 1 + n / 2, jnp.maximum(variance, floor)
-        location = (centre + n * mean) / strength
-        beta = beta + deviation / 2 + n * (mean - centre) ** 2 / (2 * strength)
-        normal, gamma = jax.random.split(jax.random.fold_in(state.key, state.count))
-        precision = jax.random.gamma(gamma, alpha) / beta
-        sample = location + jax.random.normal(normal, n.shape, n.dtype) / jnp.sqrt(precision * strength)
-        return jnp.argmin(sample).astype(jnp.int32)
+        least = (SPREAD * jnp.sum(n * mean) / total) ** 2
+        variance = jnp.maximum(jnp.sum(deviation) / total, least)
+        key_mean, key_precision, key_untried = jax.random.split(jax.random.fold_in(state.key, state.count), 3)
+        precision = jax.random.gamma(key_precision, 1 + n / 2) / (variance + deviation / 2)
+        sample = mean + jax.random.normal(key_mean, n.shape, n.dtype) / jnp.sqrt(precision * n)
+        # A flat prior says nothing of arms that were never played: they go first, in random order.
+        untried = -1 - jax.random.uniform(key_untried, n.shape, n.dtype)
+        unknown = jnp.any(n == 0)
+        return jnp.argmin(jnp.where(unknown, jnp.where(n == 0, untried, 0), sample)).astype(jnp.int32)
 
     def update(
         self,
@@ -102,3 +100,7 @@ class ThompsonSampling(AbstractTuner):
             mean=state.mean.at[bin_, index].add(change),
             deviation=state.deviation.at[bin_, index].add(weight * (cost - mean) * (cost - mean - change)),
         )
+
+
+#: Least standard deviation of the prior, as a part of the mean cost.
+SPREAD = 0.1

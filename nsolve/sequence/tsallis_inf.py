@@ -1,8 +1,10 @@
 """Tsallis-INF: the bandit of choice for costs that need not be random.
 
-Deviations from Zimmert & Seldin, whose losses lie in [0, 1]: costs are divided by their running mean, as
-Khodak et al. do, but not shifted by one first, since a cost may be seconds; and the normaliser of the
-probabilities is found to rounding from a start that needs no memory.
+Zimmert & Seldin want losses in [0, 1].  Khodak et al. subtract one from the costs, the least number of
+iterations, and divide by their running mean.  Since costs may also be seconds, here the smallest cost seen
+becomes 0 and the mean 1/2, so that the baseline of the reduced-variance estimator, 1/2, is what a typical
+system costs.  Older costs follow as both move.  The normaliser of the probabilities is found to rounding from
+a start that needs no memory.
 """
 
 from typing import Any, Literal, NamedTuple, get_args
@@ -23,12 +25,13 @@ class TsallisINFState(NamedTuple):
     count: Array
     #: largest finite cost
     largest: Array
-    #: number and sum of costs
+    #: smallest cost, number of costs, and sum of their excess over the smallest
+    smallest: Array
     rounds: Array
-    total: Array
-    #: importance-weighted sums of the costs of each arm, in their own unit
+    excess: Array
+    #: for each arm: importance-weighted sums of excess, of ones, and of the baseline
     sums: Array
-    #: the same for the baseline, in units of the mean cost
+    weights: Array
     baselines: Array
 
 
@@ -45,7 +48,7 @@ class TsallisINF(AbstractTuner):
     * `bins`, `bounds`: as many independent learners, one for each of equal parts of `bounds` = (smallest,
       largest context).  One bin ignores the context.
 
-    Probabilities are `4 / (eta (L_i - x))^2`, with `L` the estimated sums of costs over their mean, `eta =
+    Probabilities are `4 / (eta (L_i - x))^2`, with `L` the estimated sums of losses, `eta =
     2 / sqrt(t)` (importance-weighted) or `4 / sqrt(t)` (reduced variance), and `x` such that they sum to
     one. Cost of a step: `O(d)`, some microseconds.  Costs and contexts: see `AbstractTuner`'s module.
 
@@ -68,14 +71,17 @@ class TsallisINF(AbstractTuner):
 
     def init(self, key: PRNGKeyArray | None) -> TsallisINFState:
         bins, real = self.bins.number, real_dtype()
+        arms = jnp.zeros((bins, self.num_arms), real)
         return TsallisINFState(
             key=require_key("TsallisINF", key),
             count=jnp.zeros((), jnp.int32),
             largest=jnp.zeros((), real),
+            smallest=jnp.full(bins, jnp.inf, real),
             rounds=jnp.zeros(bins, real),
-            total=jnp.zeros(bins, real),
-            sums=jnp.zeros((bins, self.num_arms), real),
-            baselines=jnp.zeros((bins, self.num_arms), real),
+            excess=jnp.zeros(bins, real),
+            sums=arms,
+            weights=arms,
+            baselines=arms,
         )
 
     def check_context(self, context: Any) -> None:
@@ -94,22 +100,28 @@ class TsallisINF(AbstractTuner):
     ) -> TsallisINFState:
         bin_, usable = self.bins.find(context)
         cost, known = clean_cost(cost, state.largest)
-        weight = (usable & known).astype(cost.dtype)
+        use = usable & known
+        weight = use.astype(cost.dtype)
         p = self._probabilities(state, bin_)
-        played = jnp.arange(self.num_arms) == index
-        share = jnp.where(played, weight / p, 0)
+        share = jnp.where(jnp.arange(self.num_arms) == index, weight / p, 0)
         baselines = state.baselines
         if self.estimator == "reduced-variance":
-            # Where p < eta^2 the estimate could fall below -1/eta, and regret would no longer be bounded.
+            # Where p < eta^2 an estimate could fall below -1/eta, for which the regret is not bounded.
             baseline = jnp.where(p >= self._rate(state, bin_) ** 2, BASELINE, 0)
             baselines = baselines.at[bin_].add(baseline * (weight - share))
+        rounds, old = state.rounds[bin_], state.smallest[bin_]
+        smallest = jnp.where(use, jnp.minimum(old, cost), old)
+        fall = jnp.where(rounds > 0, old - smallest, 0)
+        gain = jnp.where(use, cost - smallest, 0)
         return TsallisINFState(
             key=state.key,
             count=state.count + 1,
-            largest=jnp.maximum(state.largest, cost * weight),
+            largest=jnp.maximum(state.largest, weight * cost),
+            smallest=state.smallest.at[bin_].set(smallest),
             rounds=state.rounds.at[bin_].add(weight),
-            total=state.total.at[bin_].add(weight * cost),
-            sums=state.sums.at[bin_].add(share * cost),
+            excess=state.excess.at[bin_].add(rounds * fall + gain),
+            sums=state.sums.at[bin_].add(state.weights[bin_] * fall + share * gain),
+            weights=state.weights.at[bin_].add(share),
             baselines=baselines,
         )
 
@@ -119,13 +131,13 @@ class TsallisINF(AbstractTuner):
         return numerator / jnp.sqrt(state.rounds[bin_] + 1)
 
     def _probabilities(self, state: TsallisINFState, bin_: Array) -> Array:
-        rounds, total = state.rounds[bin_], state.total[bin_]
-        mean = jnp.where(total > 0, total / jnp.maximum(rounds, 1), 1)
-        losses = state.sums[bin_] / mean + state.baselines[bin_]
+        mean = state.excess[bin_] / jnp.maximum(state.rounds[bin_], 1)
+        unit = jnp.where(mean > 0, mean / BASELINE, 1)
+        losses = state.sums[bin_] / unit + state.baselines[bin_]
         return tsallis_probabilities(self._rate(state, bin_) * losses)
 
 
-#: The middle of the unit interval, in which the theory wants losses.
+#: What a typical system costs in the scale of losses, and the middle of [0, 1].
 BASELINE = 0.5
 
 
