@@ -73,18 +73,17 @@ def law_transpose_and_conj(case: Case):
     """`transpose(init(A))` and `conj(init(A))` solve with the transposed and conjugated matrix."""
     theta, (b,) = case.kind.theta, case.kind.vectors(1)
     solver, matrix, state = case(), case.kind.matrix(theta), case.init(theta)
-    compute = eqx.filter_jit(solver.compute)
+    compute, dense = eqx.filter_jit(solver.compute), eqx.filter_jit(lambda operator: operator.as_matrix())
     if np.iscomplexobj(matrix):
-        changes = [
-            (solver.transpose(state, {}), matrix.T),
-            (solver.conj(state, {}), matrix.conj()),
-        ]
+        changes = [(solver.transpose(state, {}), np.transpose), (solver.conj(state, {}), np.conj)]
     else:  # `conj` has nothing to change, so one solve shows both
-        changes = [(solver.conj(*solver.transpose(state, {})), matrix.T)]
-    for (changed, options), expected in changes:
+        changes = [(solver.conj(*solver.transpose(state, {})), np.transpose)]
+    for (changed, options), change in changes:
         value, result, _ = compute(changed, b, options)
         assert result == lx.RESULTS.successful
-        close(value, np.linalg.solve(expected, flat(b)))
+        close(value, np.linalg.solve(change(matrix), flat(b)))
+        if state.preconditioner is not None:  # a wrong one would only cost steps
+            close(dense(changed.preconditioner), change(np.asarray(dense(state.preconditioner))))
 
 
 def law_derivatives(case: Case):
