@@ -1,7 +1,7 @@
-"""`nsolve-bench`: list | run | show | compare | plot | solve | probes.
+"""`nsolve-bench`: list | run | show | compare | plot | solve | generate | probes.
 
 Tables and data go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 a regression
-(`compare`) or a system not solved (`solve`), 2 a mistake in what was asked, 130 interrupted.
+(`compare`) or a system not solved (`solve`, `generate`), 2 a mistake in what was asked, 130 interrupted.
 """
 
 import sys
@@ -159,6 +159,43 @@ def solve(
     from .solve import solve_file
 
     raise typer.Exit(solve_file(file, rhs=rhs, solver=solver, rtol=rtol, max_steps=max_steps, out=out))
+
+
+@app.command()
+def generate(
+    family: Annotated[str, typer.Argument(help="darcy, thermal, poisson, helmholtz or heat.")],
+    out: Annotated[Path, typer.Option(help="The file, HDF5.")],
+    count: Annotated[int, typer.Option(help="Samples in the file.")],
+    size: Annotated[int, typer.Option(help="Cells along an axis.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-8,
+    solver: Annotated[
+        str | None, typer.Option(help="A column, e.g. gcro_dr[restart=40,recycle=20]+ilu.")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Most iterations of a solve.")] = None,
+    chunk: Annotated[int, typer.Option(help="Samples solved and saved at once.")] = 64,
+    order: Annotated[str, typer.Option(help="How a chunk is sorted: greedy, grouped or none.")] = "greedy",
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="A preconditioner for each system, not one for all.")
+    ] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Also draw the first samples.")] = False,
+    fresh: Fresh = False,
+) -> None:
+    """Make a data set for neural operators: random systems of a family, solved.
+
+    A killed run goes on where it stopped when it is started again; a larger --count extends the file.
+    Exit code 0 only when every sample is solved to --rtol."""
+    from .generate import Request
+    from .generate import generate as make
+
+    request = Request(family, size, count, out, seed, rtol, solver, max_steps, chunk, order, refresh, preview)
+    stderr = Console(stderr=True)
+    try:
+        code = make(request, fresh, _stdout(), stderr)
+    except KeyboardInterrupt:
+        stderr.print(f"interrupted; the same command (without --fresh) goes on from {out}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    raise typer.Exit(code)
 
 
 @app.command()
