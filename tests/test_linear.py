@@ -56,9 +56,12 @@ def test_counts_equal_scipys(ours, theirs, shift):
     assert abs(steps - scipy_steps(theirs, matrix, b, 1e-8)) <= 2
 
 
-def test_gmres_without_restart_is_minimal():
-    matrix = grid_laplacian(12) + sp.random_array((144, 144), density=0.03, rng=np.random.default_rng(1))
-    b = np.random.default_rng(2).standard_normal(144)
+@pytest.mark.parametrize("factor", [1.0, 1.0j], ids=["real", "complex"])
+def test_gmres_without_restart_is_minimal(factor):
+    """A wrong rotation would be mended by restarts, at the cost of steps, and only be seen here."""
+    noise = sp.random_array((144, 144), density=0.03, rng=np.random.default_rng(1))
+    matrix = grid_laplacian(12) + factor * noise
+    b = factor * np.random.default_rng(2).standard_normal(144)
     solver = ns.GMRES(rtol=1e-12, restart=40, max_steps=40, history=True)
     operator = ns.SparseLinearOperator.from_scipy(matrix)
     norms = lx.linear_solve(operator, jnp.asarray(b), solver, throw=False).stats["residual_norms"]
