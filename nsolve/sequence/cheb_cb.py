@@ -179,9 +179,9 @@ def box_least_squares(gram: Array, moments: Array, limits: Array, start: Array) 
         # at a free solution: the decrease per unit of moving a fixed entry inwards
         gradient = hessian @ x - moments
         pull = jnp.where(fixed, jnp.sign(x) * gradient, -jnp.inf)
-        scale = jnp.max(jnp.abs(moments)) * epsilon
+        rounding = jnp.max(jnp.abs(moments)) * jnp.finfo(gram.dtype).eps ** 0.75
         worst = jnp.argmax(pull)
-        done = ~blocked & (pull[worst] <= scale)
+        done = ~blocked & (pull[worst] <= rounding)
         change = jnp.where(blocked, first, worst)
         fixed = jnp.where(done, fixed, fixed.at[change].set(blocked))
         return x, fixed, done, steps + 1
