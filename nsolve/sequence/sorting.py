@@ -105,6 +105,7 @@ def _to_grid(components: np.ndarray, extent: np.ndarray | float) -> np.ndarray:
 
 
 def _leaves(parameters: PyTree) -> list[np.ndarray]:
+    """Checked, and divided by their largest number: distances then neither overflow nor vanish."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(parameters)]
     if any(leaf.dtype.kind not in "biufc" for leaf in leaves):
         raise TypeError(
@@ -125,19 +126,22 @@ def _leaves(parameters: PyTree) -> list[np.ndarray]:
                 f"`parameters` holds NaN or Inf in system {int(np.argmin(finite))} "
                 f"({int((~finite).sum())} systems have some). Drop these systems before sorting."
             )
-    return leaves
+    largest = max(float(np.abs([part.max(), part.min()], dtype=float).max()) for part in map(_real, leaves))
+    single = np.result_type(np.float32, *leaves) in (np.float32, np.complex64)
+    real, complex_ = (np.float32, np.complex64) if single else (np.float64, np.complex128)
+    unit = largest if largest > np.finfo(real).tiny else 1.0
+    return [leaf.astype(complex_ if leaf.dtype.kind == "c" else real) / unit for leaf in leaves]
+
+
+def _real(leaf: np.ndarray) -> np.ndarray:
+    """One row of real numbers for each system."""
+    flat = leaf.reshape(len(leaf), -1)
+    return np.concatenate([np.real(flat), np.imag(flat)], axis=1) if flat.dtype.kind == "c" else flat
 
 
 def _rows(leaves: list[np.ndarray]) -> np.ndarray:
-    """One row of real numbers for each system, centred, the largest of size one."""
-    parts = []
-    for leaf in leaves:
-        flat = leaf.reshape(len(leaf), -1)
-        parts += [np.real(flat), np.imag(flat)] if np.iscomplexobj(flat) else [flat]
-    dtype = np.float32 if np.result_type(np.float32, *parts) == np.float32 else np.float64
-    rows = np.concatenate([part.astype(dtype) for part in parts], axis=1)
-    largest = np.abs(rows).max()
-    rows /= largest if largest > 0 else 1
+    """One row for each system, centred."""
+    rows = np.concatenate([_real(leaf) for leaf in leaves], axis=1)
     return rows - rows.mean(axis=0)
 
 
