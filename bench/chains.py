@@ -111,6 +111,7 @@ class Chains:
         parameters, inputs, features, matrices = jax.tree.map(np.asarray, self._prepare(keys))
         order = np.arange(len(numbers))
         if self.order != "none":
+            features = np.where(np.isfinite(features), features, 0)  # a broken sample is reported later
             order = sort_systems(features, self.order)  # pyright: ignore[reportArgumentType]
         solved = self._solve({name: values[order] for name, values in parameters.items()}, matrices[order])
         back = np.argsort(order)

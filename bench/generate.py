@@ -51,8 +51,17 @@ class Request:
             raise ValueError(f"--rtol is {self.rtol}: give a number between 0 and 1, such as 1e-8")
 
 
-def generate(request: Request, fresh: bool, stdout: Console, stderr: Console) -> int:
-    """Makes the file; returns 0 when all of its samples are solved to the tolerance, else 1."""
+def generate(
+    request: Request,
+    fresh: bool = False,
+    stdout: Console | None = None,
+    stderr: Console | None = None,
+) -> int:
+    """Makes the file, or goes on with it unless `fresh`; progress and messages go to `stderr`.
+
+    Returns 0 when all of its samples are solved to the tolerance, else 1.  ValueError for what cannot be
+    made, and for a file that is damaged or holds other samples; the file is then left as it is."""
+    stdout, stderr = stdout or Console(), stderr or Console(stderr=True)
     family = families.make(request.family, request.size)
     spec = specs.parse(request.solver or family.solver)
     chains = Chains(family, spec, request.rtol, request.max_steps, request.order, request.refresh)

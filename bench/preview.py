@@ -10,7 +10,7 @@ from .families import AbstractFamily
 from .figures import INK
 from .sample_file import SampleFile
 
-SAMPLES = 4
+SAMPLES = 3
 
 
 def draw(file: SampleFile, family: AbstractFamily, out: Path) -> Path:
@@ -19,7 +19,7 @@ def draw(file: SampleFile, family: AbstractFamily, out: Path) -> Path:
     Panels of one column share their colours, so that samples can be compared."""
     inputs, solutions = file.read("input")[:SAMPLES], file.read("solution")[:SAMPLES]
     columns = [*(inputs[:, k] for k in range(len(family.channels))), solutions]
-    figure = Figure(figsize=(2.1 * len(columns), 1.9 * len(inputs)), layout="constrained")
+    figure = Figure(figsize=(2.1 * len(columns), 1.9 * len(inputs)), layout="compressed")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(inputs), len(columns), squeeze=False)
     for k, (name, fields) in enumerate(zip((*family.channels, "solution"), columns, strict=True)):

@@ -75,11 +75,16 @@ class SampleFile:
     def write(self, start: int, samples: Mapping[str, np.ndarray]) -> None:
         """Writes samples from number `start` on and waits until they are on the disk."""
         (count,) = {len(values) for values in samples.values()}
-        for name, values in samples.items():
-            self._file[name][start : start + count] = values
-        self._sync()
-        self._file["complete"][start : start + count] = True
-        self._sync()
+        try:
+            for name, values in samples.items():
+                self._file[name][start : start + count] = values
+            self._sync()
+            self._file["complete"][start : start + count] = True
+            self._sync()
+        except OSError as error:
+            raise ValueError(
+                f"cannot write {self.path} ({_one_line(error)}); make room: what is finished is kept"
+            ) from None
 
     def read(self, name: str) -> np.ndarray:
         """A data set of the finished samples; texts as strings."""
