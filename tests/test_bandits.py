@@ -110,12 +110,16 @@ def test_single_precision_learns_as_well(tuner):
 def test_a_scan_equals_single_steps(tuner):
     costs, contexts = problem()
     _, arms, _ = play(tuner, costs, contexts, jax.random.key(1))
-    select, update = eqx.filter_jit(tuner.select), eqx.filter_jit(tuner.update)
+
+    @eqx.filter_jit
+    def step(state, row, context):
+        index = tuner.select(state, context)
+        return tuner.update(state, index, row[index], context), index
+
     state = tuner.init(jax.random.key(1))
     for row, context, arm in zip(costs[:40], contexts[:40], arms[:40], strict=True):
-        index = select(state, context)
+        state, index = step(state, row, context)
         assert index == arm
-        state = update(state, index, row[index], context)
 
 
 @learners
@@ -225,7 +229,8 @@ def test_contexts_are_optional_where_nothing_depends_on_them(tuner):
         return
     state = tuner.init(jax.random.key(0))
     tuner.check_context(None)
-    tuner.update(state, tuner.select(state, None), 3.0, None)
+    tuner.check_context(99.0)
+    eqx.filter_eval_shape(lambda: tuner.update(state, tuner.select(state, None), 3.0, None))
 
 
 @learners
@@ -452,10 +457,11 @@ def test_thompson_sampling_draws_from_the_posterior():
     """Of two arms the first wins as often as one Student variable is below the other."""
     tuner = ThompsonSampling(jnp.arange(2))
     state = tuner.init(jax.random.key(0))
+    update = eqx.filter_jit(tuner.update)
     for arm, cost in ((0, 8.0), (1, 9.0), (0, 12.0), (1, 14.0), (1, 10.0), (0, 9.0), (0, 10.0)):
-        state = tuner.update(state, arm, cost)
+        state = update(state, jnp.array(arm), jnp.array(cost))
     keys = jax.random.split(jax.random.key(1), 20000)
-    wins = np.mean(jax.vmap(lambda key: tuner.select(state._replace(key=key)))(keys) == 0)
+    wins = np.mean(jax.jit(jax.vmap(lambda key: tuner.select(state._replace(key=key))))(keys) == 0)
     rng = np.random.default_rng(0)
     first, second = np.array([8.0, 12.0, 9.0, 10.0]), np.array([9.0, 14.0, 10.0])
     prior = max((first.var() * 4 + second.var() * 3) / 7, (0.1 * np.append(first, second).mean()) ** 2)
