@@ -3,6 +3,7 @@
 from . import linear as linear
 from . import operators as operators
 from . import preconditioners as preconditioners
+from . import sequence as sequence
 from .auto import auto as auto
 from .linear import CG as CG
 from .linear import FGMRES as FGMRES
@@ -21,6 +22,14 @@ from .operators import function_operator as function_operator
 from .operators import hermitian_tag as hermitian_tag
 from .operators import read_matrix_market as read_matrix_market
 from .operators import write_matrix_market as write_matrix_market
+from .sequence import ChebCB as ChebCB
+from .sequence import EpsilonGreedy as EpsilonGreedy
+from .sequence import Fixed as Fixed
+from .sequence import SequenceSolver as SequenceSolver
+from .sequence import ThompsonSampling as ThompsonSampling
+from .sequence import TsallisINF as TsallisINF
+from .sequence import solve_sequence as solve_sequence
+from .sequence import sort_systems as sort_systems
 from .unroll import unroll as unroll
 
 __version__ = "0.1.0"

@@ -1,11 +1,11 @@
 """Linear solvers for `lineax.linear_solve`."""
 
+from ._recycled import Recycled as Recycled
 from .base import AbstractIterativeSolver as AbstractIterativeSolver
 from .bicgstab import BiCGStab as BiCGStab
 from .cg import CG as CG
 from .chebyshev import Chebyshev as Chebyshev
 from .flexible_cg import FlexibleCG as FlexibleCG
-from ._recycled import Recycled as Recycled
 from .gcro_dr import GCRODR as GCRODR
 from .gmres import FGMRES as FGMRES
 from .gmres import GMRES as GMRES

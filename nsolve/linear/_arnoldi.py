@@ -1,8 +1,8 @@
 """The Arnoldi process with its least-squares problem, which GMRES and its kin share.
 
-`A Z = W G`: the columns of `Z` are corrections, those of `W` are orthonormal, `G` is upper Hessenberg and kept
-as `Q^H [R; 0]`, the Givens rotations `Q` multiplied out.  Stored by rows: what is not built yet is zero and takes
-no part in inner products.
+`A Z = W G`: the columns of `Z` are corrections, those of `W` are orthonormal, `G` is upper Hessenberg and
+kept as `Q^H [R; 0]`, the Givens rotations `Q` multiplied out.  Stored by rows: what is not built yet is zero
+and takes no part in inner products.
 """
 
 import functools
@@ -116,3 +116,11 @@ def coefficients(s: Arnoldi) -> Array:
     triangle, live = live_triangle(s)
     rhs = jnp.where(live, s.rhs[: live.size], 0)
     return jax.scipy.linalg.solve_triangular(triangle, rhs)
+
+
+def residual(s: Arnoldi) -> Vector:
+    """`r - A Z y` without a product."""
+    y = coefficients(s)
+    left = s.rhs - jnp.append(multiply(live_triangle(s)[0], y), 0)
+    _, unravel = ravel_pytree(s.x)
+    return unravel(multiply(multiply(s.rotations.conj().T, left), s.basis))

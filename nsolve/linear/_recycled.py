@@ -23,8 +23,9 @@ class Recycled(eqx.Module):
 
     * `vectors`: `(k, n)`, flat vectors in the solution's space; rows of zeros are unused.
     * `sources`: `(k, n)`, what the preconditioner made them from; the vectors themselves where there is none.
-    * `values`: `(k,)`, real: `||A u|| / ||M^-1 u||`, the singular or Ritz values that go with them.
-    * `cold_matvecs`: products of the last solve without the subspace, 0 where there was none.
+    * `values`: `(k,)`, real, the singular or Ritz values that go with them.
+    * `cold_matvecs`: products of the last solve without the subspace, 0 where there was none;
+      `least_matvecs`: of the cheapest solve with it; `excess`: what later solves took above that, in all.
     * `pause`: how many solves go without the subspace before it is tried again; `next_pause`: the pause after
       the next disappointment.
     """
@@ -33,6 +34,8 @@ class Recycled(eqx.Module):
     sources: Array
     values: Array
     cold_matvecs: Array
+    least_matvecs: Array
+    excess: Array
     pause: Array
     next_pause: Array
 
@@ -41,26 +44,50 @@ class Recycled(eqx.Module):
         """Whether the next solve should use the subspace."""
         return (self.pause == 0) & jnp.any(self.vectors != 0)
 
-    def after(self, warm: Array, num_matvecs: Array, vectors: Array, sources: Array, values: Array) -> "Recycled":
-        """What to hand on after a solve, warm or cold, that took so many products."""
+    def after(
+        self,
+        warm: Array,
+        num_matvecs: Array,
+        vectors: Array,
+        sources: Array,
+        values: Array,
+        setup: int,
+    ) -> "Recycled":
+        """What to hand on after a solve, warm or cold, that took so many products.
+
+        `setup`: products that it takes to make the subspace ready for an operator.
+        """
         finite = jnp.all(jnp.isfinite(vectors)) & jnp.all(jnp.isfinite(sources)) & jnp.any(vectors != 0)
         vectors, sources, values = (
             jnp.where(finite, new, old)
-            for new, old in (
-                (vectors, self.vectors),
-                (sources, self.sources),
-                (values, self.values),
-            )
+            for new, old in ((vectors, self.vectors), (sources, self.sources), (values, self.values))
         )
         cold = jnp.where(warm, self.cold_matvecs, num_matvecs)
-        known = self.cold_matvecs > 0
-        disappointed = warm & known & (num_matvecs >= self.cold_matvecs)
-        hopeless = ~warm & (num_matvecs < LEAST_WORK * self.vectors.shape[0])
+        disappointed = warm & (self.cold_matvecs > 0) & (num_matvecs >= self.cold_matvecs)
+        hopeless = ~warm & (num_matvecs < LEAST_WORK * setup)
         pause = jnp.where(disappointed, self.next_pause, jnp.maximum(self.pause - 1, 0))
         pause = jnp.where(hopeless, jnp.maximum(pause, 1), pause)
         next_pause = jnp.where(disappointed, 2 * self.next_pause, self.next_pause)
         next_pause = jnp.where(warm & ~disappointed, FIRST_PAUSE, next_pause)
-        return Recycled(vectors, sources, values, cold, pause, next_pause)
+        first = self.least_matvecs == 0
+        least = jnp.where(first, num_matvecs, jnp.minimum(self.least_matvecs, num_matvecs))
+        least = jnp.where(warm, least, 0)
+        excess = jnp.where(warm, self.excess + num_matvecs - least, 0)
+        return Recycled(vectors, sources, values, cold, least, excess, pause, next_pause)
+
+    def renewed_when_stale(self) -> "Recycled":
+        """Without its vectors once their ageing has cost as much as a solve without them would.
+
+        For methods that learn a subspace in cold solves only: to rent until the price of buying is spent
+        costs at most twice what the best moment would have cost.
+        """
+        price = jnp.maximum(self.cold_matvecs - self.least_matvecs, 1)
+        stale = (self.least_matvecs > 0) & (self.cold_matvecs > 0) & (self.excess >= price)
+        return eqx.tree_at(
+            lambda space: (space.vectors, space.sources),
+            self,
+            (jnp.where(stale, 0, self.vectors), jnp.where(stale, 0, self.sources)),
+        )
 
 
 def nothing_recycled(structure: PyTree, count: int) -> Recycled:
@@ -75,7 +102,7 @@ def start_from(vectors: Array) -> Recycled:
     """A subspace of which nothing is known but the vectors."""
     count = jnp.zeros((), jnp.int32)
     values = jnp.zeros(vectors.shape[0], jnp.finfo(vectors.dtype).dtype)
-    return Recycled(vectors, vectors, values, count, count, count + FIRST_PAUSE)
+    return Recycled(vectors, vectors, values, count, count, count, count, count + FIRST_PAUSE)
 
 
 def as_recycled(given: Any, structure: PyTree, count: int, who: str) -> Recycled:
@@ -90,15 +117,15 @@ def as_recycled(given: Any, structure: PyTree, count: int, who: str) -> Recycled
         shape, dtype = given.shape, given.dtype
     else:
         raise TypeError(
-            f"`options['recycled']` of `{who}` must be the `stats['recycled']` of an earlier solve, or an array of "
-            f"vectors, but is {given!r}."
+            f"`options['recycled']` of `{who}` must be the `stats['recycled']` of an earlier solve, or an "
+            f"array of vectors, but is {given!r}."
         )
     if shape != empty.vectors.shape or dtype != empty.vectors.dtype:
         raise ValueError(
             f"`options['recycled']` of `{who}` must hold {count} vectors of the operator's "
             f"{empty.vectors.shape[1]} unknowns as rows, shape {empty.vectors.shape} and dtype "
-            f"{empty.vectors.dtype}, but has shape {shape} and dtype {dtype}. Give the `stats['recycled']` of a "
-            "solve with the same `recycle` and size, or leave it out."
+            f"{empty.vectors.dtype}, but has shape {shape} and dtype {dtype}. Give the `stats['recycled']` "
+            "of a solve with the same `recycle` and size, or leave it out."
         )
     recycled = given if isinstance(given, Recycled) else start_from(given)
     finite = jnp.all(jnp.isfinite(recycled.vectors) & jnp.isfinite(recycled.sources), axis=1)[:, None]

@@ -1,15 +1,20 @@
 """Conjugate gradients."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
 
 from .._stopping import Method
 from .._system import System
-from .._vectors import Vector, axpy, dot, norm, real, safe_divide, zeros_like
+from .._vectors import Vector, axpy, dot, norm, real, safe_divide, size, zeros_like
 from ..operators.base import require_definite
+from ._lanczos_window import Window, open_window, record, ritz
+from ._recycled import Recycled, as_recycled
 from .base import (
     AbstractIterativeSolver,
     Cost,
@@ -25,6 +30,7 @@ class _State(NamedTuple):
     gamma: Array  # r^H M r of the step before; zero before the first
     residual_norm: Array
     broken: Array
+    window: Window | None = None
 
 
 class CG(AbstractIterativeSolver):
@@ -39,10 +45,19 @@ class CG(AbstractIterativeSolver):
     with `RESULTS.breakdown`: the operator or the preconditioner is not positive definite.  Singular
     consistent systems are solved; inconsistent ones end in `breakdown`, `stagnation` or `max_steps_reached`.
 
+    **Recycling.**  With `recycle=k` the `k` slowest directions, found on the way at no product, are handed on
+    as `stats["recycled"]`; given back in `options["recycled"]` they are added to the preconditioner of the
+    next system, `M + s W diag(values)^-1 W^H`, which takes no product either.  Neither the operator nor `M`
+    need stay the same.  A step costs two passes over `k` vectors more; the first solve keeps `3 k` vectors
+    and takes `3 k` inner products a step more.  The directions age with the systems: once that has cost as
+    many products as a solve without them, the next solve goes without and finds new ones.  Where they do not
+    help, solves go without for a while that doubles each time (`Recycled`).  See `nsolve.solve_sequence`.
+
     Stopping rule, common fields, options and statistics: see `nsolve.linear.AbstractIterativeSolver`.
 
     Hestenes and Stiefel (1952), doi:10.6028/jres.049.044; in the form of Saad, *Iterative Methods for Sparse
-    Linear Systems* (2003), algorithm 9.1.
+    Linear Systems* (2003), algorithm 9.1; recycling: Giraud and Gratton (2006), doi:10.1137/040617546, and
+    Stathopoulos and Orginos (2010), doi:10.1137/080725532.
     """
 
     rtol: Any
@@ -50,6 +65,13 @@ class CG(AbstractIterativeSolver):
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
+    recycle: int = 0
+
+    known_options: ClassVar[tuple[str, ...]] = ("preconditioner", "y0", "recycled")
+
+    def __check_init__(self):
+        if not isinstance(self.recycle, int) or self.recycle < 0:
+            raise ValueError(f"`CG(recycle=...)` must be an integer >= 0, but is {self.recycle!r}.")
 
     def check(self, operator: lx.AbstractLinearOperator) -> None:
         require_definite(operator, "CG")
@@ -61,33 +83,100 @@ class CG(AbstractIterativeSolver):
     def cost(self) -> Cost:
         return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=0)
 
+    def num_recycled(self, structure: PyTree) -> int:
+        """How many vectors are kept for a system of this structure."""
+        return min(self.recycle, size(structure))
+
     def method(self, system: System) -> Method:
-        plain = system.preconditioner is None
+        keep = self.num_recycled(system.operator.in_structure())
+        if keep == 0:
+            if system.recycled is not None:
+                raise ValueError(
+                    "`CG` was given `options['recycled']`, but has `recycle=0`: say how many vectors to "
+                    "recycle, `CG(recycle=...)`."
+                )
+            return _conjugate_gradients(system, system.preconditioner is None, system.precondition)
+        if eqx.is_array_like(system.recycled):
+            raise TypeError(
+                "`options['recycled']` of `CG` must be the `stats['recycled']` of an earlier solve: vectors "
+                "alone lack the values that go with them."
+            )
+        given = as_recycled(system.recycled, system.operator.in_structure(), keep, "CG")
+        warm = given.wanted
 
-        def start(x: Vector, r: Vector) -> _State:
-            r_norm = norm(r)
-            return _State(x, r, zeros_like(r), jnp.zeros_like(r_norm), r_norm, jnp.array(False))
+        def precondition(r: Vector) -> Vector:
+            """`M r + s W diag(values)^-1 W^H r`: moves the values by `s`, the largest of them."""
+            flat, unravel = ravel_pytree(r)
+            there = given.values > 0
+            gains = jnp.where(there, jnp.max(given.values) / jnp.where(there, given.values, 1), 0)
 
-        # M is applied at the head of a step: at one place in the program, which a multigrid cycle fills with
-        # code, and never to the last residual, which needs no direction.
-        def step(state: _State) -> _State:
-            x, r, p, gamma, r_norm, _ = state
-            z = system.precondition(r)
-            gamma_next = r_norm**2 if plain else real(dot(r, z))
-            p = axpy(safe_divide(gamma_next, gamma), p, z)
-            q = system.product(p)
-            curvature = real(dot(p, q))
-            definite = (curvature > 0) & (gamma_next > 0)
-            alpha = jnp.where(definite, safe_divide(gamma_next, curvature), 0)
-            x = axpy(alpha, p, x)
-            r = axpy(-alpha, q, r)
-            return _State(x, r, p, gamma_next, norm(r), ~definite)
+            def correct(z: Vector) -> Vector:
+                overlaps = jnp.matmul(given.vectors.conj(), flat, precision="highest")
+                correction = jnp.matmul(gains * overlaps, given.vectors, precision="highest")
+                return axpy(1, unravel(correction), z)
 
-        return Method(
-            start,
-            step,
-            finish=lambda state: state.x,
-            cycle_length=None,
-            least_progress=0.5,
-            restarts_when_broken=False,
+            return jax.lax.cond(warm, correct, lambda z: z, system.precondition(r))
+
+        method = _conjugate_gradients(system, False, precondition, keep, ~warm)
+
+        def remember(state: _State) -> Recycled:
+            assert state.window is not None
+            vectors, values = ritz(state.window)
+            return eqx.tree_at(
+                lambda space: (space.vectors, space.sources, space.values),
+                given,
+                (
+                    jnp.where(warm, given.vectors, vectors),
+                    jnp.where(warm, given.vectors, vectors),
+                    jnp.where(warm, given.values, values),
+                ),
+            )
+
+        def report(memory: Recycled, num_matvecs: Array) -> dict[str, Any]:
+            handed_on = given.after(warm, num_matvecs, memory.vectors, memory.sources, memory.values, setup=0)
+            return {"recycled": handed_on.renewed_when_stale()}
+
+        return method._replace(
+            start=lambda x, r, memory: method.start(x, r), memory=given, remember=remember, report=report
         )
+
+
+def _conjugate_gradients(
+    system: System, plain: bool, precondition: Any, keep: int = 0, recording: Any = False
+) -> Method:
+    def start(x: Vector, r: Vector) -> _State:
+        r_norm = norm(r)
+        window = open_window(keep, ravel_pytree(r)[0]) if keep else None
+        return _State(x, r, zeros_like(r), jnp.zeros_like(r_norm), r_norm, jnp.array(False), window)
+
+    # M is applied at the head of a step: at one place in the program, which a multigrid cycle fills with
+    # code, and never to the last residual, which needs no direction.
+    def step(state: _State) -> _State:
+        x, r, p, gamma, r_norm, _, window = state
+        z = precondition(r)
+        gamma_next = r_norm**2 if plain else real(dot(r, z))
+        beta = safe_divide(gamma_next, gamma)
+        p = axpy(beta, p, z)
+        q = system.product(p)
+        curvature = real(dot(p, q))
+        definite = (curvature > 0) & (gamma_next > 0)
+        alpha = jnp.where(definite, safe_divide(gamma_next, curvature), 0)
+        if window is not None:
+            window = jax.lax.cond(
+                recording & definite,
+                lambda w: record(w, ravel_pytree(z)[0], gamma_next, beta, alpha),
+                lambda w: w,
+                window,
+            )
+        x = axpy(alpha, p, x)
+        r = axpy(-alpha, q, r)
+        return _State(x, r, p, gamma_next, norm(r), ~definite, window)
+
+    return Method(
+        start,
+        step,
+        finish=lambda state: state.x,
+        cycle_length=None,
+        least_progress=0.5,
+        restarts_when_broken=False,
+    )

@@ -3,8 +3,8 @@
 Two departures from Parks et al. (2006), both for accelerators and for real arithmetic.
 
 * The vectors kept are those on which `A M` is smallest, `min ||A M y|| / ||y||` over the search space (right
-  singular vectors of the projected operator), instead of harmonic Ritz vectors: a Hermitian eigenvalue problem in
-  place of a general one.  For normal operators the two nearly agree.
+  singular vectors of the projected operator), instead of harmonic Ritz vectors: a Hermitian eigenvalue
+  problem in place of a general one.  For normal operators the two nearly agree.
 * They are kept in the space of the solution, `u = M y`, beside `y`: a changed preconditioner does not spoil
   them, and to take them over costs products with `A` but no application of `M`.
 """
@@ -20,7 +20,7 @@ from jaxtyping import Array, PyTree
 from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, size
-from ._arnoldi import Arnoldi, advance, begin, coefficients, live_triangle, multiply
+from ._arnoldi import Arnoldi, advance, begin, coefficients, live_triangle, multiply, residual
 from ._recycled import Recycled, as_recycled, orthonormalise
 from .base import AbstractIterativeSolver, Cost, Preconditioner, structure_zeros
 
@@ -51,13 +51,14 @@ class GCRODR(AbstractIterativeSolver):
     """GCRO with deflated restarting: GMRES that recycles a subspace, within a solve and between solves.
 
     For any square operator.  A restart of `GMRES` forgets what it learnt about the directions that converge
-    slowly; this method keeps `recycle` of them, so that it rarely stalls, and `stats["recycled"]` hands them on:
+    slowly; this method keeps `recycle` of them, so that it rarely stalls, and `stats["recycled"]` hands them
+    on:
 
         first = lx.linear_solve(A1, b1, solver)
         second = lx.linear_solve(A2, b2, solver, options={"recycled": first.stats["recycled"]})
 
-    Use it for sequences of related systems that are not symmetric (see `nsolve.solve_sequence`), and in place of
-    `GMRES` where that stagnates.  For symmetric positive definite systems `CG(recycle=...)` is cheaper.
+    Use it for sequences of related systems that are not symmetric (see `nsolve.solve_sequence`), and in place
+    of `GMRES` where that stagnates.  For symmetric positive definite systems `CG(recycle=...)` is cheaper.
 
     * `restart`: Arnoldi steps in a cycle, as in `GMRES`; the search space has `restart + recycle` dimensions
       (GCRO-DR(m, k) of the literature has `restart = m - k`, `recycle = k`).
@@ -68,17 +69,17 @@ class GCRODR(AbstractIterativeSolver):
     (`Recycled`); where a solve takes fewer than `3 recycle` products the subspace is not used at all.
 
     The preconditioner may vary from step to step.  Cost of a step: one product, one application of `M`, four
-    passes over `restart + recycle + 1` vectors; of a cycle besides: three dense products with those vectors and
-    an eigenvalue problem of size `restart + recycle`.  Kept: `restart + 5 recycle` vectors, and `restart` more
-    with a preconditioner.  `num_steps` counts Arnoldi steps.  Stagnation as in `GMRES`.
+    passes over `restart + recycle + 1` vectors; of a cycle besides: three dense products with those vectors
+    and an eigenvalue problem of size `restart + recycle`.  Kept: `restart + 5 recycle` vectors, and `restart`
+    more with a preconditioner.  `num_steps` counts Arnoldi steps.  Stagnation as in `GMRES`.
 
     A recycled space of the wrong shape is a `ValueError`; vectors in it that are not finite or depend on each
     other are dropped.
 
     Stopping rule, common fields, options and statistics: see `nsolve.linear.AbstractIterativeSolver`.
 
-    Parks, de Sturler, Mackey, Johnson and Maiti (2006), doi:10.1137/040607277; flexible: Carvalho, Gratton, Lago
-    and Vasseur (2011), doi:10.1137/10082439X.
+    Parks, de Sturler, Mackey, Johnson and Maiti (2006), doi:10.1137/040607277; flexible: Carvalho, Gratton,
+    Lago and Vasseur (2011), doi:10.1137/10082439X.
     """
 
     rtol: Any
@@ -154,10 +155,13 @@ class GCRODR(AbstractIterativeSolver):
             """`M^-1 z`, `(k + m, n)`."""
             return jnp.concatenate([s.sources, s.arnoldi.basis[k:-1]])
 
+        def directions(s: _State) -> Array:
+            """`z`, `(k + m, n)`."""
+            return search_space(s) if s.arnoldi.corrections is None else s.arnoldi.corrections
+
         def finish(s: _State) -> Vector:
-            directions = s.arnoldi.corrections if preconditioned else search_space(s)
             _, unravel = ravel_pytree(s.arnoldi.x)
-            return axpy(1, unravel(multiply(coefficients(s.arnoldi), directions)), s.arnoldi.x)
+            return axpy(1, unravel(multiply(coefficients(s.arnoldi), directions(s))), s.arnoldi.x)
 
         def remember(s: _State) -> _Memory:
             triangle, live = live_triangle(s.arnoldi)
@@ -174,7 +178,7 @@ class GCRODR(AbstractIterativeSolver):
             w = jnp.where(good, w, 0)
             z = jax.scipy.linalg.solve_triangular(triangle, w).T
             sources = multiply(z, space)
-            vectors = multiply(z, s.arnoldi.corrections) if preconditioned else sources
+            vectors = multiply(z, directions(s)) if preconditioned else sources
             images = multiply(multiply(s.arnoldi.rotations[:-1].conj().T, w).T, s.arnoldi.basis)
             values = jnp.where(good, jax.lax.rsqrt(jnp.where(good, squares, 1)), 0)
             memory = _Memory(vectors, sources, images, values)
@@ -183,7 +187,7 @@ class GCRODR(AbstractIterativeSolver):
 
         def report(memory: _Memory, num_matvecs: Array) -> dict[str, Any]:
             total = num_matvecs + jnp.where(warm, k, 0)
-            recycled = given.after(warm, total, memory.vectors, memory.sources, memory.values)
+            recycled = given.after(warm, total, memory.vectors, memory.sources, memory.values, setup=k)
             return {"num_matvecs": total, "recycled": recycled}
 
         return Method(
@@ -195,5 +199,6 @@ class GCRODR(AbstractIterativeSolver):
             restarts_when_broken=True,
             memory=memory,
             remember=remember,
+            residual=lambda s: residual(s.arnoldi),
             report=report,
         )

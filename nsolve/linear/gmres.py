@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, size
-from ._arnoldi import Arnoldi, advance, begin, coefficients, multiply
+from ._arnoldi import Arnoldi, advance, begin, coefficients, multiply, residual
 from .base import AbstractIterativeSolver, Cost, Preconditioner
 
 
@@ -57,6 +57,7 @@ class _AbstractGMRES(AbstractIterativeSolver):
             cycle_length=m,
             least_progress=0.9999,
             restarts_when_broken=True,
+            residual=residual,
         )
 
 

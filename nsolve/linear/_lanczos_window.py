@@ -1,0 +1,84 @@
+"""Approximate eigenvectors from the coefficients and residuals of conjugate gradients, without a product.
+
+The preconditioned residuals of CG are Lanczos vectors: `v_j = M r_j / sqrt(gamma_j)` is orthonormal in the
+inner product of `M^-1`, and `v_i^H A v_j` is tridiagonal in CG's coefficients.  A window of `3 k` is kept;
+when it is full it shrinks to the `k` smallest Ritz pairs of this step and of the one before ("eigCG"), after
+which the process goes on as if nothing had been thrown away: the pairs converge as they would in a full
+basis.
+
+Stathopoulos and Orginos (2010), doi:10.1137/080725532.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+class Window(NamedTuple):
+    """The first `count` rows of `basis` are in use."""
+
+    basis: Array  # (w, n)
+    projected: Array  # (w, w), real: V^H A V
+    link: Array  # (w,): how the row that the process last added enters the rows
+    alpha: Array  # CG's last step length
+    count: Array
+
+
+def open_window(wanted: int, like: Array) -> Window:
+    """An empty window for flat vectors, from which so many Ritz pairs are wanted."""
+    rows = 3 * wanted
+    real = jnp.finfo(like.dtype).dtype
+    zeros = jnp.zeros(rows, real)
+    return Window(
+        jnp.zeros((rows, like.size), like.dtype),
+        jnp.zeros((rows, rows), real),
+        zeros,
+        jnp.ones((), real),
+        jnp.zeros((), jnp.int32),
+    )
+
+
+def record(window: Window, z: Array, gamma: Array, beta: Array, alpha: Array) -> Window:
+    """Adds a step of CG: `z = M r`, `gamma = r^H z`, `beta` and `alpha` its coefficients."""
+    window = jax.lax.cond(window.count == window.link.size, _shrink, lambda w: w, window)
+    i = window.count
+    coupling = -window.link * jnp.sqrt(beta) / window.alpha
+    projected = window.projected.at[i].set(coupling).at[:, i].set(coupling)
+    projected = projected.at[i, i].set(1 / alpha + beta / window.alpha)
+    basis = window.basis.at[i].set(z * jax.lax.rsqrt(gamma))
+    return Window(basis, projected, jnp.zeros_like(window.link).at[i].set(1), alpha, i + 1)
+
+
+def _shrink(window: Window) -> Window:
+    wanted = window.link.size // 3
+    keep = 2 * wanted
+    _, now = jnp.linalg.eigh(window.projected)
+    _, before = jnp.linalg.eigh(window.projected[:-1, :-1])
+    both = jnp.concatenate([now[:, :wanted], jnp.pad(before[:, :wanted], ((0, 1), (0, 0)))], axis=1)
+    q, _ = jnp.linalg.qr(both)
+    values, y = jnp.linalg.eigh(q.T @ window.projected @ q)
+    y = q @ y
+    vectors = jnp.matmul(y.T.astype(window.basis.dtype), window.basis, precision="highest")
+    return Window(
+        jnp.zeros_like(window.basis).at[:keep].set(vectors),
+        jnp.zeros_like(window.projected).at[jnp.arange(keep), jnp.arange(keep)].set(values),
+        jnp.zeros_like(window.link).at[:keep].set(window.link @ y),
+        window.alpha,
+        jnp.asarray(keep, jnp.int32),
+    )
+
+
+def ritz(window: Window) -> tuple[Array, Array]:
+    """The smallest Ritz values, `(k,)`, with their vectors, `(k, n)`; zeros where the window holds fewer."""
+    wanted = window.link.size // 3
+    live = jnp.arange(window.link.size) < window.count
+    # What is not there goes to the end of the spectrum.
+    beyond = 2 * jnp.max(jnp.sum(jnp.abs(window.projected), axis=1)) + 1
+    missing = jnp.diag(jnp.full(live.size, beyond))
+    values, y = jnp.linalg.eigh(jnp.where(live[:, None] & live[None, :], window.projected, missing))
+    values, y = values[:wanted], y[:, :wanted]
+    there = (jnp.arange(wanted) < window.count) & (values > 0)
+    values, y = jnp.where(there, values, 0), jnp.where(there & live[:, None], y, 0)
+    return jnp.matmul(y.T.astype(window.basis.dtype), window.basis, precision="highest"), values
