@@ -17,7 +17,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AxisType, PartitionSpec
 
 import nsolve as ns
-from nsolve.sequence import sort_systems
+from nsolve.sequence import solve_sequence, sort_systems
 
 from . import peers, specs
 from .families import AbstractFamily, Parameter
@@ -65,6 +65,7 @@ class Chains:
         if spec.peer != specs.OWN:
             raise ValueError(f"--solver {spec}: samples are solved by {specs.OWN}'s solvers only")
         peers.check(spec)
+        specs.check_name("solver", spec.solver.name, SOLVER_CLASSES)  # `product` only multiplies
         specs.check_name("order", order, ORDERS)
         self.family, self.rtol, self.order = family, rtol, order
         part = spec.preconditioner
@@ -164,19 +165,14 @@ class Chains:
 
     def _solve_chain(self, arrays: Any, parameters: Parameter, vectors: jax.Array) -> Any:
         family, solver = self.family, eqx.combine(arrays, self._static)
+        if self._on_grid:
+            vectors = jax.vmap(family.solution_field)(parameters, vectors)
         make = family.stencil if self._on_grid else family.operator
-
-        def step(_, system):
-            parameter, b = system
-            b = family.solution_field(parameter, b) if self._on_grid else b
-            solution = lx.linear_solve(make(parameter), b, solver, throw=False)
-            x = family.flatten(solution.value) if self._on_grid else solution.value
-            field = family.solution_field(parameter, x)
-            return None, (x, field, solution.stats["num_steps"], solution.result)
-
-        _, (x, fields, steps, results) = jax.lax.scan(step, None, (parameters, vectors))
-        codes = sum(k * (results == getattr(lx.RESULTS, name)) for k, name in enumerate(RESULTS))
-        return x, fields, steps, jnp.asarray(codes)
+        sequence = solve_sequence(make, parameters, vectors, solver, recycle=self._recycle)
+        x = jax.vmap(family.flatten)(sequence.value) if self._on_grid else sequence.value
+        fields = jax.vmap(family.solution_field)(parameters, x)
+        codes = sum(k * (sequence.result == getattr(lx.RESULTS, name)) for k, name in enumerate(RESULTS))
+        return x, fields, sequence.stats["num_steps"], jnp.asarray(codes)
 
     def _true_residuals(self, matrices: np.ndarray, vectors: np.ndarray, x: np.ndarray) -> np.ndarray:
         """`||b - A x|| / ||b||` by SciPy in double precision, and infinite for what is not finite."""
