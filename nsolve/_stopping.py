@@ -38,6 +38,10 @@ from ._vectors import (
 )
 
 
+#: How much of the residual may be rounding before it is computed again.
+_DRIFT = 1e-3
+
+
 class Method(NamedTuple):
     """An iterative method in the form in which the loop drives it.
 
@@ -59,8 +63,9 @@ class Method(NamedTuple):
     restarts_when_broken: bool
     memory: Any = None
     remember: Callable[[Any], Any] | None = None
-    #: The residual of `finish(state)` without a product, for cycles that are not the last.
-    residual: Callable[[Any], Vector] | None = None
+    #: The residual of `finish(state)` without a product, and an estimate of its rounding error: for cycles
+    # that : are not the last.
+    residual: Callable[[Any], tuple[Vector, Array]] | None = None
     #: `report(memory, num_matvecs)`: statistics to add or replace.
     report: Callable[[Any, Array], dict[str, Any]] | None = None
 
@@ -80,6 +85,7 @@ class _Outer(NamedTuple):
     num_steps: Array
     num_cycles: Array
     num_residuals: Array  # computed from the iterate
+    drift: Array  # how far the recursion's residual may be from the computed one
     history: Array | None
     memory: Any
     result: lx.RESULTS
@@ -156,17 +162,19 @@ def solve_to_true_residual(
         carry = (opened, outer.num_steps, outer.num_steps, outer.history)
         state, steps, _, history = jax.lax.while_loop(keep_stepping, step, carry)
         x = method.finish(state)
-        computed = jnp.array(True)
-        cheap_residual = method.residual
-        if cheap_residual is None:
+        computed, drift = jnp.array(True), outer.drift
+        if method.residual is None:
             r = subtract(b, product(x))
         else:
-            # A cycle that is merely full, and gained, goes on from the recursion's residual.
+            # A cycle that is merely full, and gained, goes on from the recursion's residual while that is
+            # good.
+            r, error = method.residual(state)
+            drift = drift + error
             gained = state.residual_norm <= method.least_progress * outer.residual_norm
-            computed = (state.residual_norm <= tol) | state.broken | (steps >= max_steps) | ~gained
-            r = jax.lax.cond(
-                computed, lambda x, _: subtract(b, product(x)), lambda _, s: cheap_residual(s), x, state
-            )
+            wanted = (state.residual_norm <= tol) | state.broken | (steps >= max_steps)
+            computed = wanted | ~gained | ~(drift <= _DRIFT * state.residual_norm)
+            r = jax.lax.cond(computed, lambda x, r: subtract(b, product(x)), lambda x, r: r, x, r)
+            drift = jnp.where(computed, 0, drift)
         r_norm = norm(r)
         finite = jnp.isfinite(r_norm)
         converged = computed & finite & (r_norm <= tol)  # an infinite vector has an infinite tolerance
@@ -187,14 +195,14 @@ def solve_to_true_residual(
         memory = method.close(state)
         num_residuals = outer.num_residuals + computed
         return _Outer(
-            x, r, r_norm, steps, outer.num_cycles + 1, num_residuals, history, memory, result, running
+            x, r, r_norm, steps, outer.num_cycles + 1, num_residuals, drift, history, memory, result, running
         )
 
     zero = jnp.zeros((), jnp.int32)
     start_converged = jnp.isfinite(norm0) & (norm0 <= tol)
     result = lx.RESULTS.where(start_converged, lx.RESULTS.successful, lx.RESULTS.max_steps_reached)
     running = jnp.isfinite(norm0) & ~start_converged & (max_steps > 0)
-    outer = _Outer(x0, r0, norm0, zero, zero, zero, history, method.memory, result, running)
+    outer = _Outer(x0, r0, norm0, zero, zero, zero, 0 * norm0, history, method.memory, result, running)
     outer = jax.lax.while_loop(lambda outer: outer.running, cycle, outer)
 
     failed = outer.result != lx.RESULTS.successful

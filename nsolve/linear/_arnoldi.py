@@ -118,9 +118,10 @@ def coefficients(s: Arnoldi) -> Array:
     return jax.scipy.linalg.solve_triangular(triangle, rhs)
 
 
-def residual(s: Arnoldi) -> Vector:
-    """`r - A Z y` without a product."""
-    y = coefficients(s)
-    left = s.rhs - jnp.append(multiply(live_triangle(s)[0], y), 0)
+def residual(s: Arnoldi) -> tuple[Vector, Array]:
+    """`r - A Z y` without a product, and how far rounding may have taken it from the truth."""
+    y, triangle = coefficients(s), live_triangle(s)[0]
+    left = s.rhs - jnp.append(multiply(triangle, y), 0)
     _, unravel = ravel_pytree(s.x)
-    return unravel(multiply(multiply(s.rotations.conj().T, left), s.basis))
+    rounding = jnp.finfo(s.residual_norm.dtype).eps * jnp.linalg.norm(triangle) * jnp.linalg.norm(y)
+    return unravel(multiply(multiply(s.rotations.conj().T, left), s.basis)), rounding
