@@ -54,12 +54,13 @@ def solve_lower(indptr, indices, values, b, x):
 
 @_compile
 def solve_upper(indptr, indices, values, b, x):
-    """`(I + N) x = b` for strictly upper `N`, rows compressed, columns ascending."""
-    n = b.size
+    """`(I + N) x = b` for strictly upper `N`, rows compressed, columns ascending; `x` may be `b`."""
     previous = x.dtype.type(0)
-    for back in range(n):
-        i = n - 1 - back
-        start, stop = indptr[i], indptr[i + 1]
+    one = np.uint64(1)
+    i = np.uint64(b.size)
+    for _ in range(b.size):
+        i -= one
+        start, stop = indptr[i], indptr[i + one]
         total = b[i]
         if stop > start and indices[start] == i + 1:
             for k in range(start + 1, stop):
@@ -70,6 +71,15 @@ def solve_upper(indptr, indices, values, b, x):
                 total -= values[k] * x[indices[k]]
         x[i] = total
         previous = total
+
+
+@_compile
+def solve_both(indptr, indices, values, scale, upper_indptr, upper_indices, upper_values, b, x):
+    """`(I + L) diag(1 / scale) (I + U) x = b`, one solve after the other in the same buffer."""
+    solve_lower(indptr, indices, values, b, x)
+    for i in range(b.size):
+        x[i] *= scale[i]
+    solve_upper(upper_indptr, upper_indices, upper_values, x, x)
 
 
 @_compile
@@ -232,6 +242,26 @@ def _solve_upper(dtype):
     return handler
 
 
+def _solve_both(dtype):
+    @_handler
+    def handler(frame):
+        if not _answers_metadata(frame):
+            solve_both(
+                _array(frame, _ARGUMENTS, 0, _INDEX),
+                _array(frame, _ARGUMENTS, 1, _INDEX),
+                _array(frame, _ARGUMENTS, 2, dtype),
+                _array(frame, _ARGUMENTS, 3, dtype),
+                _array(frame, _ARGUMENTS, 4, _INDEX),
+                _array(frame, _ARGUMENTS, 5, _INDEX),
+                _array(frame, _ARGUMENTS, 6, dtype),
+                _array(frame, _ARGUMENTS, 7, dtype),
+                _array(frame, _RESULTS, 0, dtype),
+            )
+        return 0
+
+    return handler
+
+
 def _incomplete_cholesky(dtype):
     @_handler
     def handler(frame):
@@ -269,6 +299,7 @@ def _incomplete_lu(dtype):
 _KERNELS = {
     "solve_lower": (solve_lower, _solve_lower),
     "solve_upper": (solve_upper, _solve_upper),
+    "solve_both": (solve_both, _solve_both),
     "incomplete_cholesky": (incomplete_cholesky, _incomplete_cholesky),
     "incomplete_lu": (incomplete_lu, _incomplete_lu),
 }

@@ -37,7 +37,6 @@ from ._vectors import (
     zeros_like,
 )
 
-
 #: How much of the residual may be rounding before it is computed again.
 _DRIFT = 1e-3
 

@@ -211,7 +211,7 @@ def _count(parameters: PyTree, vectors: Vector) -> int:
     if len(both) > 1 or 0 in both:
         raise ValueError(
             f"`parameters` and `vectors` must have one leading axis, the number of systems (at least 1), "
-            f"but it is {sorted(lengths['parameters'])} in `parameters` and {sorted(lengths['vectors'])} in `vectors`."
+            f"but it is {sorted(lengths['parameters'])} and {sorted(lengths['vectors'])}."
         )
     return both.pop()
 
