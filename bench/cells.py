@@ -1,4 +1,5 @@
-"""One cell: a problem, a size, a column, a tolerance, a precision. It always ends in a record."""
+"""One cell: a problem or a sequence of them, a size, a column, a tolerance, a precision. It always ends in a
+record."""
 
 import datetime
 import warnings
@@ -26,6 +27,7 @@ class Cell:
     rtol: float
     dtype: str
     seed: int
+    count: int | None = None  # of a sequence: how many systems
 
     def key(self, device: str) -> str:
         return record.key(
@@ -36,18 +38,23 @@ class Cell:
             dtype=self.dtype,
             seed=self.seed,
             device=device,
+            count=self.count,
         )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure: the same for all cells of a suite."""
+    """How to measure: the same for all cells of a suite.
+
+    `sample`: of a sequence, columns that carry nothing from system to system solve only so many of the
+    systems, spread evenly; 0 for all."""
 
     max_steps: int = 20000
     repeats: int | None = None
     history: bool = False
     memory: bool = False
     first_call: int = 0
+    sample: int = 0
 
 
 def run_cell(cell: Cell, settings: Settings, suite: str, config: str) -> record.Record:
@@ -75,14 +82,19 @@ def run_cell(cell: Cell, settings: Settings, suite: str, config: str) -> record.
         "solve_s": None,
     }
     try:
-        task = task_of(cell, settings)
-        row |= {
-            "size": task.problem.size,
-            "unknowns": task.matrix.shape[0],
-            "nnz": int(task.matrix.nnz),
-        }
         row["version"] = peers.find(cell.spec.peer).version()
-        row |= _measured(cell, settings, task)
+        if cell.count is not None:
+            from .sequences.measure import measure as measure_sequence
+
+            row |= measure_sequence(cell, settings)
+        else:
+            task = task_of(cell, settings)
+            row |= {
+                "size": task.problem.size,
+                "unknowns": task.matrix.shape[0],
+                "nnz": int(task.matrix.nnz),
+            }
+            row |= _measured(cell, settings, task)
     except Missing as missing:
         row |= {"result": "missing", "message": str(missing)}
     except Exception as error:  # a failure is a row: the run goes on

@@ -42,6 +42,9 @@ def run(
     rtol: Annotated[list[float] | None, typer.Option(help="Tolerance, without SUITE.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Precision, without SUITE.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, without SUITE.")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Solve a sequence of so many systems, without SUITE.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Most iterations, without SUITE.")] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Timed solves a cell.")] = None,
     out: Annotated[Path | None, typer.Option(help="Records, one JSON object a line.")] = None,
@@ -57,7 +60,7 @@ def run(
 
     only_ad_hoc = {
         "size": size, "solver": solver, "rtol": rtol, "dtype": dtype, "seed": seed,
-        "max-steps": max_steps,
+        "count": count, "max-steps": max_steps,
     }  # fmt: skip
     if suite is not None:
         for name, value in only_ad_hoc.items():
@@ -72,10 +75,10 @@ def run(
             raise ValueError("--filter belongs to a suite; use --solver here")
         group = {
             "problem": problem, "size": size, "solver": solver, "rtol": rtol, "dtype": dtype,
-            "seed": seed, "max_steps": max_steps,
+            "seed": seed, "count": count, "max_steps": max_steps,
         }  # fmt: skip
         group = {key: value for key, value in group.items() if value not in (None, [])}
-        chosen = suites.ad_hoc({"history": True, **group})
+        chosen = suites.ad_hoc({"history": count is None, **group})
     chosen = suites.repeat(chosen, repeats)
     if html is not None:
         _check_writable(html)
@@ -127,7 +130,9 @@ def compare(
 @app.command()
 def plot(
     records: Annotated[Path, typer.Argument(help="A file of records.")],
-    kind: Annotated[list[str] | None, typer.Option(help="convergence, size, work-precision or time.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="convergence, size, work-precision, time or sequence.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("records/plots"),
 ) -> None:
     """Draw records as PNG and SVG; without --kind, every kind that they allow."""

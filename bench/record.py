@@ -16,12 +16,21 @@ Record = dict[str, Any]
 
 
 def key(
-    *, problem: str, size: int | None, solver: str, rtol: float, dtype: str, seed: int, device: str
+    *,
+    problem: str,
+    size: int | None,
+    solver: str,
+    rtol: float,
+    dtype: str,
+    seed: int,
+    device: str,
+    count: int | None = None,
 ) -> str:
     """What makes two cells the same measurement, as a short hash.
 
-    The solver's and the problem's parameters are inside their specs."""
-    text = json.dumps([problem, size, solver, float(rtol), dtype, seed, device])
+    The solver's and the problem's parameters are inside their specs; `count` is a sequence's length."""
+    parts = [problem, size, solver, float(rtol), dtype, seed, device]
+    text = json.dumps(parts if count is None else [*parts, count])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

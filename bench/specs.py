@@ -1,6 +1,6 @@
-"""The grammar of names: ``[peer:]solver[param=value,...][+preconditioner[param=value,...]]``.
+"""The grammar of names: ``[peer:]solver[param=value,...][+preconditioner[param=value,...]][@mode,...]``.
 
-Problems use the same ``name[param=value,...]`` part. A spec is a value: parsing what `str` printed
+Problems use the same ``name[param=value,...]`` part; modes belong to sequences (`bench.sequences`). A spec is a value: parsing what `str` printed
 gives an equal spec, so the text is fit to be a key in a record.
 """
 
@@ -34,16 +34,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Spec:
-    """One column of the benchmark: whose solver, which solver, which preconditioner."""
+    """One column of the benchmark: whose solver, which solver, which preconditioner; of a sequence, how
+    it goes from system to system (kept sorted)."""
 
     peer: str
     solver: Part
     preconditioner: Part | None = None
+    mode: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         head = "" if self.peer == OWN else f"{self.peer}:"
         tail = "" if self.preconditioner is None else f"+{self.preconditioner}"
-        return f"{head}{self.solver}{tail}"
+        mode = f"@{','.join(self.mode)}" if self.mode else ""
+        return f"{head}{self.solver}{tail}{mode}"
 
     @property
     def params(self) -> dict[str, Value]:
@@ -61,12 +64,14 @@ def parse(text: str) -> Spec:
     Raises ValueError naming the text and the grammar. Names are not checked here: see
     `bench.peers.check`.
     """
-    head, tail = _split_outside_brackets(text, "+")
+    head, after = _split_outside_brackets(text, "@")
+    mode = () if after is None else tuple(sorted({word.strip() for word in after.split(",")}))
+    head, tail = _split_outside_brackets(head, "+")
     peer, solver = _split_outside_brackets(head, ":")
     if solver is None:
         peer, solver = OWN, head
     preconditioner = None if tail is None else parse_part(tail, whole=text)
-    return Spec(peer.strip(), parse_part(solver, whole=text), preconditioner)
+    return Spec(peer.strip(), parse_part(solver, whole=text), preconditioner, mode)
 
 
 def parse_part(text: str, whole: str | None = None) -> Part:
@@ -95,7 +100,10 @@ def parse_part(text: str, whole: str | None = None) -> Part:
 
 def matches(pattern: Spec, spec: Spec) -> bool:
     """Whether a filter admits a spec: a part without parameters admits every set of them, a part
-    with parameters asks for those (others are free), and no preconditioner asks for none."""
+    with parameters asks for those (others are free), no preconditioner asks for none, and a mode
+    asks for that mode."""
+    if not set(pattern.mode) <= set(spec.mode):
+        return False
     if pattern.peer != spec.peer or not part_matches(pattern.solver, spec.solver):
         return False
     if pattern.preconditioner is None or spec.preconditioner is None:

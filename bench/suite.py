@@ -12,6 +12,15 @@
 A group is the product of its lists `problem, size, solver, rtol, dtype, seed` (one value may stand
 for a list), measured as the fields of `bench.cells.Settings` say: `max_steps, repeats, history,
 memory, first_call`.
+
+A group with a `count` solves sequences of so many systems (`bench.sequences`):
+
+    [[group]]
+    problem = "darcy"
+    count = 200
+    sample = 8                    # columns that carry nothing solve 8 of the 200
+    size = 80
+    solver = ["gmres[restart=40]+ilu", "gcro_dr[restart=20,recycle=20]+ilu@carried,sorted"]
 """
 
 import dataclasses
@@ -23,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import peers, problems, specs
+from . import peers, problems, sequences, specs
 from .cells import DTYPES, Cell, Settings
 
 FOLDER = Path(__file__).parent / "suites"
@@ -89,10 +98,10 @@ def select(suite: Suite, filters: list[str], only_problems: list[str]) -> Suite:
         if not any(specs.matches(pattern, cell.spec) for cell in cells):
             found = ", ".join(dict.fromkeys(str(cell.spec) for cell in cells))
             raise ValueError(f"filter {str(pattern)!r} admits no cell of {suite.name}: {found}")
-    parts = [problems.parse(text) for text in only_problems]
+    parts = [_parse_problem(text, text.split("[")[0].strip() in sequences.KINDS) for text in only_problems]
 
     def admitted(cell: Cell) -> bool:
-        problem = problems.parse(cell.problem)
+        problem = specs.parse_part(cell.problem)
         return (not patterns or any(specs.matches(p, cell.spec) for p in patterns)) and (
             not parts or any(specs.part_matches(p, problem) for p in parts)
         )
@@ -126,38 +135,44 @@ def _from_content(name: str, content: dict[str, Any]) -> Suite:
 def _cells(group: dict[str, Any], where: str) -> dict[Cell, Settings]:
     fields = {field.name: field.default for field in dataclasses.fields(Settings)}
     for key, value in group.items():
-        specs.check_name(f"key of {where}", key, (*AXES, *fields))
+        specs.check_name(f"key of {where}", key, (*AXES, "count", *fields))
         wanted = int if fields.get(key) is None else type(fields[key])
-        if key in fields and type(value) is not wanted:
+        if (key in fields or key == "count") and type(value) is not wanted:
             raise ValueError(f"{key} of {where} must be {wanted.__name__}, got {value!r}")
     settings = Settings(**{key: value for key, value in group.items() if key in fields})
+    count = group.get("count")
+    _check_count(count, settings, where)
     axes = {}
     for axis in AXES:
         value = group.get(axis, DEFAULTS.get(axis))
         if value is None or value == []:
             raise ValueError(f"{where} has no {axis!r}")
         axes[axis] = value if isinstance(value, list) else [value]
-    parts = [problems.parse(_text(p, "problem", where)) for p in axes["problem"]]
+    parts = [_parse_problem(_text(p, "problem", where), count is not None) for p in axes["problem"]]
     columns = [specs.parse(_text(s, "solver", where)) for s in axes["solver"]]
     for column in columns:
         peers.check(column)
+        if count is not None:
+            sequences.check(column)
+        elif column.mode:
+            raise ValueError(f"{column} of {where} is for sequences: give the number of systems as `count`")
     for rtol in axes["rtol"]:
         if not isinstance(rtol, int | float) or not 0 < rtol < 1:
             raise ValueError(f"rtol of {where} must lie between 0 and 1, got {rtol!r}")
     for dtype in axes["dtype"]:
-        specs.check_name("dtype", str(dtype), DTYPES)
+        specs.check_name("dtype", str(dtype), DTYPES if count is None else ("float64",))
     for axis in ("size", "seed"):
         for value in axes[axis]:
             if value is not None and type(value) is not int:
                 raise ValueError(f"{axis} of {where} must be an integer, got {value!r}")
     cells = []
     for part in parts:
-        sized = problems.is_sized(part.name)
+        sized = count is not None or problems.is_sized(part.name)
         sizes = axes["size"] if sized else [None]
         if sized and None in sizes:
             raise ValueError(f"problem {part.name!r} of {where} needs a size")
         cells += [
-            Cell(str(part), size, column, float(rtol), dtype, seed)
+            Cell(str(part), size, column, float(rtol), dtype, seed, count)
             for size in sizes
             for rtol in axes["rtol"]
             for dtype in axes["dtype"]
@@ -165,6 +180,23 @@ def _cells(group: dict[str, Any], where: str) -> dict[Cell, Settings]:
             for column in columns
         ]
     return dict.fromkeys(cells, settings)
+
+
+def _parse_problem(text: str, sequence: bool) -> specs.Part:
+    return sequences.parse(text) if sequence else problems.parse(text)
+
+
+def _check_count(count: int | None, settings: Settings, where: str) -> None:
+    """Of a sequence's group, that there are systems and that nothing is asked for that needs one system."""
+    if count is None:
+        if settings.sample:
+            raise ValueError(f"sample of {where} belongs to sequences: give the number of systems as `count`")
+        return
+    if count < 1 or settings.sample < 0:
+        raise ValueError(f"{where} needs a count of at least 1 and a sample of at least 0 systems")
+    for name in ("history", "memory", "first_call"):
+        if getattr(settings, name):
+            raise ValueError(f"{name} of {where} is for single systems, but `count` makes it a sequence")
 
 
 def _text(value: Any, axis: str, where: str) -> str:

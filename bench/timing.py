@@ -37,7 +37,7 @@ def measure(run: Run, repeats: int | None = None) -> tuple[Timings, Any]:
     # The first call warms caches and compiles callbacks: it counts only where it stands alone.
     alone = not run.compiles and (repeats == 1 or (repeats is None and first > LONG_S))
     times = [first] if alone else []
-    while not alone and _wants_more(times, repeats):
+    while not alone and wants_more(times, repeats):
         raw, seconds = clock(lambda: run.solve(program))
         times.append(seconds)
     if run.compiles:
@@ -63,7 +63,7 @@ def clock(function) -> tuple[Any, float]:
     return result, time.perf_counter() - start
 
 
-def _wants_more(times: list[float], repeats: int | None) -> bool:
+def wants_more(times: list[float], repeats: int | None) -> bool:
     if repeats is not None:
         return len(times) < repeats
     if any(seconds > LONG_S for seconds in times):

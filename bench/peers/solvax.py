@@ -1,4 +1,4 @@
-"""solvax: PCG and flexible GMRES.
+"""solvax: PCG, flexible GMRES and GCROT.
 
 Stopping rule: `||r|| <= rtol ||b||`; PCG on the recurrence, GMRES on the true residual at each
 restart.
@@ -11,12 +11,16 @@ import numpy as np
 from . import _jax
 from .base import Answer, Missing, Peer, Run, relative
 
-SOLVERS = {"cg": ("form",), "gmres": ("form", "restart")}
+SOLVERS = {
+    "cg": ("form",),
+    "gmres": ("form", "restart"),
+    "gcrot": ("form", "restart", "recycle", "strategy"),
+}
 PRECONDITIONERS = {"jacobi": ()}
 
 
 class SolvaxRun(_jax.JaxRun):
-    """PCG or FGMRES from solvax."""
+    """PCG, FGMRES or GCROT from solvax."""
 
     def function(self):
         import solvax
@@ -29,8 +33,14 @@ class SolvaxRun(_jax.JaxRun):
             if name == "cg":
                 # Its history has a place for each step that is allowed: part of its product.
                 return solvax.pcg(lambda x: _jax.apply(matrix, x), rhs, max_steps=task.max_steps, **keywords)
-            restart = int(self.spec.solver.options.get("restart", 30))
-            keywords |= {"restart": restart, "max_restarts": -(-task.max_steps // restart)}
+            options = self.spec.solver.options
+            restart = int(options.get("restart", 30))
+            keywords["max_restarts"] = -(-task.max_steps // restart)
+            if name == "gcrot":
+                keywords |= {"m": restart, "k": int(options.get("recycle", 10))}
+                keywords["recycle_strategy"] = str(options.get("strategy", "fifo"))
+                return solvax.gcrot(lambda x: _jax.apply(matrix, x), rhs, **keywords)
+            keywords["restart"] = restart
             return solvax.gmres(lambda x: _jax.apply(matrix, x), rhs, **keywords)
 
         return solve
