@@ -86,6 +86,7 @@ def run_cell(cell: Cell, settings: Settings, suite: str, config: str) -> record.
         if cell.count is not None:
             from .sequences.measure import measure as measure_sequence
 
+            row["length"] = cell.count
             row |= measure_sequence(cell, settings)
         else:
             task = task_of(cell, settings)

@@ -18,6 +18,7 @@ from bench.table import (
     reason,
     scientific,
     seconds,
+    spread_seconds,
     succeeded,
     system_key,
     system_label,
@@ -106,8 +107,7 @@ def _time_ratio(base: Record, new: Record) -> tuple[float | None, bool]:
 
 
 def _interquartile_range(record: Record) -> float:
-    value = record["solve_s"].get("iqr")
-    return value if is_number(value) else 0.0
+    return spread_seconds(record) or 0.0
 
 
 def _by_key(path: Path) -> dict[tuple[str, ...], Record]:

@@ -28,6 +28,8 @@ COLOURS = {
     "amgcl": "#8C6D31",
 }
 OTHER = "#6E6E6E"
+# Where a colour is a column, not a library.
+PALETTE = tuple(COLOURS.values()) + (OTHER, "#B8336A", "#2F4F4F")
 FAILURE = "#C00000"
 INK = "#333333"
 _GAP = 9  # points between the end of a line and its name

@@ -17,9 +17,13 @@ from bench.table import (
     is_product,
     library,
     median_seconds,
+    num_steps,
+    number,
     reason,
     scientific,
     seconds,
+    setup_seconds,
+    spread_seconds,
     succeeded,
     system_key,
     system_label,
@@ -112,7 +116,7 @@ def _bars(records: list[Record]) -> str:
 
 
 def _once_and_again(record: Record) -> tuple[float, float, float]:
-    values = (median_seconds(record), record.get("setup_s"), record.get("compile_s"))
+    values = (median_seconds(record), setup_seconds(record), record.get("compile_s"))
     solve, setup, compiling = (float(v) if is_number(v) else 0.0 for v in values)  # type: ignore[arg-type]
     return solve, setup, compiling
 
@@ -122,8 +126,8 @@ def _bar(record: Record, longest: float) -> str:
     over = " over" if solve + setup > 1.001 * longest else ""
     name = escape(record["solver"])
     figures = [f"<b>{seconds(median_seconds(record))}</b>"]
-    steps = record.get("num_steps")
-    steps_text = f"{steps} step{'s' * (steps != 1)}" if steps and is_number(steps) else ""
+    steps = num_steps(record)
+    steps_text = f"{number(steps)} step{'s' * (steps != 1)}" if steps and is_number(steps) else ""
     figures.append(f'<span class="steps">{steps_text}</span>')
     once = [
         f"{word} {seconds(value)}"
@@ -234,18 +238,18 @@ def _table(records: Sequence[Record]) -> str:
 
 
 def _row(record: Record) -> str:
-    spread = (record.get("solve_s") or {}).get("iqr")
-    setup, compiling = record.get("setup_s"), record.get("compile_s")
+    spread = spread_seconds(record)
+    setup, compiling = setup_seconds(record), record.get("compile_s")
     residual, solve, steps = (
         record.get("true_residual"),
         median_seconds(record),
-        record["num_steps"],
+        num_steps(record),
     )
     cells: list[tuple[Any, str]] = [
         (system_label(record), system_label(record)),
         (record["solver"], record["solver"]),
         (record.get("rtol"), scientific(record.get("rtol"))),
-        (steps, "–" if steps is None else str(steps)),
+        (steps, number(steps)),
         (solve, seconds(solve)),
         (spread, seconds(spread)),
         (setup, seconds(setup)),

@@ -28,19 +28,24 @@ from bench.figures import (
     whole_decades,
 )
 from bench.record import Record
+from bench.sequences.picture import draw_sequence
+from bench.sequences.report import preconditioner
 from bench.table import (
     is_number,
     library,
     median_seconds,
+    num_steps,
+    number,
     reason,
     scientific,
     seconds,
+    setup_seconds,
     succeeded,
     system_key,
     system_label,
 )
 
-KINDS = ("convergence", "size", "work-precision", "time")
+KINDS = ("convergence", "size", "work-precision", "time", "sequence")
 
 
 def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
@@ -48,13 +53,15 @@ def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
 
     `kind` is `convergence` (relative residual against iterations; cells run with their residual
     history), `size` (iterations against unknowns), `work-precision` (solve seconds against the
-    true residual reached, over the tolerances) or `time` (set-up, compile and solve bars).
+    true residual reached, over the tolerances), `time` (set-up, compile and solve bars) or `sequence`
+    (iterations of each system of a sequence, and products of all).
     """
     draw = {
         "convergence": _draw_convergence,
         "size": _draw_size,
         "work-precision": _draw_work_precision,
         "time": _draw_time,
+        "sequence": draw_sequence,
     }.get(kind)
     if draw is None:
         raise ValueError(f"kind is {kind!r}: choose from {', '.join(KINDS)}")
@@ -76,6 +83,7 @@ _NEEDS = {
     "size": "it needs iteration counts at two sizes of a problem or more",
     "work-precision": "it needs timed cells at two tolerances or more",
     "time": "it needs timed cells",
+    "sequence": "it needs cells that are sequences (a suite's groups with a `count`)",
 }
 
 
@@ -88,6 +96,8 @@ def _groups(records: Sequence[Record], kind: str) -> dict[str, list[Record]]:
             group_key = tuple(repr(record.get(name)) for name in fields)
         elif kind == "time":
             group_key = (*system_key(record), repr(record.get("rtol")))
+        elif kind == "sequence":
+            group_key = (*system_key(record), repr(record.get("rtol")), preconditioner(record))
         else:
             group_key = system_key(record)
         groups.setdefault(group_key, []).append(record)
@@ -95,8 +105,10 @@ def _groups(records: Sequence[Record], kind: str) -> dict[str, list[Record]]:
     for group in groups.values():
         first = group[0]
         name = first["problem"] if kind == "size" else system_label(first)
-        if kind in ("size", "time") and first.get("rtol") is not None:
+        if kind in ("size", "time", "sequence") and first.get("rtol") is not None:
             name += f"-{first['rtol']:g}"
+        if kind == "sequence":
+            name += f"-{preconditioner(first) or 'none'}"
         name = unique = re.sub(r"[^\w.-]+", "-", name)
         number = 1
         while unique in named:  # the same problem in another dtype, on another device, ...
@@ -155,7 +167,7 @@ def _draw_size(records: list[Record]) -> Figure | None:
     return _draw_lines(
         records,
         x=unknowns,
-        y=lambda r: r.get("num_steps"),
+        y=num_steps,
         axis_names=("unknowns", "iterations"),
         title=f"{records[0]['problem']}: iterations against size"
         + (f" (rtol {scientific(records[0]['rtol'])})" if records[0].get("rtol") else ""),
@@ -177,8 +189,9 @@ def _draw_work_precision(records: list[Record]) -> Figure | None:
 
 def unknowns(record: Record) -> int | None:
     """Unknowns of a problem; of one that says only its side, `poisson2d 512` has 512^2."""
-    if is_number(record.get("num_unknowns")):
-        return record["num_unknowns"]
+    for name in ("num_unknowns", "unknowns"):
+        if is_number(record.get(name)):
+            return record[name]
     size: Any = record.get("size")
     dimension = re.search(r"([123])d", record["problem"])
     return int(size) ** int(dimension[1] if dimension else 1) if is_number(size) else None
@@ -236,14 +249,14 @@ def _draw_time(records: list[Record]) -> Figure | None:
     bars = solve.barh(rows, [median_seconds(r) for r in timed], color=colours, height=0.62)
     for bar, record in zip(bars, timed, strict=True):
         bar.set_alpha(1.0 if succeeded(record) else 0.35)
-    setup = np.array([r.get("setup_s") or 0.0 for r in timed])
+    setup = np.array([setup_seconds(r) or 0.0 for r in timed])
     compiling = np.array([r.get("compile_s") or 0.0 for r in timed])
     once.barh(rows, setup, color=colours, alpha=0.6, height=0.62)
     once.barh(rows, compiling, left=setup, color=colours, alpha=0.28, height=0.62)
     for row, record in enumerate(timed):
         text = f" {seconds(median_seconds(record))}"
         if record.get("num_steps"):  # a direct solver has none
-            text += f", {record['num_steps']} steps"
+            text += f", {number(num_steps(record))} steps"
         if not succeeded(record):
             text += f"  ✗ {reason(record)}"
         colour = INK if succeeded(record) else FAILURE

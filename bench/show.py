@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import peers, problems, suite, table
+from . import peers, problems, sequences, suite, table
 from .record import Record
+from .sequences import report
 
 # Least width of the terminal at which a column is worth its place, widest columns last to come.
 _COLUMNS = (
@@ -23,7 +24,7 @@ _COLUMNS = (
 def show(records: Sequence[Record], console: Console) -> None:
     """One table per system; its columns adapt to the terminal's width. Failed cells are rows with
     their reason."""
-    for title, headings, rows in _tables(records, console.width):
+    for title, headings, rows, note in _tables(records, console.width):
         # As Text, since rich would take the options in brackets for markup.
         view = Table(title=Text(title, style="italic"), title_justify="left")
         for heading in headings:
@@ -32,23 +33,28 @@ def show(records: Sequence[Record], console: Console) -> None:
         for row in rows:
             view.add_row(*row)
         console.print(view)
+        if note:
+            console.print(Text(note))
 
 
 def markdown(records: Sequence[Record]) -> str:
     """The same tables, with every column that has something to say, for documents."""
     lines = []
-    for title, headings, rows in _tables(records, width=10_000):
+    for title, headings, rows, note in _tables(records, width=10_000):
         ends = ["---" if heading in ("solver", "result") else "---:" for heading in headings]
         lines += [f"**{title}**", ""]
         for row in (headings, ends, *([text.plain for text in row] for row in rows)):
             lines.append(f"| {' | '.join(row)} |")
-        lines.append("")
+        lines += ["", note, ""] if note else [""]
     return "\n".join(lines)
 
 
-def _tables(records: Sequence[Record], width: int) -> Iterator[tuple[str, list[str], list[list[Text]]]]:
+def _tables(records: Sequence[Record], width: int) -> Iterator[tuple[str, list[str], list[list[Text]], str]]:
+    """Each system's title, headings, rows, and a sentence below them."""
     groups: dict[tuple[str, ...], list[Record]] = {}
     for row in records:
+        if "length" in row:
+            continue
         groups.setdefault(table.system_key(row), []).append(row)
     many_tolerances = len({row["rtol"] for row in records}) > 1
     for group in groups.values():
@@ -62,7 +68,8 @@ def _tables(records: Sequence[Record], width: int) -> Iterator[tuple[str, list[s
         tail = "" if first["dtype"] == "float64" else f", {first['dtype']}"
         headings = ["solver", *["rtol"] * many_tolerances, "steps", *wanted, "solve", "residual", "result"]
         rows = [_row(row, wanted, many_tolerances) for row in group]
-        yield f"{table.system_label(first)}{unknowns}{tail}", headings, rows
+        yield f"{table.system_label(first)}{unknowns}{tail}", headings, rows, ""
+    yield from report.tables([row for row in records if "length" in row])
 
 
 def show_names(console: Console) -> None:
@@ -75,6 +82,14 @@ def show_names(console: Console) -> None:
         options = ", ".join(f"{key}={value}" for key, value in problems.options(name).items())
         what = (make.__doc__ or "").strip().split("\n")[0].rstrip(".")
         view.add_row(name, options, what)
+    console.print(view)
+    view = Table(title="sequences (with --count)", title_justify="left")
+    view.add_column("name")
+    view.add_column("options", overflow="fold")
+    view.add_column("what", overflow="fold")
+    for name, what in sequences.KINDS.items():
+        options = ", ".join(f"{key}={value}" for key, value in sequences.options(name).items())
+        view.add_row(name, options, Text(what.strip().split("\n")[0].rstrip(".")))
     console.print(view)
     view = Table(title="columns: peer:solver+preconditioner (ours without a peer)")
     view.title_justify = "left"

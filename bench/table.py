@@ -57,7 +57,7 @@ def reason(record: Record) -> str:
 
 def key(record: Record) -> tuple[str, ...]:
     """What makes two records the same cell of a benchmark."""
-    return (*system_key(record), record["solver"], repr(record.get("rtol")))
+    return (*system_key(record), record["solver"], repr(record.get("rtol")), repr(record.get("length")))
 
 
 def system_key(record: Record) -> tuple[str, ...]:
@@ -86,10 +86,42 @@ def system_label(record: Record) -> str:
     return record["problem"] if size in (None, "") else f"{record['problem']} {size}"
 
 
+def systems(record: Record) -> int:
+    """How many systems a record's totals are of: one, unless it is of a sequence."""
+    return record.get("count") or 1
+
+
+def per_system(record: Record, total: float | None) -> float | None:
+    """A total of a record, of one of its systems on average; None for what is no number."""
+    return total / systems(record) if is_number(total) and total is not None else None
+
+
 def median_seconds(record: Record) -> float | None:
-    """Median solve seconds, or None where nothing was timed."""
-    value = (record.get("solve_s") or {}).get("median")
-    return value if is_number(value) else None
+    """Median solve seconds of a system, or None where nothing was timed."""
+    return per_system(record, (record.get("solve_s") or {}).get("median"))
+
+
+def spread_seconds(record: Record) -> float | None:
+    """Interquartile range of the solve seconds of a system."""
+    return per_system(record, (record.get("solve_s") or {}).get("iqr"))
+
+
+def setup_seconds(record: Record) -> float | None:
+    """Set-up seconds of a system; a sequence's set-up is its sorting."""
+    return per_system(record, record.get("setup_s"))
+
+
+def num_steps(record: Record) -> float | None:
+    """Iterations of a system; of a sequence the mean."""
+    steps = record.get("num_steps")
+    return steps if systems(record) == 1 else per_system(record, steps)
+
+
+def number(value: float | None) -> str:
+    """`12 -> '12'`, `12.34 -> '12.3'`; a dash where there is nothing."""
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def is_number(value: Any) -> bool:

@@ -11,6 +11,7 @@ from bench.table import (
     library,
     median_seconds,
     scientific,
+    setup_seconds,
     succeeded,
     system_key,
     system_label,
@@ -52,7 +53,7 @@ def _races(records: Sequence[Record]) -> list[list[Record]]:
 
 def _time(record: Record) -> float:
     """Set-up and solve: a factorisation must not win by being called set-up."""
-    return (median_seconds(record) or math.inf) + (record.get("setup_s") or 0.0)
+    return (median_seconds(record) or math.inf) + (setup_seconds(record) or 0.0)
 
 
 def _who_wins(races: list[list[Record]]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 def outliers(size: int, rng: np.random.Generator) -> np.ndarray:
     """Symmetric positive definite, condition 2000: eight small eigenvalues below an even bulk."""
-    eigenvalues = np.concatenate([np.geomspace(1e-3, 8e-3, 8), np.linspace(0.4, 2.0, size - 8)])
+    eigenvalues = np.concatenate([np.geomspace(1e-3, 1e-2, 8), np.linspace(1.0, 2.0, size - 8)])
     q, _ = np.linalg.qr(rng.standard_normal((size, size)))
     return (q * eigenvalues) @ q.T
 
@@ -22,8 +22,8 @@ def laplacian1d(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def wellconditioned(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Not symmetric, condition about 12: a random matrix of norm about 1.7 plus an uneven diagonal."""
-    return np.diag(np.linspace(1.0, 3.0, size)) + 0.85 * rng.standard_normal((size, size)) / np.sqrt(size)
+    """Not symmetric, condition about 11: an uneven diagonal plus a random matrix."""
+    return np.diag(np.linspace(1.0, 5.0, size)) + 1.1 * rng.standard_normal((size, size)) / np.sqrt(size)
 
 
 #: By name: the first matrix, whether all are symmetric positive definite, and the drift's 2-norm.

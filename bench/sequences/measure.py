@@ -38,8 +38,8 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
 
     `num_steps`, `num_matvecs`, `num_preconditioner_applications` and `solve_s` are totals over the `count`
     systems solved, `steps` and `matvecs` lists in the order of solution, `true_residual` the largest,
-    `setup_s` the seconds that sorting took.  `length` is the sequence's: a column that carries nothing
-    from system to system may be measured on fewer, spread evenly."""
+    `setup_s` the seconds that sorting took.  A column that carries nothing from system to system may be
+    measured on fewer than the sequence has, spread evenly."""
     sequence = systems.make(cell.problem, cell.size)
     chosen = systems.draw(cell.problem, cell.size, cell.count, cell.seed)
     if settings.sample and not cell.spec.mode:
@@ -67,7 +67,6 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
     outcome = solve.read(raw, given)
     return {
         "unknowns": chosen.vectors.shape[1],
-        "length": cell.count,
         "count": len(chosen),
         **_judged(cell.rtol, sequence, chosen, outcome),
         "num_steps": int(outcome.num_steps.sum()),
@@ -114,7 +113,7 @@ class _Program:
         return Outcome(x, [RESULTS[code] for code in codes], *counts)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)  # a program serves all tolerances
 def _prepare(problem: str, size: int, spec: Spec, count: int, max_steps: int) -> tuple[_Program, float]:
     sequence, part = systems.make(problem, size), spec.preconditioner
     form = "stencil" if part and part.name == "multigrid" else "sparse"
@@ -219,7 +218,7 @@ class _SolvaxLoop:
         )
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)  # a program serves all tolerances
 def _prepare_solvax(
     problem: str, size: int, spec: Spec, count: int, max_steps: int
 ) -> tuple[_SolvaxLoop, float]:
