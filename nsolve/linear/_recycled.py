@@ -105,9 +105,9 @@ def start_from(vectors: Array) -> Recycled:
     return Recycled(vectors, vectors, values, count, count, count, count, count + FIRST_PAUSE)
 
 
-def as_recycled(given: Any, structure: PyTree, count: int, who: str) -> Recycled:
-    """`options["recycled"]`, checked; entries that are not finite are dropped with their vector."""
-    empty = nothing_recycled(structure, count)
+def as_recycled(given: Any, empty: Recycled, who: str) -> Recycled:
+    """`options["recycled"]`, checked against an empty one; vectors that are not finite are dropped."""
+    count = empty.vectors.shape[0]
     if given is None:
         return empty
     if isinstance(given, Recycled):

@@ -14,7 +14,7 @@ from .._system import System
 from .._vectors import Vector, axpy, dot, norm, real, safe_divide, size, zeros_like
 from ..operators.base import require_definite
 from ._lanczos_window import Window, open_window, record, ritz
-from ._recycled import Recycled, as_recycled
+from ._recycled import Recycled, as_recycled, nothing_recycled
 from .base import (
     AbstractIterativeSolver,
     Cost,
@@ -83,13 +83,12 @@ class CG(AbstractIterativeSolver):
     def cost(self) -> Cost:
         return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=0)
 
-    def num_recycled(self, structure: PyTree) -> int:
-        """How many vectors are kept for a system of this structure."""
-        return min(self.recycle, size(structure))
+    def nothing_recycled(self, structure: PyTree) -> Recycled:
+        """The subspace to start a sequence with, for vectors of this structure: an empty one."""
+        return nothing_recycled(structure, min(self.recycle, size(structure)))
 
     def method(self, system: System) -> Method:
-        keep = self.num_recycled(system.operator.in_structure())
-        if keep == 0:
+        if self.recycle == 0:
             if system.recycled is not None:
                 raise ValueError(
                     "`CG` was given `options['recycled']`, but has `recycle=0`: say how many vectors to "
@@ -101,7 +100,9 @@ class CG(AbstractIterativeSolver):
                 "`options['recycled']` of `CG` must be the `stats['recycled']` of an earlier solve: vectors "
                 "alone lack the values that go with them."
             )
-        given = as_recycled(system.recycled, system.operator.in_structure(), keep, "CG")
+        structure = system.operator.in_structure()
+        given = as_recycled(system.recycled, self.nothing_recycled(structure), "CG")
+        keep = given.vectors.shape[0]
         warm = given.wanted
 
         def precondition(r: Vector) -> Vector:

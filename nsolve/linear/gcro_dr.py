@@ -21,7 +21,7 @@ from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, size
 from ._arnoldi import Arnoldi, advance, begin, coefficients, live_triangle, multiply, residual
-from ._recycled import Recycled, as_recycled, orthonormalise
+from ._recycled import Recycled, as_recycled, nothing_recycled, orthonormalise
 from .base import AbstractIterativeSolver, Cost, Preconditioner, structure_zeros
 
 
@@ -107,16 +107,16 @@ class GCRODR(AbstractIterativeSolver):
     def cost(self) -> Cost:
         return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=0)
 
-    def num_recycled(self, structure: PyTree) -> int:
-        """How many vectors are kept for a system of this structure."""
-        return min(self.recycle, size(structure))
+    def nothing_recycled(self, structure: PyTree) -> Recycled:
+        """The subspace to start a sequence with, for vectors of this structure: an empty one."""
+        return nothing_recycled(structure, min(self.recycle, size(structure)))
 
     def method(self, system: System) -> Method:
         structure = system.operator.in_structure()
-        k = self.num_recycled(structure)
+        given = as_recycled(system.recycled, self.nothing_recycled(structure), "GCRODR")
+        k = given.vectors.shape[0]
         m = min(self.restart, size(structure))
         preconditioned = system.preconditioner is not None
-        given = as_recycled(system.recycled, structure, k, "GCRODR")
 
         def take_over(recycled: Recycled) -> _Memory:
             _, unravel = ravel_pytree(structure_zeros(structure))

@@ -156,10 +156,16 @@ def as_bins(bins: Any, bounds: Any) -> Bins:
     return Bins(bins, as_bounds(bounds))
 
 
-def require_key(who: str, key: PRNGKeyArray | None) -> PRNGKeyArray:
+def require_key(who: str, key: PRNGKeyArray | None) -> Array:
+    """A key's numbers: states are arrays that any transformation can carry, typed keys are not."""
     if key is None:
         raise ValueError(f"`key` is None, but `{who}` draws at random: pass `key=jax.random.key(seed)`.")
-    return key
+    return jax.random.key_data(jax.random.key(jax.random.bits(key, dtype=jnp.uint32)))
+
+
+def fold_in(numbers: Array, count: Array) -> PRNGKeyArray:
+    """The key of one draw."""
+    return jax.random.fold_in(jax.random.wrap_key_data(numbers), count)
 
 
 def real_dtype() -> jnp.dtype:
@@ -178,9 +184,9 @@ def clean_cost(cost: ArrayLike, largest: Array) -> tuple[Array, Array]:
     return jnp.where(known, jnp.clip(cost, 0, cap), largest), known | (largest > 0)
 
 
-def draw(key: PRNGKeyArray, count: Array, probabilities: Array) -> Array:
+def draw(key: Array, count: Array, probabilities: Array) -> Array:
     """One sample of a categorical distribution, by inversion."""
     cumulative = jnp.cumsum(probabilities)
-    u = jax.random.uniform(jax.random.fold_in(key, count), (), probabilities.dtype) * cumulative[-1]
+    u = jax.random.uniform(fold_in(key, count), (), probabilities.dtype) * cumulative[-1]
     index = jnp.sum(u >= cumulative, dtype=jnp.int32)
     return jnp.minimum(index, probabilities.shape[0] - 1)

@@ -18,7 +18,7 @@ from .base import AbstractTuner, Bounds, as_arms, as_bounds, clean_cost, draw, r
 
 
 class ChebCBState(NamedTuple):
-    key: PRNGKeyArray
+    key: Array
     count: Array
     #: smallest and largest finite cost
     smallest: Array

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
-from .base import AbstractTuner, as_arms, clean_cost, real_dtype, require_key
+from .base import AbstractTuner, as_arms, clean_cost, fold_in, real_dtype, require_key
 
 
 class EpsilonGreedyState(NamedTuple):
-    key: PRNGKeyArray
+    key: Array
     count: Array
     #: largest finite cost
     largest: Array
@@ -59,7 +59,7 @@ class EpsilonGreedy(AbstractTuner):
 
     def select(self, state: EpsilonGreedyState, context: ArrayLike | None = None) -> Array:
         del context
-        explore, any_ = jax.random.split(jax.random.fold_in(state.key, state.count))
+        explore, any_ = jax.random.split(fold_in(state.key, state.count))
         # An arm that was never played counts as free: each is tried before any is preferred.
         best = jnp.argmin(state.total / jnp.maximum(state.rounds, 1)).astype(jnp.int32)
         epsilon = self.epsilon * self.num_arms / jnp.maximum(jnp.sum(state.rounds), 1)

@@ -12,7 +12,7 @@ import lineax as lx
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
 from .._vectors import Vector, axpy, where
-from ..linear._recycled import Recycled, nothing_recycled
+from ..linear._recycled import Recycled
 from ..linear.base import AbstractIterativeSolver, structure_zeros
 from .base import AbstractTuner
 
@@ -27,6 +27,7 @@ class SequenceState(NamedTuple):
     previous: Vector  # the last solution that was found, zero at first
     before: Vector  # the one before it
     solved: Array  # how many systems were solved
+    dearest: Array  # the largest cost among them
     recycled: Recycled | None
 
 
@@ -46,7 +47,7 @@ class SequenceSolver(eqx.Module):
       several solvers its arms must be as many.
     * `tuned`: the field that the arm's value replaces, a name or a path such as `"preconditioner.omega"`.
     * `cost`: what the tuner is told: `"steps"`, `"products"` or `"seconds"` (in `step` only; compiling does
-      not count).  A solve that fails costs as much as the dearest that succeeded so far.
+      not count).  A solve that fails counts as twice the dearest that succeeded so far.
     * `recycle`: hand on the subspace of a solver that recycles (`GCRODR`, `CG(recycle=...)`).
     * `y0`: start from nothing, from the `"previous"` solution, or `"extrapolate"` linearly from the last two.
 
@@ -78,7 +79,7 @@ class SequenceSolver(eqx.Module):
                     f"`solver` must be one of nsolve's iterative solvers, or several, but is "
                     f"{type(one).__name__}."
                 )
-            if recycle and not (hasattr(one, "num_recycled") and getattr(one, "recycle", 0) > 0):
+            if recycle and not getattr(one, "recycle", 0):
                 raise ValueError(
                     f"`recycle=True` needs a solver that recycles, `GCRODR` or `CG(recycle=...)`, not "
                     f"{type(one).__name__} as given."
@@ -107,12 +108,13 @@ class SequenceSolver(eqx.Module):
         zeros = structure_zeros(structure)
         recycled = None
         if self.recycle:
-            counts = {one.num_recycled(structure) for one in self.solvers}  # pyright: ignore
-            if len(counts) > 1:
-                raise ValueError(f"All solvers must recycle as many vectors, not {sorted(counts)}.")
-            recycled = nothing_recycled(structure, counts.pop())
+            spaces = [one.nothing_recycled(structure) for one in self.solvers]  # pyright: ignore
+            sizes = sorted({space.vectors.shape[0] for space in spaces})
+            if len(sizes) > 1:
+                raise ValueError(f"All solvers must recycle as many vectors, not {sizes}.")
+            recycled = spaces[0]
         tuner = None if self.tuner is None else self.tuner.init(key)
-        return SequenceState(tuner, zeros, zeros, jnp.zeros((), jnp.int32), recycled)
+        return SequenceState(tuner, zeros, zeros, jnp.zeros((), jnp.int32), jnp.zeros(()), recycled)
 
     def step(
         self,
@@ -179,18 +181,19 @@ class SequenceSolver(eqx.Module):
 
     def _learn(self, state, arm, value, result, stats, context, seconds) -> SequenceState:
         good = result == lx.RESULTS.successful
-        tuner, recycled = state.tuner, state.recycled
+        tuner, recycled, dearest = state.tuner, state.recycled, state.dearest
         # A system with NaN in it says nothing about the arm.
         sound = result != lx.RESULTS.nonfinite_input
         if self.tuner is not None:
             costs = {"steps": stats["num_steps"], "products": stats["num_matvecs"], "seconds": seconds}
-            cost = costs[self.cost]
-            cost = jnp.where(good, cost.astype(float), jnp.inf)
-            tuner = where(sound, self.tuner.update(tuner, arm, cost, context), tuner)
+            cost = costs[self.cost].astype(dearest.dtype)
+            dearest = jnp.where(good, jnp.maximum(dearest, cost), dearest)
+            failed = jnp.where(dearest > 0, 2 * dearest, jnp.inf)  # a tuner skips what it cannot compare
+            tuner = where(sound, self.tuner.update(tuner, arm, jnp.where(good, cost, failed), context), tuner)
         if recycled is not None:
             recycled = where(sound, stats["recycled"], recycled)
         previous, before = where(good, value, state.previous), where(good, state.previous, state.before)
-        return SequenceState(tuner, previous, before, state.solved + good, recycled)
+        return SequenceState(tuner, previous, before, state.solved + good, dearest, recycled)
 
 
 def _replace(solver: AbstractIterativeSolver, path: str, value: PyTree) -> AbstractIterativeSolver:

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
-from .base import AbstractTuner, Bins, as_arms, as_bins, clean_cost, real_dtype, require_key
+from .base import AbstractTuner, Bins, as_arms, as_bins, clean_cost, fold_in, real_dtype, require_key
 
 
 class ThompsonSamplingState(NamedTuple):
     """Leading axis of `rounds`, `mean` and `deviation`: the bin of the context; then the arm."""
 
-    key: PRNGKeyArray
+    key: Array
     count: Array
     #: largest finite cost
     largest: Array
@@ -71,7 +71,7 @@ class ThompsonSampling(AbstractTuner):
         total = jnp.maximum(jnp.sum(n), 1)
         least = (SPREAD * jnp.sum(n * mean) / total) ** 2
         variance = jnp.maximum(jnp.sum(deviation) / total, least)
-        key_mean, key_precision, key_untried = jax.random.split(jax.random.fold_in(state.key, state.count), 3)
+        key_mean, key_precision, key_untried = jax.random.split(fold_in(state.key, state.count), 3)
         precision = jax.random.gamma(key_precision, 1 + n / 2) / (variance + deviation / 2)
         sample = mean + jax.random.normal(key_mean, n.shape, n.dtype) / jnp.sqrt(precision * n)
         # A flat prior says nothing of arms that were never played: they go first, in random order.

@@ -21,7 +21,7 @@ Estimator = Literal["reduced-variance", "importance-weighted"]
 class TsallisINFState(NamedTuple):
     """Leading axis of all but `key`, `count` and `largest`: the bin of the context."""
 
-    key: PRNGKeyArray
+    key: Array
     count: Array
     #: largest finite cost
     largest: Array
