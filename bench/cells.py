@@ -3,6 +3,7 @@ record."""
 
 import datetime
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from . import peers, problems, record
 from .environment import environment
 from .peers.base import Answer, Missing, Run, Task
-from .specs import Spec
+from .specs import Spec, parse_part
 from .timing import measure
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -84,8 +85,7 @@ def run_cell(cell: Cell, settings: Settings, suite: str, config: str) -> record.
     try:
         row["version"] = peers.find(cell.spec.peer).version()
         if cell.count is not None:
-            from .sequences.measure import measure as measure_sequence
-
+            measure_sequence = _sequences(cell.problem)
             row["length"] = cell.count
             row |= measure_sequence(cell, settings)
         else:
@@ -104,6 +104,15 @@ def run_cell(cell: Cell, settings: Settings, suite: str, config: str) -> record.
     row["env"] = environment()
     row["time"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return row
+
+
+def _sequences(problem: str) -> Callable[[Cell, Settings], dict[str, Any]]:
+    """What measures sequences of that kind."""
+    from . import relaxation
+    from .relaxation.measure import measure as measure_tuned
+    from .sequences.measure import measure as measure_recycled
+
+    return measure_tuned if parse_part(problem).name in relaxation.PROBLEMS else measure_recycled
 
 
 def task_of(cell: Cell, settings: Settings) -> Task:

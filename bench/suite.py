@@ -153,7 +153,8 @@ def _cells(group: dict[str, Any], where: str) -> dict[Cell, Settings]:
     for column in columns:
         peers.check(column)
         if count is not None:
-            sequences.check(column)
+            for part in parts:
+                sequences.check(column, part)
         elif column.mode:
             raise ValueError(f"{column} of {where} is for sequences: give the number of systems as `count`")
     for rtol in axes["rtol"]:

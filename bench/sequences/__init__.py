@@ -2,12 +2,15 @@
 
 A column says after `@` how its sequence is solved: `carried` hands the recycled subspace on from system to
 system, `sorted` solves neighbours one after the other, `warm` starts from the solution before.
+
+Sequences along which a parameter is tuned are `bench.relaxation`'s.
 """
 
+from .. import relaxation
 from ..specs import Part, Spec, check_name, check_part, parse_part
-from .systems import KINDS as KINDS
-from .systems import options
+from . import systems
 
+KINDS = systems.KINDS | {name: problem.__doc__ or "" for name, problem in relaxation.PROBLEMS.items()}
 MODES = ("carried", "sorted", "warm")
 
 
@@ -18,8 +21,15 @@ def parse(text: str) -> Part:
     return part
 
 
-def check(spec: Spec) -> None:
+def options(name: str) -> dict[str, object]:
+    """The options of a kind of sequence with their defaults."""
+    return relaxation.options(name) if name in relaxation.PROBLEMS else systems.options(name)
+
+
+def check(spec: Spec, problem: Part) -> None:
     """ValueError where a column's modes are unknown, or ask for what its solver has not got."""
+    if problem.name in relaxation.PROBLEMS:
+        return relaxation.check(spec)
     for mode in spec.mode:
         check_name(f"mode of {spec}", mode, MODES)
     recycles = spec.solver.name in ("gcro_dr", "gcrot") or spec.solver.options.get("recycle")
