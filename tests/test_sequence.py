@@ -76,8 +76,8 @@ def test_every_system_is_solved_and_differentiated(way):
 
     @jax.jit
     def solve(shifts, vectors):
-        if "context" in fields:
-            return ns.solve_sequence(make_operator, shifts, vectors, solver, **{**fields, "context": SHIFTS})
+        if "context" in fields:  # taken from what is differentiated
+            return ns.solve_sequence(make_operator, shifts, vectors, solver, **{**fields, "context": shifts})
         return ns.solve_sequence(make_operator, shifts, vectors, solver, **fields)
 
     def loss(shifts, vectors):

@@ -87,7 +87,9 @@ def solve_sequence(
         raise ValueError("`cost='seconds'` cannot be measured in a compiled loop; use `SequenceSolver.step`.")
     count = _count(parameters, vectors)
     if context is not None:
-        context = jnp.asarray(context)
+        context = jax.lax.stop_gradient(
+            jnp.asarray(context)
+        )  # how a system is solved is no part of its solution
         if context.shape[:1] != (count,):
             raise ValueError(
                 f"`context` must have one entry for each of the {count} systems, but has shape "
@@ -104,7 +106,9 @@ def solve_sequence(
         state = sequence.init(example, key)
     operator = _BlockDiagonal(make_operator, parameters, structure, count)
     check_vector(vectors, operator.in_structure(), "vectors")
-    loop = _Loop(sequence, state, context, None if order is None else _permutation(order, count))
+    loop = _Loop(
+        sequence, jax.lax.stop_gradient(state), context, None if order is None else _permutation(order, count)
+    )
     solution = lx.linear_solve(operator, vectors, loop, throw=False)
     return SequenceSolution(value=solution.value, **solution.stats)
 
