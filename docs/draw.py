@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import plots, probes, record, show, table
+from bench.sequences import drifting, report
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "benchmarks.md"
@@ -26,6 +27,7 @@ PICTURES = (
     ("poisson-512", "foundation", "poisson2d", 512, "time"),
     ("lognormal-convergence", "quick", "lognormal2d", 128, "convergence"),
     ("poisson-steps", "quick", "poisson2d", None, "size"),
+    ("darcy-recycled", "recycle", "darcy", 80, "sequence"),
 )
 
 
@@ -89,11 +91,25 @@ def honesty() -> str:
     return "\n".join(re.sub(r" {2,}", " ", line).rstrip() for line in text.strip().splitlines()) + "\n"
 
 
+def recycling() -> dict[str, str]:
+    """The suite recycle: mean steps of the large sequences, products of the small ones, every figure."""
+    rows = record.read(RECORDS / "recycle.jsonl")
+    small = [r for r in rows if r["problem"] in drifting.DRIFTING]
+    large = [r for r in rows if r not in small]
+    return {
+        "recycling": report.steps_table(large),
+        "drifting": report.products_table(small),
+        "recycle": show.markdown(rows),
+    }
+
+
 def tables() -> dict[str, str]:
     """Each marker of the page with its table."""
     found = {"promises": promises(), "probes": honesty()}
     for suite in ("foundation", "quick", "peers"):
         found[suite] = show.markdown(record.read(RECORDS / f"{suite}.jsonl"))
+    if (RECORDS / "recycle.jsonl").exists():
+        found |= recycling()
     return found
 
 
@@ -112,8 +128,12 @@ def main() -> None:
         page = fill(page, name, text)
     PAGE.write_text(page)
     for name, suite, problem, size, kind in PICTURES:
+        if not (RECORDS / f"{suite}.jsonl").exists():
+            continue
         rows = record.read(RECORDS / f"{suite}.jsonl")
         chosen = [r for r in rows if r["problem"].startswith(problem) and size in (None, r["size"])]
+        if kind == "sequence":
+            chosen = [r for r in chosen if r["rtol"] == min(r["rtol"] for r in chosen)]
         with tempfile.TemporaryDirectory() as folder:
             drawn = next(p for p in plots.plot(chosen, kind, Path(folder)) if p.suffix == ".png")
             shutil.copyfile(drawn, DOCS / "images" / f"{name}.png")

@@ -14,7 +14,7 @@ def draw():
     return module
 
 
-@pytest.mark.parametrize("name", ["promises", "foundation", "quick", "peers", "probes"])
+@pytest.mark.parametrize("name", draw().tables())
 def test_tables_are_drawn_from_the_records(name):
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     assert draw().fill(page, name, draw().tables()[name]) == page

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -37,9 +37,9 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
     """The fields of a record that say how a sequence was solved.
 
     `num_steps`, `num_matvecs`, `num_preconditioner_applications` and `solve_s` are totals over the `count`
-    systems solved, `steps` and `matvecs` lists in the order of solution, `true_residual` the largest,
-    `setup_s` the seconds that sorting took.  A column that carries nothing from system to system may be
-    measured on fewer than the sequence has, spread evenly."""
+    systems tried, `steps` and `matvecs` lists in the order of solution, `unsolved` places in it,
+    `true_residual` the largest, `setup_s` the seconds that sorting took.  A column that carries nothing from
+    system to system may be measured on fewer than the sequence has, spread evenly."""
     sequence = systems.make(cell.problem, cell.size)
     chosen = systems.draw(cell.problem, cell.size, cell.count, cell.seed)
     if settings.sample and not cell.spec.mode:
@@ -51,12 +51,7 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
         chosen = chosen.take(order)
     prepare = _prepare if cell.spec.peer == "nsolve" else _prepare_solvax
     # Sorted or not, the program is the same.
-    same = Spec(
-        cell.spec.peer,
-        cell.spec.solver,
-        cell.spec.preconditioner,
-        tuple(mode for mode in cell.spec.mode if mode != "sorted"),
-    )
+    same = replace(cell.spec, mode=tuple(mode for mode in cell.spec.mode if mode != "sorted"))
     solve, compile_s = prepare(cell.problem, cell.size, same, len(chosen), settings.max_steps)
     given = jax.tree.map(jnp.asarray, (cell.rtol, chosen.parameters, chosen.vectors))
     times: list[float] = []
@@ -94,7 +89,7 @@ def _judged(rtol: float, sequence: Any, chosen: systems.Systems, outcome: Outcom
         "nnz": nnz,
         "result": failures[0] if failures else RESULTS[0],
         "false_success": bool(np.any(claimed & ~met)),
-        "solved": int(np.sum(claimed & met)),
+        "unsolved": np.flatnonzero(~(claimed & met)).tolist(),
         "true_residual": float(np.max(residuals)),
     }
 

@@ -5,7 +5,7 @@ from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..figures import FAILURE, INK, PALETTE, cross, name_the_rest, new_figure
 from ..record import Record
@@ -31,18 +31,24 @@ def draw_sequence(records: Sequence[Record]) -> Figure | None:
         mean = per_system(record, record["num_matvecs"]) or 0.0
         bars.barh(row, mean, color=colour, height=0.62, alpha=1.0 if succeeded(record) else 0.35)
         text, ink = f" {number(mean)}", INK
+        for place in record.get("unsolved", ()):
+            cross(lines, places[place], steps[place])
         if not succeeded(record):
-            cross(lines, places[-1], steps[-1])
             text, ink = f"{text}  ✗ {reason(record)}", FAILURE
         bars.text(mean, row, text, va="center", fontsize=8, color=ink)
         names.append(record["solver"])
         products.append(mean)
     lines.set(xlabel="system, in the order of solution", ylabel="iterations")
+    low, high = lines.get_ylim()
+    if high < 100 * low:  # hardly a decade has a name
+        lines.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        lines.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        lines.yaxis.set_minor_locator(NullLocator())
     lines.xaxis.set_major_locator(MaxNLocator(integer=True))
     bars.set_yticks(range(len(names)), names, fontsize=7.5)
     bars.invert_yaxis()
-    bars.set_xscale("log")
-    bars.set_xlim(0.7 * max(1.0, min(products)), 4 * max(products))
+    bars.set_xlim(0, 1.7 * max(products))
+    bars.xaxis.set_major_locator(MaxNLocator(4))
     bars.set_xlabel("products per system")
     bars.grid(axis="y", visible=False)
     name_the_rest(figure, [r for r in records if not r.get("steps")], "no figures")

@@ -129,8 +129,8 @@ def _row(record: Record, base: Record) -> list[Text]:
         table.scientific(record.get("true_residual")),
     ]
     verdict = "ok" if solved else table.reason(record)
-    if not solved and record.get("count"):
-        verdict += f"; {record['solved']} of {record['count']} solved"
+    if not solved and record.get("unsolved"):
+        verdict += f" ({len(record['unsolved'])} of {record['count']} systems)"
     return [*map(Text, values), Text(verdict, style="green" if solved else "red")]
 
 
