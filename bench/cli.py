@@ -131,7 +131,8 @@ def compare(
 def plot(
     records: Annotated[Path, typer.Argument(help="A file of records.")],
     kind: Annotated[
-        list[str] | None, typer.Option(help="convergence, size, work-precision, time or sequence.")
+        list[str] | None,
+        typer.Option(help="convergence, size, work-precision, time, sequence, regret or tuning."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("records/plots"),
 ) -> None:

@@ -28,6 +28,8 @@ from bench.figures import (
     whole_decades,
 )
 from bench.record import Record
+from bench.relaxation import report as relaxation_report
+from bench.relaxation.picture import draw_regret, draw_tuning
 from bench.sequences.picture import draw_sequence
 from bench.sequences.report import preconditioner
 from bench.table import (
@@ -45,7 +47,7 @@ from bench.table import (
     system_label,
 )
 
-KINDS = ("convergence", "size", "work-precision", "time", "sequence")
+KINDS = ("convergence", "size", "work-precision", "time", "sequence", "regret", "tuning")
 
 
 def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
@@ -53,8 +55,9 @@ def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
 
     `kind` is `convergence` (relative residual against iterations; cells run with their residual
     history), `size` (iterations against unknowns), `work-precision` (solve seconds against the
-    true residual reached, over the tolerances), `time` (set-up, compile and solve bars) or `sequence`
-    (iterations of each system of a sequence, and products of all).
+    true residual reached, over the tolerances), `time` (set-up, compile and solve bars), `sequence`
+    (iterations of each system of a sequence, and products of all), `regret` (of a sequence whose solver is
+    tuned, the steps beyond those of the best fixed parameter) or `tuning` (its steps and choices over time).
     """
     draw = {
         "convergence": _draw_convergence,
@@ -62,6 +65,8 @@ def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
         "work-precision": _draw_work_precision,
         "time": _draw_time,
         "sequence": draw_sequence,
+        "regret": draw_regret,
+        "tuning": draw_tuning,
     }.get(kind)
     if draw is None:
         raise ValueError(f"kind is {kind!r}: choose from {', '.join(KINDS)}")
@@ -84,12 +89,18 @@ _NEEDS = {
     "work-precision": "it needs timed cells at two tolerances or more",
     "time": "it needs timed cells",
     "sequence": "it needs cells that are sequences (a suite's groups with a `count`)",
+    "regret": "it needs tuned sequences, and among the columns best_fixed",
+    "tuning": "it needs tuned sequences, as in the suite relax",
 }
 
 
 def _groups(records: Sequence[Record], kind: str) -> dict[str, list[Record]]:
     """Records that share a picture, by the picture's file name."""
     groups: dict[tuple, list[Record]] = {}
+    if kind in ("regret", "tuning"):  # all seeds together
+        found = relaxation_report.groups([record for record in records if "window" in record])
+        groups = {(number,): group for number, group in enumerate(found)}
+        records = ()
     for record in records:
         if kind == "size":
             fields = ("problem", "rtol", "dtype", "device", "seed")
@@ -105,7 +116,7 @@ def _groups(records: Sequence[Record], kind: str) -> dict[str, list[Record]]:
     for group in groups.values():
         first = group[0]
         name = first["problem"] if kind == "size" else system_label(first)
-        if kind in ("size", "time", "sequence") and first.get("rtol") is not None:
+        if kind in ("size", "time", "sequence", "regret", "tuning") and first.get("rtol") is not None:
             name += f"-{first['rtol']:g}"
         if kind == "sequence":
             name += f"-{preconditioner(first) or 'none'}"

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from . import peers, problems, sequences, suite, table
 from .record import Record
+from .relaxation import report as relaxation_report
 from .sequences import report
 
 # Least width of the terminal at which a column is worth its place, widest columns last to come.
@@ -69,7 +70,9 @@ def _tables(records: Sequence[Record], width: int) -> Iterator[tuple[str, list[s
         headings = ["solver", *["rtol"] * many_tolerances, "steps", *wanted, "solve", "residual", "result"]
         rows = [_row(row, wanted, many_tolerances) for row in group]
         yield f"{table.system_label(first)}{unknowns}{tail}", headings, rows, ""
-    yield from report.tables([row for row in records if "length" in row])
+    sequences_of = [row for row in records if "length" in row]
+    yield from report.tables([row for row in sequences_of if not relaxation_report.is_tuned(row)])
+    yield from relaxation_report.tables([row for row in sequences_of if relaxation_report.is_tuned(row)])
 
 
 def show_names(console: Console) -> None:
