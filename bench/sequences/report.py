@@ -63,11 +63,14 @@ def steps_table(records: Sequence[Record]) -> str:
     kinds: dict[str, list[list[Record]]] = {}
     for group in _groups(records):
         first = group[0]
-        title = f"**{table.system_label(first)}, {first['unknowns']:,} unknowns, {first['length']} systems**"
+        unknowns = f", {first['unknowns']:,} unknowns" if first.get("unknowns") else ""
+        title = f"**{table.system_label(first)}{unknowns}, {first['length']} systems**"
         kinds.setdefault(title, []).append(group)
     lines = []
     for title, groups in kinds.items():
         methods = list(dict.fromkeys(method(r) for group in groups for r in group))
+        heads = [m.split("@")[0] for m in methods]
+        methods.sort(key=lambda m: (heads.index(m.split("@")[0]), m))  # more handed on, further right
         lines += [title, "", f"| preconditioner | rtol | {' | '.join(f'`{m}`' for m in methods)} |"]
         lines.append(f"|---|---|{'---:|' * len(methods)}")
         for name in dict.fromkeys(preconditioner(r) for group in groups for r in group):
