@@ -28,6 +28,8 @@ PICTURES = (
     ("lognormal-convergence", "quick", "lognormal2d", 128, "convergence"),
     ("poisson-steps", "quick", "poisson2d", None, "size"),
     ("darcy-recycled", "recycle", "darcy", 80, "sequence"),
+    ("relax-regret", "relax", "shifted_laplacian[law=high]", 10, "regret"),
+    ("heat-tuned", "relax", "heat_trajectory", 200, "tuning"),
 )
 
 
@@ -103,6 +105,11 @@ def recycling() -> dict[str, str]:
     }
 
 
+def relaxation() -> dict[str, str]:
+    """The suite relax: a table a sequence, means over the seeds."""
+    return {"relax": show.markdown(record.read(RECORDS / "relax.jsonl"))}
+
+
 def tables() -> dict[str, str]:
     """Each marker of the page with its table."""
     found = {"promises": promises(), "probes": honesty()}
@@ -110,6 +117,8 @@ def tables() -> dict[str, str]:
         found[suite] = show.markdown(record.read(RECORDS / f"{suite}.jsonl"))
     if (RECORDS / "recycle.jsonl").exists():
         found |= recycling()
+    if (RECORDS / "relax.jsonl").exists():
+        found |= relaxation()
     return found
 
 

@@ -179,10 +179,10 @@ def _search(table: Callable[..., jax.Array], cell: Any, samples: Samples) -> tup
     _, least = instance_optimal(costs)
     late = len(costs) - min(LAST, cell.count) * len(costs) // cell.count
     return float(grid[best]), {
-        "omega": float(grid[best]),
+        "omega": round(float(grid[best]), 6),
         "search": {
             "systems": len(costs),
-            "omega": np.asarray(grid).tolist(),
+            "omega": np.asarray(grid).round(6).tolist(),
             "steps": costs.mean(axis=0).tolist(),
             "best_fixed": float(jnp.mean(paid)),
             "instance_optimal": float(jnp.mean(least)),
