@@ -56,10 +56,11 @@ class Method(NamedTuple):
     finish: Callable[[Any], Vector]
     #: Steps after which a cycle ends and the residual is computed; None: only when convergence is claimed.
     cycle_length: int | None
-    #: A cycle that leaves more than this fraction of the residual ends the solve.
+    #: A cycle that leaves more than this fraction of the residual is flat; `patience` of them in a row end it.
     least_progress: float
     #: Whether a broken cycle that made progress is followed by another.
     restarts_when_broken: bool
+    patience: int = 1
     memory: Any = None
     remember: Callable[[Any], Any] | None = None
     #: The residual of `finish(state)` without a product, and an estimate of its rounding error: for cycles
@@ -84,6 +85,7 @@ class _Outer(NamedTuple):
     num_steps: Array
     num_cycles: Array
     num_residuals: Array  # computed from the iterate
+    num_flat: Array  # cycles in a row
     drift: Array  # how far the recursion's residual may be from the computed one
     history: Array | None
     memory: Any
@@ -178,12 +180,13 @@ def solve_to_true_residual(
         finite = jnp.isfinite(r_norm)
         converged = computed & finite & (r_norm <= tol)  # an infinite vector has an infinite tolerance
         progress = r_norm <= method.least_progress * outer.residual_norm
+        num_flat = jnp.where(progress, 0, outer.num_flat + 1)
         broken = state.broken & ~(method.restarts_when_broken & progress)
         out_of_steps = steps >= max_steps
         result = lx.RESULTS.where(out_of_steps, lx.RESULTS.max_steps_reached, lx.RESULTS.stagnation)
         result = lx.RESULTS.where(broken | ~finite, lx.RESULTS.breakdown, result)
         result = lx.RESULTS.where(converged, lx.RESULTS.successful, result)
-        running = ~converged & finite & progress & ~broken & ~out_of_steps
+        running = ~converged & finite & (num_flat < method.patience) & ~broken & ~out_of_steps
         # Out of steps, the newest iterate is the one asked for (CG's error falls while its residual may
         # rise).
         worse = ~finite | ((r_norm > outer.residual_norm) & ~out_of_steps)
@@ -193,15 +196,16 @@ def solve_to_true_residual(
             history = history.at[steps].set(r_norm)
         memory = method.close(state)
         num_residuals = outer.num_residuals + computed
+        cycles = outer.num_cycles + 1
         return _Outer(
-            x, r, r_norm, steps, outer.num_cycles + 1, num_residuals, drift, history, memory, result, running
+            x, r, r_norm, steps, cycles, num_residuals, num_flat, drift, history, memory, result, running
         )
 
     zero = jnp.zeros((), jnp.int32)
     start_converged = jnp.isfinite(norm0) & (norm0 <= tol)
     result = lx.RESULTS.where(start_converged, lx.RESULTS.successful, lx.RESULTS.max_steps_reached)
     running = jnp.isfinite(norm0) & ~start_converged & (max_steps > 0)
-    outer = _Outer(x0, r0, norm0, zero, zero, zero, 0 * norm0, history, method.memory, result, running)
+    outer = _Outer(x0, r0, norm0, zero, zero, zero, zero, 0 * norm0, history, method.memory, result, running)
     outer = jax.lax.while_loop(lambda outer: outer.running, cycle, outer)
 
     failed = outer.result != lx.RESULTS.successful

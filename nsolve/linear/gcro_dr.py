@@ -71,7 +71,8 @@ class GCRODR(AbstractIterativeSolver):
     The preconditioner may vary from step to step.  Cost of a step: one product, one application of `M`, four
     passes over `restart + recycle + 1` vectors; of a cycle besides: three dense products with those vectors
     and an eigenvalue problem of size `restart + recycle`.  Kept: `restart + 5 recycle` vectors, and `restart`
-    more with a preconditioner.  `num_steps` counts Arnoldi steps.  Stagnation as in `GMRES`.
+    more with a preconditioner.  `num_steps` counts Arnoldi steps.  Ten cycles in a row that
+    gain less than 0.01 % each end the solve with `RESULTS.stagnation`.
 
     A recycled space of the wrong shape is a `ValueError`; vectors in it that are not finite or depend on each
     other are dropped.
@@ -196,6 +197,8 @@ class GCRODR(AbstractIterativeSolver):
             finish,
             cycle_length=m,
             least_progress=0.9999,
+            # The subspace changes from cycle to cycle: a flat one is not yet the end.
+            patience=10,
             restarts_when_broken=True,
             memory=memory,
             remember=remember,
