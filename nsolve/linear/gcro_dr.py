@@ -71,8 +71,8 @@ class GCRODR(AbstractIterativeSolver):
     The preconditioner may vary from step to step.  Cost of a step: one product, one application of `M`, four
     passes over `restart + recycle + 1` vectors; of a cycle besides: three dense products with those vectors
     and an eigenvalue problem of size `restart + recycle`.  Kept: `restart + 5 recycle` vectors, and `restart`
-    more with a preconditioner.  `num_steps` counts Arnoldi steps.  Ten cycles in a row that
-    gain less than 0.01 % each end the solve with `RESULTS.stagnation`.
+    more with a preconditioner.  `num_steps` counts Arnoldi steps.  Ten cycles in a row that gain less than
+    0.01 % each end the solve with `RESULTS.stagnation`.
 
     A recycled space of the wrong shape is a `ValueError`; vectors in it that are not finite or depend on each
     other are dropped.
