@@ -137,7 +137,7 @@ def _program(
         elif is_tunable(spec):
             tuner = Fixed(omega)
         solver = _solver(spec, rtol, max_steps)
-        y0 = "previous" if tuners.WARM in spec.mode else None
+        y0 = next((start for mode, start in tuners.STARTS.items() if mode in spec.mode), None)
         sequence = SequenceSolver(solver, tuner=tuner, tuned=_tuned(spec), y0=y0)
         return problem.run(sequence, given, count, every, key)
 
@@ -158,7 +158,7 @@ def _table(problem_text: str, size: int, spec: Spec, max_steps: int) -> Callable
         sequence = SequenceSolver(solver, tuner=Fixed(omega), tuned=_tuned(spec), y0="previous")
         operator = problem.operator(sample.context)
         state = sequence.init(operator)
-        if tuners.WARM in spec.mode:
+        if any(mode in spec.mode for mode in tuners.STARTS):
             state = state._replace(previous=sample.start)
         _, result, stats, _, _ = sequence.advance(state, operator, sample.vector)
         return jnp.where(result == lx.RESULTS.successful, stats["num_steps"], jnp.inf)
@@ -226,7 +226,7 @@ def _tuned(spec: Spec) -> str:
 
 
 def _tuner_part(spec: Spec) -> Part | None:
-    return next((parse_part(mode) for mode in spec.mode if mode != tuners.WARM), None)
+    return next((parse_part(mode) for mode in spec.mode if mode not in tuners.STARTS), None)
 
 
 def _omega(spec: Spec) -> float:

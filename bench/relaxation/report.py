@@ -60,7 +60,7 @@ def best_fixed(record: Record, group: Sequence[Record]) -> Record | None:
 
 
 def _mode(record: Record) -> str:
-    return ",".join(mode for mode in specs.parse(record["solver"]).mode if mode != tuners.WARM)
+    return ",".join(mode for mode in specs.parse(record["solver"]).mode if mode not in tuners.STARTS)
 
 
 def _row(records: Sequence[Record], group: Sequence[Record]) -> list[Text]:

@@ -7,7 +7,8 @@ from nsolve.sequence.base import AbstractTuner
 
 from ..specs import Part
 
-WARM = "warm"
+#: Modes that say where a system starts, with the library's word for each.
+STARTS = {"warm": "previous", "extrapolated": "extrapolate"}
 BEST_FIXED = "best_fixed"
 #: By name, what each takes.
 OPTIONS: dict[str, tuple[str, ...]] = {
