@@ -56,8 +56,8 @@ class Method(NamedTuple):
     finish: Callable[[Any], Vector]
     #: Steps after which a cycle ends and the residual is computed; None: only when convergence is claimed.
     cycle_length: int | None
-    #: A cycle that leaves more than this fraction of the residual is flat; `patience` of them in a row end the
-    #: solve.
+    #: A cycle that leaves more than this fraction of the residual is flat; `patience` of them in a row end
+    #: the solve.
     least_progress: float
     #: Whether a broken cycle that made progress is followed by another.
     restarts_when_broken: bool

@@ -61,7 +61,8 @@ def advance(s: Arnoldi, system: System) -> Arnoldi:
     w, _ = ravel_pytree(system.product(z))
     corrections = s.corrections
     if corrections is not None:
-        corrections = corrections.at[j].set(ravel_pytree(z)[0])
+        # A preconditioner fused into the update would cost a copy of all corrections.
+        corrections = corrections.at[j].set(jax.lax.optimization_barrier(ravel_pytree(z)[0]))
     # Classical Gram-Schmidt twice: as orthogonal as Householder, in four matrix-vector products.
     w_norm = norm(w)
     h = multiply(s.basis.conj(), w)

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from jax.core import Tracer
 from jaxtyping import Array, Inexact
 
+from .._vectors import take
 from .base import AbstractOperator, as_tags, hermitian_tag
 from .pattern import SparsityPattern
 from .storage import Diagonals, PaddedRows, read, store, with_zero
@@ -178,19 +179,19 @@ class SparseLinearOperator(AbstractOperator):
         if lx.is_symmetric(self):
             return self
         pattern, order = self.pattern.transposed
-        return SparseLinearOperator(self.values[order], pattern, lx.transpose_tags(self.tags))
+        return SparseLinearOperator(take(self.values, order), pattern, lx.transpose_tags(self.tags))
 
     def conj(self) -> "SparseLinearOperator":
         blocks = jax.tree.map(lambda x: x.conj() if eqx.is_inexact_array(x) else x, self._blocks)
         return eqx.tree_at(lambda operator: operator._blocks, self, blocks)
 
     def diagonal(self) -> Array:
-        return with_zero(self.values)[self.pattern.diagonal_positions]
+        return take(with_zero(self.values), self.pattern.diagonal_positions)
 
     def tridiagonal(self) -> tuple[Array, Array, Array]:
         values = with_zero(self.values)
         bands = (self.pattern.band_positions(offset) for offset in (0, -1, 1))
-        main, lower, upper = (values[positions] for positions in bands)
+        main, lower, upper = (take(values, positions) for positions in bands)
         return main, lower, upper
 
     def in_structure(self) -> jax.ShapeDtypeStruct:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Inexact, Int
 
+from .._vectors import take
 from .pattern import SparsityPattern
 
 #: Groups of longer rows are summed by a loop over slots instead of unrolled code.
@@ -99,7 +100,7 @@ def read(blocks: tuple[Diagonals | PaddedRows, ...], pattern: SparsityPattern) -
         where[positions.reshape(-1)] = np.arange(start, start + positions.size)
         start += positions.size
     flat = jnp.concatenate([block.values.reshape(-1) for block in blocks])
-    return with_zero(flat)[where[:-1]]
+    return take(flat, where[:-1])
 
 
 def with_zero(values: Array) -> Array:
@@ -126,4 +127,4 @@ def row_slots(pattern: SparsityPattern, rows: np.ndarray) -> np.ndarray:
 def _fill(values: Array | np.ndarray, positions: np.ndarray) -> Array:
     if isinstance(values, np.ndarray):  # on the host: nothing to compile
         return jnp.asarray(np.append(values, values.dtype.type(0))[positions])
-    return with_zero(values)[positions]
+    return take(with_zero(values), positions)

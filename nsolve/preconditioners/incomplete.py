@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from .._vectors import take
 from ..operators.base import is_hermitian
 from ..operators.convert import as_sparse
 from ..operators.pattern import SparsityPattern
@@ -115,7 +116,7 @@ def _cholesky(
     """The unit lower factor, the inverse pivots, the lower factor's adjoint, and the shift that was
     used."""
     strict, positions = triangle(matrix.pattern, True)
-    lower, diagonal = matrix.values[positions], matrix.diagonal()
+    lower, diagonal = take(matrix.values, positions), matrix.diagonal()
     sound = jnp.isfinite(lower).all() & jnp.isfinite(diagonal).all() & (diagonal.real > 0).all()
 
     def attempt(shift):
@@ -147,8 +148,8 @@ def _lu(matrix: SparseLinearOperator) -> tuple[UnitTriangular, Array, UnitTriang
     )
     below, lower_positions = triangle(pattern, True)
     above, upper_positions = triangle(pattern, False)
-    lower = UnitTriangular(factor[lower_positions], below, True)
-    upper = UnitTriangular(factor[upper_positions] * scale[above.rows], above, False)
+    lower = UnitTriangular(take(factor, lower_positions), below, True)
+    upper = UnitTriangular(take(factor, upper_positions) * take(scale, above.rows), above, False)
     return lower, scale, upper
 
 

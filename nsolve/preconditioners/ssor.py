@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
+from .._vectors import take
 from ..operators.convert import as_sparse
 from ..operators.sparse import SparseLinearOperator
 from .base import AbstractPreconditioner, array_structure
@@ -112,16 +113,16 @@ def _factors(
     factor, order = UnitTriangular, None
     if ordering == "multicolour":
         reordered = sorted_by_colour(pattern)
-        pattern, values = reordered.pattern, values[reordered.positions]
+        pattern, values = reordered.pattern, take(values, reordered.positions)
         factor = functools.partial(ColouredTriangular, offsets=reordered.offsets)
         order = jnp.asarray(reordered.order), jnp.asarray(reordered.inverse)
-    inverse = 1 / values[pattern.diagonal_positions]
+    inverse = 1 / take(values, pattern.diagonal_positions)
     lower = upper = None
     if sweep != "backward":
         below, positions = triangle(pattern, True)
-        lower = factor(omega * values[positions] * inverse[below.indices], below, lower=True)
+        lower = factor(omega * take(values, positions) * take(inverse, below.indices), below, lower=True)
     if sweep != "forward":
         above, positions = triangle(pattern, False)
-        upper = factor(omega * values[positions] * inverse[above.rows], above, lower=False)
+        upper = factor(omega * take(values, positions) * take(inverse, above.rows), above, lower=False)
     weight = omega * (2 - omega) if sweep == "symmetric" else omega
     return lower, weight * inverse, upper, order

@@ -22,6 +22,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from .._vectors import take
 from ..operators.pattern import SparsityPattern
 from .base import AbstractApproximateInverse
 
@@ -100,7 +101,7 @@ class UnitTriangular(eqx.Module):
 
     def transpose(self) -> "UnitTriangular":
         pattern, order = self.pattern.transposed
-        return UnitTriangular(self.values[order], pattern, not self.lower)
+        return UnitTriangular(take(self.values, order), pattern, not self.lower)
 
     def conj(self) -> "UnitTriangular":
         return eqx.tree_at(lambda factor: factor.values, self, self.values.conj())
@@ -138,7 +139,7 @@ def _solve_jvp(pattern, lower, primals, tangents):
     def transpose_solve(_, b):
         transposed, order = pattern.transposed
         arrays = jnp.asarray(transposed.indptr), jnp.asarray(transposed.indices)
-        return _solve(transposed, not lower, values[order], *arrays, b)
+        return _solve(transposed, not lower, take(values, order), *arrays, b)
 
     x_dot = jax.lax.custom_linear_solve(
         lambda x: x + _strict_product(pattern, values, x),
@@ -150,7 +151,7 @@ def _solve_jvp(pattern, lower, primals, tangents):
 
 
 def _strict_product(pattern: SparsityPattern, values: Array, x: Array) -> Array:
-    terms = values * x.at[pattern.indices].get(mode="promise_in_bounds")
+    terms = values * take(x, pattern.indices)
     return jax.ops.segment_sum(terms, pattern.rows, pattern.shape[0], indices_are_sorted=True)
 
 
