@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from .._system import System
-from .._vectors import Vector, hypot, norm, safe_divide
+from .._vectors import Vector, hypot, norm, safe_divide, zeros_like
 
 # Some accelerators would multiply in lower precision and lose orthogonality.
 multiply = functools.partial(jnp.matmul, precision="highest")
@@ -57,12 +57,15 @@ def advance(s: Arnoldi, system: System) -> Arnoldi:
     """One more column: a product, orthogonalisation, a rotation."""
     j, m = s.count, s.triangle.shape[0]
     _, unravel = ravel_pytree(s.x)
-    z = system.precondition(unravel(s.basis[j]))
+    z, corrections = unravel(s.basis[j]), s.corrections
+    if corrections is None:
+        z = system.precondition(z)
+    else:
+        # Never broken here: the branch keeps XLA from fusing a cheap preconditioner into the update below,
+        # which would then read the basis late and cost a copy of it.
+        z = jax.lax.cond(s.broken, zeros_like, lambda v: system.precondition(v), z)
+        corrections = corrections.at[j].set(ravel_pytree(z)[0])
     w, _ = ravel_pytree(system.product(z))
-    corrections = s.corrections
-    if corrections is not None:
-        # A preconditioner fused into the update would cost a copy of all corrections.
-        corrections = corrections.at[j].set(jax.lax.optimization_barrier(ravel_pytree(z)[0]))
     # Classical Gram-Schmidt twice: as orthogonal as Householder, in four matrix-vector products.
     w_norm = norm(w)
     h = multiply(s.basis.conj(), w)
