@@ -4,11 +4,12 @@ import jax.numpy as jnp
 
 import nsolve as ns
 from nsolve.sequence.base import AbstractTuner
+from nsolve.sequence.steps import Start
 
 from ..specs import Part
 
 #: Modes that say where a system starts, with the library's word for each.
-STARTS = {"warm": "previous", "extrapolated": "extrapolate"}
+STARTS: dict[str, Start] = {"warm": "previous", "extrapolated": "extrapolate"}
 BEST_FIXED = "best_fixed"
 #: By name, what each takes.
 OPTIONS: dict[str, tuple[str, ...]] = {
