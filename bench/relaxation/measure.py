@@ -11,6 +11,7 @@ import numpy as np
 
 import nsolve as ns
 from nsolve.sequence import Fixed, SequenceSolver, best_fixed, instance_optimal
+from nsolve.sequence.steps import Start
 
 from ..peers.lineax import RESULTS
 from ..peers.own import PRECONDITIONER_CLASSES, SOLVER_CLASSES
@@ -137,7 +138,7 @@ def _program(
         elif is_tunable(spec):
             tuner = Fixed(omega)
         solver = _solver(spec, rtol, max_steps)
-        y0 = next((start for mode, start in tuners.STARTS.items() if mode in spec.mode), None)
+        y0: Start | None = next((start for mode, start in tuners.STARTS.items() if mode in spec.mode), None)
         sequence = SequenceSolver(solver, tuner=tuner, tuned=_tuned(spec), y0=y0)
         return problem.run(sequence, given, count, every, key)
 
