@@ -279,7 +279,7 @@ def test_arms_may_be_any_pytree():
 
 def test_draws_follow_the_distribution():
     p = jnp.array([0.0, 0.5, 0.2, 0.0, 0.3, 0.0])
-    key = jax.random.key(0)
+    key = jax.random.key_data(jax.random.key(0))
     draws = jax.vmap(lambda count: draw(key, count, p))(jnp.arange(20000))
     frequencies = np.bincount(draws, minlength=6) / 20000
     np.testing.assert_allclose(frequencies, p, atol=0.015)
@@ -460,7 +460,7 @@ def test_thompson_sampling_draws_from_the_posterior():
     update = eqx.filter_jit(tuner.update)
     for arm, cost in ((0, 8.0), (1, 9.0), (0, 12.0), (1, 14.0), (1, 10.0), (0, 9.0), (0, 10.0)):
         state = update(state, jnp.array(arm), jnp.array(cost))
-    keys = jax.random.split(jax.random.key(1), 20000)
+    keys = jax.random.key_data(jax.random.split(jax.random.key(1), 20000))
     wins = np.mean(jax.jit(jax.vmap(lambda key: tuner.select(state._replace(key=key))))(keys) == 0)
     rng = np.random.default_rng(0)
     first, second = np.array([8.0, 12.0, 9.0, 10.0]), np.array([9.0, 14.0, 10.0])
