@@ -65,10 +65,10 @@ class Method(NamedTuple):
     memory: Any = None
     remember: Callable[[Any], Any] | None = None
     #: The residual of `finish(state)` without a product, and an estimate of its rounding error: for cycles
-    # that : are not the last.
+    #: that are not the last.
     residual: Callable[[Any], tuple[Vector, Array]] | None = None
-    #: `report(memory, num_matvecs)`: statistics to add or replace.
-    report: Callable[[Any, Array], dict[str, Any]] | None = None
+    #: `report(memory, stats)`: statistics to add or replace.
+    report: Callable[[Any, dict[str, Any]], dict[str, Any]] | None = None
 
     def open(self, x: Vector, r: Vector, memory: Any) -> Any:
         """The state at the start of a cycle."""

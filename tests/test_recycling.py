@@ -101,6 +101,17 @@ def test_stale_directions_are_found_anew():
     assert warm[-1] < 0.65 * warm[0]
 
 
+@pytest.mark.parametrize(
+    "solver", [ns.GCRODR(rtol=1e-8, restart=20, recycle=10), ns.CG(rtol=1e-8, recycle=10)]
+)
+def test_a_system_without_work_teaches_nothing(solver):
+    """`b = 0` amid the others takes no step, and must not pass for a cheap solve."""
+    matrices, vectors = drifting("outliers", 5)
+    vectors[2] = 0
+    products = solve_all(solver, matrices, vectors, True, PSD)
+    assert all(products[t] < 0.75 * products[0] for t in (1, 3, 4))
+
+
 def test_the_subspace_is_that_of_the_slow_directions():
     """GCRO-DR keeps the smallest singular directions, CG the lowest eigenvectors of `M A`."""
     (A, *_), (b, *_) = drifting("outliers", 1)

@@ -75,6 +75,10 @@ class Recycled(eqx.Module):
         excess = jnp.where(warm, self.excess + num_matvecs - least, 0)
         return Recycled(vectors, sources, values, cold, least, excess, pause, next_pause)
 
+    def unless_idle(self, num_steps: Array, handed_on: "Recycled") -> "Recycled":
+        """What to hand on, but a solve that took no step (`b = 0`, an exact start) has taught nothing."""
+        return jax.tree.map(lambda new, old: jnp.where(num_steps > 0, new, old), handed_on, self)
+
     def renewed_when_stale(self) -> "Recycled":
         """Without its vectors once their ageing has cost as much as a solve without them would.
 

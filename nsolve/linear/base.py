@@ -182,7 +182,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
             jnp.zeros_like(steps) if state.preconditioner is None else applications
         )
         if method.report is not None:
-            stats |= method.report(memory, stats["num_matvecs"])
+            stats |= method.report(memory, stats)
         return value, result, stats
 
     def step_limit(self, vector: Vector) -> int:

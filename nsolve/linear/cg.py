@@ -48,8 +48,9 @@ class CG(AbstractIterativeSolver):
     **Recycling.**  With `recycle=k` the `k` slowest directions, found on the way at no product, are handed on
     as `stats["recycled"]`; given back in `options["recycled"]` they are added to the preconditioner of the
     next system, `M + s W diag(values)^-1 W^H`, which takes no product either.  Neither the operator nor `M`
-    need stay the same.  A step costs two passes over `k` vectors more; the first solve keeps `3 k` vectors
-    and takes `3 k` inner products a step more.  The directions age with the systems: once that has cost as
+    need stay the same.  A step costs two passes over `k` vectors more, so it pays where products or
+    applications are dear; a solve that learns keeps `3 k` vectors, which it combines in a dense product every
+    `k` steps.  The directions age with the systems: once that has cost as
     many products as a solve without them, the next solve goes without and finds new ones.  Where they do not
     help, solves go without for a while that doubles each time (`Recycled`).  See `nsolve.solve_sequence`.
 
@@ -133,9 +134,10 @@ class CG(AbstractIterativeSolver):
                 ),
             )
 
-        def report(memory: Recycled, num_matvecs: Array) -> dict[str, Any]:
-            handed_on = given.after(warm, num_matvecs, memory.vectors, memory.sources, memory.values, setup=0)
-            return {"recycled": handed_on.renewed_when_stale()}
+        def report(memory: Recycled, stats: dict[str, Any]) -> dict[str, Any]:
+            total = stats["num_matvecs"]
+            handed_on = given.after(warm, total, memory.vectors, memory.sources, memory.values, setup=0)
+            return {"recycled": given.unless_idle(stats["num_steps"], handed_on.renewed_when_stale())}
 
         return method._replace(
             start=lambda x, r, memory: method.start(x, r), memory=given, remember=remember, report=report

@@ -186,10 +186,10 @@ class GCRODR(AbstractIterativeSolver):
             finite = jnp.all(jnp.isfinite(vectors)) & jnp.all(jnp.isfinite(images))
             return jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), memory)
 
-        def report(memory: _Memory, num_matvecs: Array) -> dict[str, Any]:
-            total = num_matvecs + jnp.where(warm, k, 0)
-            recycled = given.after(warm, total, memory.vectors, memory.sources, memory.values, setup=k)
-            return {"num_matvecs": total, "recycled": recycled}
+        def report(memory: _Memory, stats: dict[str, Any]) -> dict[str, Any]:
+            total = stats["num_matvecs"] + jnp.where(warm, k, 0)
+            handed_on = given.after(warm, total, memory.vectors, memory.sources, memory.values, setup=k)
+            return {"num_matvecs": total, "recycled": given.unless_idle(stats["num_steps"], handed_on)}
 
         return Method(
             start,
