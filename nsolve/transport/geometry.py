@@ -1,0 +1,170 @@
+"""What a geometry is: two sets of sites, the cost between them, and the entropic regularisation."""
+
+import abc
+import copy
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike
+
+from ..operators.finite_volumes import is_traced
+
+# The most entries of a cost matrix that are in memory at once: 32 MiB of float64.
+TILE = 2**22
+
+
+class AbstractGeometry(eqx.Module):
+    """Costs `C` (n, m) between n source and m target sites, and `epsilon`, the weight of the entropy.
+
+    A transport solver sees a problem only through the sums below, over the entropic plan
+
+        P_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon)
+
+    of potentials `f` (n,), `g` (m,) and weights `a` (n,), `b` (m,), all of the geometry's dtype.  Sums over
+    the other axis are those of `geometry.T`.  Each is differentiable to any order, forward and reverse, in
+    all of its arguments, in `epsilon` and in the arrays that the geometry holds; works under `jit` and
+    `vmap`; and takes O(n m) exponentials unless its class says otherwise.  Sites without weight contribute
+    nothing, whatever their (finite) potential, and have the right derivatives.
+    """
+
+    epsilon: eqx.AbstractVar[Array]
+
+    @property
+    @abc.abstractmethod
+    def source_shape(self) -> tuple[int, ...]:
+        """The shape in which users give `a` and get `f`: `(n,)`, or a grid's."""
+
+    @property
+    @abc.abstractmethod
+    def target_shape(self) -> tuple[int, ...]:
+        """The shape in which users give `b` and get `g`."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> np.dtype:
+        """float32 or float64."""
+
+    @property
+    @abc.abstractmethod
+    def T(self) -> "AbstractGeometry":
+        """The same costs with source and target exchanged."""
+
+    @abc.abstractmethod
+    def softmin(self, g: Array, b: Array) -> Array:
+        """`f_i = -epsilon log sum_j b_j exp((g_j - C_ij) / epsilon)`, shape (n,).
+
+        Never NaN for finite arguments, however small `epsilon`, if any weight is positive.
+        """
+
+    @abc.abstractmethod
+    def apply(self, f: Array, g: Array, a: Array, b: Array, v: Array) -> Array:
+        """`sum_j P_ij v_j`, shape (n,) or (n, k) for `v` (m,) or (m, k)."""
+
+    @abc.abstractmethod
+    def squares(self, f: Array, g: Array, a: Array, b: Array, v: Array) -> Array:
+        """`sum_j P_ij^2 v_j`, shape (n,)."""
+
+    @abc.abstractmethod
+    def transport_cost(self, f: Array, g: Array, a: Array, b: Array) -> Array:
+        """`sum_ij P_ij C_ij`, a scalar."""
+
+    @abc.abstractmethod
+    def largest_cost(self) -> Array:
+        """`max |C_ij|`, a constant to derivatives."""
+
+    @abc.abstractmethod
+    def cost_rows(self, start: ArrayLike) -> Array:
+        """Rows `start, ..., start + tile_rows - 1` of `C`; those beyond the last one repeat it."""
+
+    @abc.abstractmethod
+    def cost_matrix(self) -> Array:
+        """`C` as an array (n, m), however large."""
+
+    @abc.abstractmethod
+    def precomputed(self) -> "AbstractGeometry":
+        """The same costs for many sums: stored as a matrix where that is faster and fits in one tile."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of source and of target sites, `(n, m)`."""
+        return int(np.prod(self.source_shape)), int(np.prod(self.target_shape))
+
+    @property
+    def fits(self) -> bool:
+        """Whether the cost matrix is a single tile."""
+        n, m = self.shape
+        return n * m <= TILE
+
+    @property
+    def tile_rows(self) -> int:
+        """Number of rows of `C` that are computed at once."""
+        n, m = self.shape
+        return n if self.fits else max(1, TILE // m)
+
+    def with_epsilon(self, epsilon: ArrayLike) -> Self:
+        """The same costs with another regularisation."""
+        return replaced(self, epsilon=as_epsilon(epsilon, self.dtype))
+
+
+def replaced(module: Any, **fields: Any) -> Any:
+    """A copy with other values in some fields, whose checks are not repeated."""
+    new = copy.copy(module)
+    for name, value in fields.items():
+        object.__setattr__(new, name, value)
+    return new
+
+
+def as_real(name: str, values: Any) -> Any:
+    """Real floating-point numbers, finite where they are known; Python numbers and integers become floats."""
+    if not is_traced(values):
+        values = values if hasattr(values, "dtype") else np.asarray(values)
+    dtype = np.dtype(values.dtype)
+    if np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.bool_):
+        dtype = np.dtype(float)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)  # without x64 JAX has no float64
+    if dtype not in (np.float32, np.float64):
+        raise TypeError(f"`{name}` has dtype {values.dtype}; transport needs float32 or float64.")
+    if not is_traced(values) and not np.all(np.isfinite(np.asarray(values))):
+        raise ValueError(f"`{name}` must be finite, but contains NaN or infinity.")
+    return jnp.asarray(values, dtype)
+
+
+def as_epsilon(epsilon: Any, dtype: Any) -> Array:
+    """A positive scalar of the geometry's dtype; a traced one is taken at its word."""
+    array = as_real("epsilon", epsilon)
+    if array.shape != ():
+        raise ValueError(
+            f"`epsilon` must be one number, but has shape {array.shape}; "
+            "for a batch of problems use `jax.vmap`."
+        )
+    if not is_traced(epsilon) and not float(epsilon) > 0:
+        raise ValueError(
+            f"`epsilon` must be positive, but is {float(epsilon)}; a small fraction of the largest cost, "
+            "such as 1e-2 or 1e-3 of it, comes close to unregularised transport."
+        )
+    return array.astype(dtype)
+
+
+def check_costs(largest: Any, epsilon: Any, dtype: Any) -> None:
+    """Refuse costs that are not finite, and an `epsilon` that `dtype` cannot tell from zero beside them.
+
+    The exponent `(f + g - C) / epsilon` carries the rounding errors of `C`, divided by `epsilon`.
+    """
+    if is_traced(largest):
+        return
+    if not np.isfinite(largest):
+        raise ValueError(
+            f"The cost between some sites is {largest}, NaN or too large for {np.dtype(dtype).name}; "
+            "it must be finite."
+        )
+    least = float(jnp.finfo(dtype).eps) * float(largest)
+    if not is_traced(epsilon) and float(epsilon) < least:
+        advice = " or use float64" if np.dtype(dtype) == np.float32 else ""
+        raise ValueError(
+            f"`epsilon` is {float(epsilon):.3g}, too small for costs up to {float(largest):.3g} in "
+            f"{np.dtype(dtype).name}: rounding errors alone exceed it.  Take at least {least:.3g} "
+            f"(a thousand times that for a few right digits){advice}."
+        )
