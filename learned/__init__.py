@@ -1,5 +1,5 @@
-"""Learned parts for `nsolve`: models that stand in for a preconditioner or a search direction.
+"""Learned parts for `nsolve`: training, and models that take the place of classical parts."""
 
-Nothing is here yet. What comes obeys the contract of `nsolve.preconditioners`: a constructor that
-maps a lineax operator `A` to a lineax operator close to its inverse.
-"""
+from .checkpoint import load as load
+from .checkpoint import save as save
+from .fit import fit as fit
