@@ -17,8 +17,7 @@ def softmin(cost: Array, epsilon: Array, g: Array, b: Array, axis: int = 1) -> A
     """`f_i = -epsilon log sum_j b_j exp((g_j - C_ij) / epsilon)`."""
     largest = shift(cost, epsilon, g, b, axis)
     exponent = (_summed(g, axis) - cost - _kept(largest, axis)) * (1 / epsilon)
-    # Above the bound lie only columns without weight, whose products with it are zeros.
-    terms = jnp.exp(jnp.minimum(exponent, log_of_largest(cost.dtype)))
+    terms = jnp.exp(jnp.minimum(exponent, _summed(bound(b), axis)))
     return -epsilon * jnp.log(_contract(terms, b, axis)) - largest
 
 
@@ -32,19 +31,23 @@ def shift(cost: Array, epsilon: Array, g: Array, b: Array, axis: int = 1) -> Arr
     return jnp.max(_summed(g + epsilon * jnp.log(b), axis) - cost, axis=axis)
 
 
-def log_of_largest(dtype) -> float:
-    """The largest exponent that `exp` takes, less rounding."""
-    return float(np.log(jnp.finfo(dtype).max)) - 0.5
+def bound(weights: Array, power: int = 1) -> Array:
+    """The largest exponents that matter: above lie terms that overflow, or that get the weight zero.
+
+    Potentials are arbitrary where there is no weight.  There the bound leaves room for sums of derivatives;
+    `power`: and for powers.
+    """
+    largest = float(np.log(jnp.finfo(weights.dtype).max)) - 0.5
+    return jnp.where(weights > 0, largest, largest / power - 20).astype(weights.dtype)
 
 
 def plan(
     cost: Array, epsilon: Array, f: Array, g: Array, a: Array, b: Array, axis: int = 1, power: int = 1
 ) -> Array:
-    """The tile of the plan, laid out as the cost; `power` is the largest power that must not overflow."""
+    """The tile of the plan, laid out as the cost; where a site has no weight its `power` is finite."""
     exponent = (_summed(g, axis) - cost + _kept(f, axis)) * (1 / epsilon)
-    # Potentials are arbitrary where there is no weight: bound what zero will multiply, or be added to.
-    bound = (log_of_largest(cost.dtype) - 8) / power - float(np.log(cost.shape[axis]))
-    return jnp.exp(jnp.minimum(exponent, bound)) * _summed(b, axis) * _kept(a, axis)
+    bounds = jnp.minimum(_kept(bound(a, power), axis), _summed(bound(b, power), axis))
+    return jnp.exp(jnp.minimum(exponent, bounds)) * _summed(b, axis) * _kept(a, axis)
 
 
 def apply(cost, epsilon, f, g, a, b, v: Array, axis: int = 1) -> Array:

@@ -85,18 +85,18 @@ class Grid(AbstractGeometry):
         columns = v[:, None] if v.ndim == 1 else v
         channels = jnp.concatenate([b[:, None], b[:, None] * columns], axis=1)
         scale, sums = self._sum(self.epsilon, g, channels)
-        result = (a * self._exp(self.epsilon, f + scale))[:, None] * sums[:, 1:]
+        result = (a * _exp(self.epsilon, f + scale, a))[:, None] * sums[:, 1:]
         return result[:, 0] if v.ndim == 1 else result
 
     def squares(self, f: Array, g: Array, a: Array, b: Array, v: Array) -> Array:
         # The square of the plan is the plan of half the epsilon and squared weights.
         half = self.epsilon / 2
         scale, sums = self._sum(half, g, jnp.stack([b, b * b * v], axis=1))
-        return a * a * self._exp(half, f + scale) * sums[:, 1]
+        return a * a * _exp(half, f + scale, a) * sums[:, 1]
 
     def transport_cost(self, f: Array, g: Array, a: Array, b: Array) -> Array:
         scale, sums = self._sum(self.epsilon, g, jnp.stack([b, jnp.zeros_like(b)], axis=1), paid=True)
-        return jnp.sum(a * self._exp(self.epsilon, f + scale) * sums[:, 1])
+        return jnp.sum(a * _exp(self.epsilon, f + scale, a) * sums[:, 1])
 
     def largest_cost(self) -> Array:
         costs = jax.lax.stop_gradient(self.costs)
@@ -117,10 +117,6 @@ class Grid(AbstractGeometry):
         for cost, index in zip(self.costs, jnp.unravel_index(rows, self.source_shape), strict=True):
             total = (total[:, :, None] + cost[index][:, None, :]).reshape(rows.shape[0], -1)
         return total
-
-    def _exp(self, epsilon: Array, exponent: Array) -> Array:
-        """`exp(exponent / epsilon)`, bounded: potentials are arbitrary where zero weights multiply this."""
-        return jnp.exp(jnp.minimum(exponent / epsilon, reductions.log_of_largest(self.dtype) - 16))
 
     def _sum(self, epsilon: Array, g: Array, weights: Array, paid: bool = False) -> tuple[Array, Array]:
         """`scale` (n,), `sums` (n, k): `sum_j w_jk exp((g_j - C_ij)/epsilon) = sums_ik exp(scale_i/epsilon)`.
@@ -145,6 +141,11 @@ class Grid(AbstractGeometry):
         return scale.reshape(-1), sums.reshape(scale.size, -1)
 
 
+def _exp(epsilon: Array, exponent: Array, weights: Array) -> Array:
+    """`exp(exponent / epsilon)`, to be multiplied by the weights."""
+    return jnp.exp(jnp.minimum(exponent / epsilon, reductions.bound(weights)))
+
+
 def _sum_lines(cost: Array, epsilon: Array, scale: Array, sums: Array, paid: bool) -> tuple[Array, Array]:
     """Sum each line of a grid over one axis: (lines, m) and (lines, m, k) to (lines, n) and (lines, n, k)."""
 
@@ -154,7 +155,7 @@ def _sum_lines(cost: Array, epsilon: Array, scale: Array, sums: Array, paid: boo
         logs = jnp.where(jnp.any(weights > 0, axis=1, keepdims=True), logs, 0)  # a line may be empty
         largest = jax.lax.stop_gradient(jnp.max((scale + logs)[:, None, :] - cost, axis=-1))
         exponent = (scale[:, None, :] - cost - largest[:, :, None]) * (1 / epsilon)
-        terms = jnp.exp(jnp.minimum(exponent, reductions.log_of_largest(cost.dtype)))
+        terms = jnp.exp(jnp.minimum(exponent, reductions.bound(weights)[:, None, :]))
         totals = _product(terms, sums)
         if paid:
             totals = totals.at[..., 1].add(_product(terms * cost, sums[..., :1])[..., 0])

@@ -1,0 +1,477 @@
+"""Geometries: each sum against dense formulas, its derivatives against theirs, memory, and bad input."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+
+from nsolve.transport import geometry as geometries
+from nsolve.transport.cost_matrix import CostMatrix
+from nsolve.transport.geometry import AbstractGeometry
+from nsolve.transport.grid import Grid
+from nsolve.transport.point_cloud import PointCloud
+
+SMALL_TILE = 24  # two or three rows of the problems below, so that the last tile is not full
+
+
+class Case(NamedTuple):
+    """A geometry built from differentiable parameters, and its cost matrix written plainly."""
+
+    build: Callable[[dict], AbstractGeometry]
+    costs: Callable[[dict], jax.Array]
+    parameters: Callable[[np.random.Generator], dict]
+
+
+def _points(d: int, n: int = 13, m: int = 9, offset: float = 0.3):
+    def parameters(rng):
+        x, y = rng.random((n, d)) + offset, rng.random((m, d)) + offset
+        y[2] = y[1]  # points may coincide
+        return {"x": x, "y": y, "epsilon": np.array(0.2)}
+
+    return parameters
+
+
+def _cloud(cost):
+    return lambda p: PointCloud(p["x"], p["y"], cost, epsilon=p["epsilon"])
+
+
+def _differences(p):
+    return p["x"][:, None, :] - p["y"][None, :, :]
+
+
+def _cosines(p):
+    norms = jnp.linalg.norm(p["x"], axis=1)[:, None] * jnp.linalg.norm(p["y"], axis=1)
+    return 1 - p["x"] @ p["y"].T / norms
+
+
+class Stretched(eqx.Module):
+    """A cost with a parameter, in which source and target are not alike."""
+
+    scale: jax.Array
+    name: str = "stretched"
+
+    def __call__(self, x, y):
+        return jnp.sum((x - self.scale * y) ** 2)
+
+
+def _axes(rng):
+    source = {f"s{k}": rng.random(n) for k, n in enumerate((4, 3, 2))}
+    target = {f"t{k}": rng.random(m) for k, m in enumerate((3, 1, 5))}
+    return {**source, **target, "epsilon": np.array(0.2)}
+
+
+def _grid(cost):
+    return lambda p: Grid(
+        [p["s0"], p["s1"], p["s2"]], [p["t0"], p["t1"], p["t2"]], cost, epsilon=p["epsilon"]
+    )
+
+
+def _grid_costs(term):
+    def costs(p):
+        source = jnp.stack(jnp.meshgrid(p["s0"], p["s1"], p["s2"], indexing="ij"), -1).reshape(-1, 1, 3)
+        target = jnp.stack(jnp.meshgrid(p["t0"], p["t1"], p["t2"], indexing="ij"), -1).reshape(1, -1, 3)
+        return sum(term(k, source[..., k], target[..., k]) for k in range(3))
+
+    return costs
+
+
+CASES = {
+    "squared_euclidean": Case(
+        _cloud("squared_euclidean"), lambda p: jnp.sum(_differences(p) ** 2, -1), _points(3)
+    ),
+    "squared_euclidean_many_coordinates": Case(
+        _cloud("squared_euclidean"), lambda p: jnp.sum(_differences(p) ** 2, -1) / 1, _points(11)
+    ),
+    "euclidean": Case(_cloud("euclidean"), lambda p: jnp.sqrt(jnp.sum(_differences(p) ** 2, -1)), _points(2)),
+    "euclidean_many_coordinates": Case(
+        _cloud("euclidean"), lambda p: jnp.sqrt(jnp.sum(_differences(p) ** 2, -1)), _points(11)
+    ),
+    "manhattan": Case(_cloud("manhattan"), lambda p: jnp.sum(jnp.abs(_differences(p)), -1), _points(3)),
+    "cosine": Case(_cloud("cosine"), _cosines, _points(3)),
+    "function": Case(
+        lambda p: PointCloud(p["x"], p["y"], Stretched(jnp.asarray(p["scale"])), epsilon=p["epsilon"]),
+        lambda p: jnp.sum((p["x"][:, None, :] - p["scale"] * p["y"]) ** 2, -1),
+        lambda rng: {**_points(2)(rng), "scale": np.array(0.7)},
+    ),
+    "one_source": Case(_cloud("manhattan"), lambda p: jnp.sum(jnp.abs(_differences(p)), -1), _points(1, n=1)),
+    "matrix": Case(
+        lambda p: CostMatrix(p["C"], p["epsilon"]),
+        lambda p: p["C"],
+        lambda rng: {"C": rng.normal(size=(13, 9)), "epsilon": np.array(0.4)},
+    ),
+    "grid": Case(_grid("squared_euclidean"), _grid_costs(lambda k, s, t: (s - t) ** 2), _axes),
+    "grid_of_several_costs": Case(
+        _grid(["manhattan", "squared_euclidean", lambda s, t: jnp.exp(s) * t]),
+        _grid_costs(
+            lambda k, s, t: (lambda: jnp.abs(s - t), lambda: (s - t) ** 2, lambda: jnp.exp(s) * t)[k]()
+        ),
+        _axes,
+    ),
+}
+
+# Each case as one tile, and its transpose in small ones.
+LAYOUTS = [
+    pytest.param(name, streamed, id=f"{name}{'_transposed_in_tiles' if streamed else ''}")
+    for name in CASES
+    for streamed in (False, True)
+]
+
+
+@pytest.fixture
+def layout(request, monkeypatch):
+    """A geometry's parameters, its builder, and its dense costs."""
+    name, streamed = request.param
+    case = CASES[name]
+    if streamed:
+        monkeypatch.setattr(geometries, "TILE", SMALL_TILE)
+    parameters = case.parameters(np.random.default_rng(0))
+    if streamed:
+        return parameters, lambda p: case.build(p).T, lambda p: case.costs(p).T
+    return parameters, case.build, case.costs
+
+
+def vectors(shape, dtype=np.float64, seed=1):
+    """Potentials, weights of which some are zero, and something to multiply."""
+    rng = np.random.default_rng(seed)
+    n, m = shape
+    f, g = rng.normal(size=n) / 4, rng.normal(size=m) / 4
+    a, b = rng.random(n) + 0.1, rng.random(m) + 0.1
+    a[n // 2 : n // 2 + (n > 1)] = 0
+    b[: 2 * (m > 2)] = 0
+    v, columns = rng.normal(size=m), rng.normal(size=(m, 3))
+    v[-1] = 0
+    return tuple(z.astype(dtype) for z in (f, g, a, b, v, columns))
+
+
+def sums(geometry, f, g, a, b, v, columns):
+    """Every sum of a geometry, one vector."""
+    return jnp.concatenate(
+        [
+            geometry.softmin(g, b),
+            geometry.apply(f, g, a, b, v),
+            geometry.apply(f, g, a, b, columns).reshape(-1),
+            geometry.squares(f, g, a, b, v),
+            geometry.transport_cost(f, g, a, b)[None],
+        ]
+    )
+
+
+def dense_sums(C, epsilon, f, g, a, b, v, columns):
+    """The same, as the definitions are written."""
+    kernel = jnp.exp((g - C) / epsilon)
+    P = a[:, None] * b * jnp.exp((f[:, None] + g - C) / epsilon)
+    return jnp.concatenate(
+        [-epsilon * jnp.log(kernel @ b), P @ v, (P @ columns).reshape(-1), P**2 @ v, jnp.sum(P * C)[None]]
+    )
+
+
+def assert_close(actual, expected, rtol):
+    """Each array up to a fraction of its largest entry."""
+    for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(left, right, rtol=rtol, atol=rtol * np.max(np.abs(right)))
+
+
+@pytest.mark.parametrize("layout", [p.values for p in LAYOUTS], ids=[p.id for p in LAYOUTS], indirect=True)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+def test_sums_are_those_of_the_dense_matrix(layout, dtype):
+    parameters, build, costs = layout
+    parameters = {key: value.astype(dtype) for key, value in parameters.items()}
+    geometry = build(parameters)
+    C = np.asarray(costs(jax.tree.map(jnp.float64, parameters)))
+    args = vectors(C.shape, dtype)
+    expected = dense_sums(C, float(parameters["epsilon"]), *map(np.float64, args))
+    rtol = 200 * np.finfo(dtype).eps
+
+    assert geometry.shape == C.shape
+    assert geometry.dtype == dtype
+    result = jax.jit(sums)(geometry, *args)
+    assert result.dtype == dtype
+    assert_close(result, expected, rtol)
+    assert_close(geometry.cost_matrix(), C, rtol)
+    assert_close(geometry.precomputed().cost_matrix(), C, rtol)
+    assert_close(geometry.largest_cost(), np.max(np.abs(C)), rtol)
+    assert geometry.fits == (C.size <= geometries.TILE)
+    for start in range(0, C.shape[0], geometry.tile_rows):
+        tile = jax.jit(lambda geometry, start: geometry.cost_rows(start))(geometry, start)
+        assert tile.shape == (geometry.tile_rows, C.shape[1])
+        assert np.all(np.isfinite(tile))
+        rows = C[start : start + geometry.tile_rows]
+        assert_close(tile[: len(rows)], rows, rtol)
+
+
+@pytest.mark.parametrize("layout", [p.values for p in LAYOUTS], ids=[p.id for p in LAYOUTS], indirect=True)
+def test_derivatives_are_those_of_the_dense_formula(layout):
+    parameters, build, costs = layout
+    arguments = (parameters, *vectors(jax.eval_shape(costs, parameters).shape))
+    rng = np.random.default_rng(2)
+    direction = jax.tree.map(lambda z: rng.normal(size=z.shape), arguments)
+
+    def streamed(parameters, *args):
+        return sums(build(parameters), *args)
+
+    def dense(parameters, *args):
+        return dense_sums(costs(parameters), parameters["epsilon"], *args)
+
+    def derivatives(function, cotangent):
+        def weighted(*args):
+            return jnp.sum(cotangent * function(*args))
+
+        gradient = jax.grad(weighted, argnums=tuple(range(len(arguments))))
+        return jax.jvp(function, arguments, direction), *jax.jvp(gradient, arguments, direction)
+
+    cotangent = rng.normal(size=jax.eval_shape(dense, *arguments).shape)
+    actual = jax.jit(lambda c: derivatives(streamed, c))(cotangent)
+    expected = jax.jit(lambda c: derivatives(dense, c))(cotangent)
+    assert_close(actual, expected, 1e-11)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_batch_is_a_loop(name, monkeypatch):
+    monkeypatch.setattr(geometries, "TILE", SMALL_TILE)
+    case = CASES[name]
+    problems = [case.parameters(np.random.default_rng(seed)) for seed in (3, 4)]
+    shape = jax.eval_shape(case.costs, problems[0]).shape
+    args = [vectors(shape, seed=seed) for seed in (5, 6)]
+    stack = lambda *leaves: np.stack(leaves)  # noqa: E731
+    one = lambda p, args: sums(case.build(p), *args)  # noqa: E731
+    batch = jax.jit(jax.vmap(one))(jax.tree.map(stack, *problems), jax.tree.map(stack, *args))
+    loop = [jax.jit(one)(p, z) for p, z in zip(problems, args, strict=True)]
+    assert_close(batch, np.stack(loop), 1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_geometry_is_a_pytree(name):
+    case = CASES[name]
+    geometry = case.build(case.parameters(np.random.default_rng(0)))
+    leaves, structure = jax.tree.flatten(geometry)
+    assert all(eqx.is_array(leaf) for leaf in leaves)
+    assert hash(structure) == hash(jax.tree.structure(geometry.T.T))
+    jax.tree.unflatten(structure, [object()] * len(leaves))
+    jax.tree.map(lambda _: None, geometry)
+    assert eqx.tree_equal(jax.tree.unflatten(structure, leaves), geometry)
+    assert eqx.tree_equal(geometry.T.T, geometry)
+    assert geometry.T.source_shape == geometry.target_shape
+    assert float(geometry.with_epsilon(0.5).epsilon) == 0.5
+    assert_close(geometry.with_epsilon(0.5).cost_matrix(), geometry.cost_matrix(), 0)
+
+
+SMALL = ["squared_euclidean", "euclidean_many_coordinates", "matrix", "grid", "one_source"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("dtype, fraction, streamed", [(np.float64, 1e-12, True), (np.float32, 1e-5, False)])
+def test_small_epsilon(name, streamed, dtype, fraction, monkeypatch):
+    """Exponents of a million: sums, and derivatives in everything, stay right or at least finite."""
+    if streamed:
+        monkeypatch.setattr(geometries, "TILE", SMALL_TILE)
+    case = CASES[name]
+    parameters = {k: z.astype(dtype) for k, z in case.parameters(np.random.default_rng(0)).items()}
+    C = np.asarray(case.build(parameters).cost_matrix(), np.float64)
+    largest = np.max(np.abs(C))
+    parameters["epsilon"] = np.asarray(fraction * largest, dtype)
+    epsilon = float(parameters["epsilon"])
+    _, g, a, b, v, columns = vectors(C.shape, dtype)
+    g[b == 0] = 1e6  # what has no weight has no say
+    if C.shape[1] > 3:
+        b[3] = np.finfo(dtype).tiny * 8  # hardly any weight, where this still counts for some rows
+        g[3] += 0.5
+    expected = -epsilon * logsumexp((g - C) / epsilon, b=b, axis=1)
+
+    softmin = jax.jit(lambda g: case.build(parameters).softmin(g, b))
+    f = softmin(g)
+    assert_close(f, expected, 8 * np.finfo(dtype).eps)
+    # Rows whose sum was just computed have mass a_i, up to the rounding of the exponent.
+    g[b == 0] = np.min(g[b > 0])
+    f = np.array(softmin(g))
+    rounding = 8 * np.finfo(dtype).eps / fraction
+    if rounding < 0.1:
+        mass = jax.jit(lambda f: case.build(parameters).apply(f, g, a, b, np.ones_like(b)))(f)
+        assert_close(mass, a, 2 * rounding)
+
+    def total(parameters, *args):
+        return jnp.sum(sums(case.build(parameters), *args))
+
+    g[b == 0] = 1e6
+    f[a == 0] = 1e6
+    value, gradient = jax.jit(jax.value_and_grad(total, argnums=tuple(range(7))))(
+        parameters, f, g, a, b, v, columns
+    )
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
+def test_coinciding_points_have_no_force():
+    x = np.ones((3, 2))
+
+    def total(x, epsilon):
+        geometry = PointCloud(x, cost="euclidean", epsilon=epsilon)
+        return jnp.sum(geometry.softmin(jnp.arange(3.0), jnp.ones(3)))
+
+    gradient = jax.grad(total)(x, 0.1)
+    hessian = jax.hessian(total)(x, 0.1)
+    np.testing.assert_array_equal(gradient, 0)
+    np.testing.assert_array_equal(hessian, 0)
+
+
+@pytest.mark.parametrize("d", [2, 11])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+def test_clouds_far_from_the_origin_keep_their_digits(d, dtype):
+    rng = np.random.default_rng(0)
+    x, y = ((rng.random((n, d)) + 1e4).astype(dtype) for n in (7, 5))
+    exact = np.sum((x[:, None].astype(np.longdouble) - y[None]) ** 2, axis=-1)
+    C = PointCloud(x, y, epsilon=0.1).cost_matrix()
+    assert_close(C, exact.astype(np.float64), 8 * np.finfo(dtype).eps)
+
+
+def test_zero_vectors_cost_one_where_nobody_can_look():
+    def matrix(x):
+        return PointCloud(x, cost="cosine", epsilon=0.1).cost_matrix()
+
+    x = np.array([[0.0, 0.0], [1.0, 1.0], [1e-30, 0.0]], np.float32)
+    np.testing.assert_allclose(jax.jit(matrix)(x)[0], 1)
+    assert np.all(np.isfinite(jax.jacobian(matrix)(x)))
+
+
+def _largest_array(jaxpr) -> int:
+    """Number of entries of the largest array that a program computes."""
+    largest = 0
+    for equation in jaxpr.eqns:
+        largest = max([largest, *(np.prod(v.aval.shape, dtype=int) for v in equation.outvars)])
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                largest = max(largest, _largest_array(inner))
+    return largest
+
+
+@pytest.mark.parametrize("cost", ["squared_euclidean", "euclidean", "manhattan", "cosine", "function"])
+@pytest.mark.parametrize("order", ["forward", "gradient", "hessian"])
+def test_streamed_sums_never_hold_the_matrix(cost, order, monkeypatch):
+    monkeypatch.setattr(geometries, "TILE", 256)
+    n, m, d = 128, 64, 2
+    rng = np.random.default_rng(0)
+    x, y = rng.random((n, d)) + 1, rng.random((m, d)) + 1
+    function = Stretched(jnp.array(0.5)) if cost == "function" else cost
+
+    def total(x, y, f, g, a, b, v):
+        geometry = PointCloud(x, y, function, epsilon=0.1)
+        assert not geometry.fits
+        return (
+            jnp.sum(geometry.softmin(g, b) ** 2)
+            + jnp.sum(geometry.apply(f, g, a, b, v) ** 2)
+            + jnp.sum(geometry.squares(f, g, a, b, v) ** 2)
+            + geometry.transport_cost(f, g, a, b)
+            + geometry.largest_cost()
+        )
+
+    arguments = (x, y, *vectors((n, m))[:5])
+    program = total
+    if order != "forward":
+        program = jax.grad(total, argnums=tuple(range(7)))
+    if order == "hessian":
+        gradient = program
+        program = lambda *args: jax.jvp(gradient, args, args)  # noqa: E731
+    largest = _largest_array(jax.make_jaxpr(program)(*arguments).jaxpr)
+    assert 256 <= largest <= 2 * 256 < n * m
+
+
+def test_grids_never_hold_the_matrix():
+    axes = [np.linspace(0, 1, n) for n in (16, 12)]
+    n = 16 * 12
+
+    def total(g, b):
+        geometry = Grid(axes, epsilon=0.1)
+        return jnp.sum(geometry.softmin(g, b)) + geometry.transport_cost(g, g, b, b)
+
+    program = jax.make_jaxpr(jax.grad(total, argnums=(0, 1)))(np.zeros(n), np.ones(n))
+    assert _largest_array(program.jaxpr) <= 2 * n * 16
+
+
+X = np.random.default_rng(0).random((4, 2))
+WRONG = {
+    "flat_points": (lambda: PointCloud(X[0], epsilon=0.1), ValueError, r"`x`.*\(n, d\).*\(n, 1\)"),
+    "no_points": (lambda: PointCloud(X[:0], epsilon=0.1), ValueError, "`x`.*n >= 1"),
+    "other_dimension": (lambda: PointCloud(X, X[:, :1], epsilon=0.1), ValueError, "2 and 1 coordinates"),
+    "complex_points": (lambda: PointCloud(X + 1j, epsilon=0.1), TypeError, "`x`.*complex128"),
+    "half_precision": (lambda: PointCloud(X.astype(np.float16), epsilon=0.1), TypeError, "float16"),
+    "text": (lambda: PointCloud(X, [["a", "b"]], epsilon=0.1), TypeError, "`y`"),
+    "nan_points": (lambda: PointCloud(X, X * np.nan, epsilon=0.1), ValueError, "`y`.*finite"),
+    "infinite_points": (lambda: PointCloud(X / 0.0, epsilon=0.1), ValueError, "`x`.*finite"),
+    "unknown_cost": (lambda: PointCloud(X, cost="euclid", epsilon=0.1), ValueError, "'euclid'.*'cosine'"),
+    "no_cost": (lambda: PointCloud(X, cost=2, epsilon=0.1), TypeError, "`cost` must be a name"),  # pyright: ignore
+    "vector_cost": (lambda: PointCloud(X, cost=lambda x, y: x - y, epsilon=0.1), ValueError, r"shape \(2,\)"),
+    "no_array": (lambda: PointCloud(X, cost=lambda x, y: None, epsilon=0.1), ValueError, "NoneType"),
+    "integer_cost": (
+        lambda: PointCloud(X, cost=lambda x, y: jnp.array(1), epsilon=0.1),
+        TypeError,
+        "float64.*int64",
+    ),
+    "nan_cost": (
+        lambda: PointCloud(X, cost=lambda x, y: jnp.log(-x[0]), epsilon=0.1),
+        ValueError,
+        "cost between some sites is nan",
+    ),
+    "overflowing_cost": (lambda: PointCloud(X * 1e200, epsilon=0.1), ValueError, "too large for float64"),
+    "zero_vector": (lambda: PointCloud(X * 0, cost="cosine", epsilon=0.1), ValueError, "zero vector"),
+    "zero_epsilon": (lambda: PointCloud(X, epsilon=0), ValueError, "positive"),
+    "negative_epsilon": (lambda: CostMatrix(X, epsilon=-1.0), ValueError, "positive"),
+    "nan_epsilon": (lambda: CostMatrix(X, epsilon=np.nan), ValueError, "`epsilon` must be finite"),
+    "infinite_epsilon": (lambda: CostMatrix(X, epsilon=np.inf), ValueError, "`epsilon` must be finite"),
+    "complex_epsilon": (lambda: CostMatrix(X, epsilon=1j), TypeError, "`epsilon`"),  # pyright: ignore
+    "many_epsilons": (lambda: CostMatrix(X, epsilon=[1.0, 2.0]), ValueError, "vmap"),  # pyright: ignore
+    "new_epsilon": (lambda: CostMatrix(X, epsilon=1.0).with_epsilon(-1.0), ValueError, "positive"),
+    "tiny_epsilon": (lambda: PointCloud(X * 1e3, epsilon=1e-13), ValueError, "too small.*float64"),
+    "tiny_epsilon_32": (
+        lambda: PointCloud(X.astype(np.float32) * 1e3, epsilon=1e-3),
+        ValueError,
+        "too small.*float32.*or use float64",
+    ),
+    "tiny_epsilon_grid": (lambda: Grid([X[:, 0]], epsilon=1e-20), ValueError, "too small"),
+    "flat_matrix": (lambda: CostMatrix(X[0], epsilon=0.1), ValueError, "`C` must be a matrix"),
+    "empty_matrix": (lambda: CostMatrix(X[:0], epsilon=0.1), ValueError, "n, m >= 1"),
+    "nan_matrix": (lambda: CostMatrix(X * np.nan, epsilon=0.1), ValueError, "`C`.*finite"),
+    "forbidden_pairs": (lambda: CostMatrix(X / 0.0, epsilon=0.1), ValueError, "large finite cost"),
+    "complex_matrix": (lambda: CostMatrix(X * 1j, epsilon=0.1), TypeError, "complex128"),
+    "one_axis": (lambda: Grid(X[0], epsilon=0.1), ValueError, "sequence with one array"),
+    "no_axis": (lambda: Grid([], epsilon=0.1), ValueError, "sequence with one array"),
+    "axis_of_points": (lambda: Grid([X], epsilon=0.1), ValueError, r"`axes\[0\]`.*\(4, 2\)"),
+    "nan_axis": (lambda: Grid([X[0], X[1] * np.nan], epsilon=0.1), ValueError, r"`axes\[1\]`.*finite"),
+    "missing_axis": (lambda: Grid([X[0], X[1]], [X[0]], epsilon=0.1), ValueError, "2 axes.*1"),
+    "missing_cost": (lambda: Grid([X[0], X[1]], cost=["manhattan"], epsilon=0.1), ValueError, "1 entries.*2"),
+    "inseparable": (lambda: Grid([X[0]], cost="euclidean", epsilon=0.1), ValueError, "PointCloud"),
+    "no_axis_cost": (lambda: Grid([X[0]], cost=[3], epsilon=0.1), TypeError, "`cost`"),  # pyright: ignore
+    "vector_axis_cost": (
+        lambda: Grid([X[0]], cost=lambda s, t: jnp.stack([s, t]), epsilon=0.1),
+        ValueError,
+        r"returned shape \(2,\)",
+    ),
+    "integer_axis_cost": (
+        lambda: Grid([X[0]], cost=lambda s, t: jnp.array(1), epsilon=0.1),
+        TypeError,
+        "int64",
+    ),
+    "nan_axis_cost": (
+        lambda: Grid([X[0]], cost=lambda s, t: jnp.log(-s), epsilon=0.1),
+        ValueError,
+        "NaN or infinity",
+    ),
+}
+
+
+@pytest.mark.parametrize("build, error, message", WRONG.values(), ids=WRONG.keys())
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_wrong_input_is_refused(build, error, message):
+    with pytest.raises(error, match=f"(?s){message}"):
+        build()
+
+
+def test_integers_become_floats():
+    assert PointCloud([[1, 2], [3, 4]], epsilon=1).dtype == np.float64
+    assert CostMatrix([[1, 2], [3, 4]], epsilon=1).dtype == np.float64
+    assert Grid([[0, 1], [0, 1, 2]], epsilon=1).dtype == np.float64
+    assert PointCloud(np.ones((2, 1), np.float32), np.ones((2, 1)), epsilon=1).dtype == np.float64
