@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import peers, problems, record
+from . import peers, problems, record, transport
 from .environment import environment
 from .peers.base import Answer, Missing, Run, Task
 from .specs import Spec, parse_part
@@ -48,7 +48,8 @@ class Settings:
     """How to measure: the same for all cells of a suite.
 
     `sample`: of a sequence, columns that carry nothing from system to system solve only so many of the
-    systems, spread evenly; 0 for all."""
+    systems, spread evenly; 0 for all.  `limit_s`: of a transport problem, the seconds that a column may take;
+    0 for no limit."""
 
     max_steps: int = 20000
     repeats: int | None = None
@@ -56,6 +57,7 @@ class Settings:
     memory: bool = False
     first_call: int = 0
     sample: int = 0
+    limit_s: float = 0.0
 
 
 def run_cell(cell: Cell, settings: Settings, suite: str, config: str) -> record.Record:
@@ -83,8 +85,12 @@ def run_cell(cell: Cell, settings: Settings, suite: str, config: str) -> record.
         "solve_s": None,
     }
     try:
-        row["version"] = peers.find(cell.spec.peer).version()
-        if cell.count is not None:
+        row["version"] = _find(cell).version()
+        if transport.is_transport(cell.problem):
+            from .transport.measure import measure as measure_transport
+
+            row |= measure_transport(cell, settings)
+        elif cell.count is not None:
             measure_sequence = _sequences(cell.problem)
             row["length"] = cell.count
             row |= measure_sequence(cell, settings)
@@ -104,6 +110,13 @@ def run_cell(cell: Cell, settings: Settings, suite: str, config: str) -> record.
     row["env"] = environment()
     row["time"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return row
+
+
+def _find(cell: Cell) -> Any:
+    """The library that runs the cell's column."""
+    if transport.is_transport(cell.problem):
+        return transport.find(cell.spec.peer)
+    return peers.find(cell.spec.peer)
 
 
 def _sequences(problem: str) -> Callable[[Cell, Settings], dict[str, Any]]:

@@ -57,6 +57,7 @@ def run(
     from . import suite as suites
     from .execute import Interrupted, execute
     from .show import show as show_records
+    from .transport import is_transport
 
     only_ad_hoc = {
         "size": size, "solver": solver, "rtol": rtol, "dtype": dtype, "seed": seed,
@@ -78,7 +79,9 @@ def run(
             "seed": seed, "count": count, "max_steps": max_steps,
         }  # fmt: skip
         group = {key: value for key, value in group.items() if value not in (None, [])}
-        chosen = suites.ad_hoc({"history": count is None, **group})
+        # Residual histories are of single linear systems.
+        history = count is None and not any(is_transport(name) for name in problem)
+        chosen = suites.ad_hoc({"history": history, **group})
     chosen = suites.repeat(chosen, repeats)
     if html is not None:
         _check_writable(html)
@@ -132,7 +135,9 @@ def plot(
     records: Annotated[Path, typer.Argument(help="A file of records.")],
     kind: Annotated[
         list[str] | None,
-        typer.Option(help="convergence, size, work-precision, time, sequence, regret or tuning."),
+        typer.Option(
+            help="convergence, size, work-precision, time, sequence, regret, tuning, transport or epsilon."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("records/plots"),
 ) -> None:

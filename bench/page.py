@@ -13,6 +13,7 @@ from bench.plots import residual_history, unknowns
 from bench.record import Record, latest
 from bench.table import (
     common_rtol,
+    error_name,
     is_number,
     is_product,
     library,
@@ -50,7 +51,7 @@ def write_page(records: Sequence[Record], out: Path, title: str) -> Path:
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="verdict">{escape(lead)} {escape(" ".join(rest))}</p>',
-        _legend(),
+        _legend(records),
         *(_section(group) for group in systems.values()),
         _table(records),
         _environments(records),
@@ -71,12 +72,19 @@ def write_page(records: Sequence[Record], out: Path, title: str) -> Path:
     return out
 
 
-def _legend() -> str:
+def _legend(records: Sequence[Record]) -> str:
+    names = {error_name(record) for record in records}
+    judged_by = " or ".join(
+        {
+            "relative residual": "the true residual ‖b − Ax‖/‖b‖ in float64",
+            "marginal error": "the true L1 error of both marginals of its plan",
+        }[name]
+        for name in sorted(names, reverse=True)
+    )
     return (
         '<p class="soft">Bars: median solve time in full colour, then set-up and, fainter, '
         "compilation, which are paid once. A bar that fades out goes on beyond the frame. Every "
-        "answer is judged by the true residual ‖b − Ax‖/‖b‖ in float64, whatever the solver "
-        "says of itself.</p>"
+        f"answer is judged by {judged_by}, whatever the solver says of itself.</p>"
         '<p class="modes"><span class="soft">bars show</span>'
         '<button data-mode="solve" aria-pressed="false">solve</button>'
         '<button data-mode="setup" aria-pressed="true">solve + set-up</button>'
@@ -94,7 +102,7 @@ def _section(group: list[Record]) -> str:
         heading = f"{system_label(group[0])}: one product y = Ax"
     else:
         heading = system_label(group[0])
-        facts.append(f"to a true relative residual of {scientific(rtol)}")
+        facts.append(f"to a true {error_name(group[0])} of {scientific(rtol)}")
     facts += [str(group[0][name]) for name in ("dtype", "device") if group[0].get(name)]
     parts = [f"<h2>{escape(heading)}</h2>", f'<p class="soft">{escape(" · ".join(facts))}</p>']
     parts.append(_bars(shown))
@@ -152,8 +160,8 @@ def _bar(record: Record, longest: float) -> str:
 
 def _why(record: Record) -> str:
     text, residual = reason(record), record.get("true_residual")
-    if is_number(residual) and "residual" not in text:
-        text += f", true residual {scientific(residual)}"
+    if is_number(residual) and "says success" not in text:
+        text += f", true {error_name(record)} {scientific(residual)}".replace("relative ", "")
     return text
 
 
@@ -205,7 +213,8 @@ def _work_precision(group: list[Record]) -> str:
         failures = [r for r in line if not succeeded(r)]
         why = f"{len(failures)} of {len(line)} failed" if failures else ""
         shown.append(Curve(name, "", points, _style(line[0]), why, markers=True))
-    picture = curves(shown, "true relative residual reached", "solve seconds", x_log=True, x_reversed=True)
+    reached = f"true {error_name(group[0])} reached"
+    picture = curves(shown, reached, "solve seconds", x_log=True, x_reversed=True)
     return (
         f"<figure>{picture}<figcaption>Work against precision: one point per tolerance asked for."
         "</figcaption></figure>"

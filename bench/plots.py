@@ -46,18 +46,25 @@ from bench.table import (
     system_key,
     system_label,
 )
+from bench.transport import report as transport_report
+from bench.transport.picture import draw_epsilons, draw_errors
+from bench.transport.problems import without_eta
 
-KINDS = ("convergence", "size", "work-precision", "time", "sequence", "regret", "tuning")
+KINDS = (
+    "convergence", "size", "work-precision", "time", "sequence", "regret", "tuning", "transport", "epsilon"
+)  # fmt: skip
 
 
 def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
     """Draw one picture per problem into the folder `out`, as PNG and as SVG; return the paths.
 
-    `kind` is `convergence` (relative residual against iterations; cells run with their residual
-    history), `size` (iterations against unknowns), `work-precision` (solve seconds against the
-    true residual reached, over the tolerances), `time` (set-up, compile and solve bars), `sequence`
-    (iterations of each system of a sequence, and products of all), `regret` (of a sequence whose solver is
-    tuned, the steps beyond those of the best fixed parameter) or `tuning` (its steps and choices over time).
+    `kind` is `convergence` (relative residual against iterations; cells run with their residual history),
+    `size` (iterations against unknowns), `work-precision` (solve seconds against the true residual reached,
+    over the tolerances), `time` (set-up, compile and solve bars), `sequence` (iterations of each system of a
+    sequence, and products of all), `regret` (of a sequence whose solver is tuned, the steps beyond those of
+    the best fixed parameter), `tuning` (its steps and choices over time), `transport` (marginal errors of
+    transport problems against seconds and steps) or `epsilon` (their seconds and steps against the
+    regularisation).
     """
     draw = {
         "convergence": _draw_convergence,
@@ -67,6 +74,8 @@ def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
         "sequence": draw_sequence,
         "regret": draw_regret,
         "tuning": draw_tuning,
+        "transport": draw_errors,
+        "epsilon": draw_epsilons,
     }.get(kind)
     if draw is None:
         raise ValueError(f"kind is {kind!r}: choose from {', '.join(KINDS)}")
@@ -91,6 +100,8 @@ _NEEDS = {
     "sequence": "it needs cells that are sequences (a suite's groups with a `count`)",
     "regret": "it needs tuned sequences, and among the columns best_fixed",
     "tuning": "it needs tuned sequences, as in the suite relax",
+    "transport": "it needs transport problems at two tolerances or more",
+    "epsilon": "it needs transport problems at two values of epsilon or more",
 }
 
 
@@ -101,6 +112,13 @@ def _groups(records: Sequence[Record], kind: str) -> dict[str, list[Record]]:
         found = relaxation_report.groups([record for record in records if "window" in record])
         groups = {(number,): group for number, group in enumerate(found)}
         records = ()
+    if kind in ("transport", "epsilon"):
+        found = [record for record in records if transport_report.is_transport(record)]
+        found = transport_report.groups(found, all_epsilons=kind == "epsilon")
+        groups = {(number,): group for number, group in enumerate(found)}
+        records = ()
+    else:
+        records = [record for record in records if not transport_report.is_transport(record)]
     for record in records:
         if kind == "size":
             fields = ("problem", "rtol", "dtype", "device", "seed")
@@ -116,6 +134,8 @@ def _groups(records: Sequence[Record], kind: str) -> dict[str, list[Record]]:
     for group in groups.values():
         first = group[0]
         name = first["problem"] if kind == "size" else system_label(first)
+        if kind == "epsilon":
+            name = f"{without_eta(first['problem'])} {first['size']}"
         if kind in ("size", "time", "sequence", "regret", "tuning") and first.get("rtol") is not None:
             name += f"-{first['rtol']:g}"
         if kind == "sequence":

@@ -11,7 +11,7 @@
 
 A group is the product of its lists `problem, size, solver, rtol, dtype, seed` (one value may stand
 for a list), measured as the fields of `bench.cells.Settings` say: `max_steps, repeats, history,
-memory, first_call`.
+memory, first_call, limit_s`.
 
 A group with a `count` solves sequences of so many systems (`bench.sequences`):
 
@@ -21,6 +21,15 @@ A group with a `count` solves sequences of so many systems (`bench.sequences`):
     sample = 8                    # columns that carry nothing solve 8 of the 200
     size = 80
     solver = ["gmres[restart=40]+ilu", "gcro_dr[restart=20,recycle=20]+ilu@carried,sorted"]
+
+A group of transport problems (`bench.transport`) names columns of its own; there `rtol` is the error of the
+marginals, and `limit_s` the seconds after which a column has failed:
+
+    [[group]]
+    problem = ["assignment[eta=1200]", "digits[cost=l1,eta=1200]"]
+    size = 500
+    limit_s = 30.0
+    solver = ["sinkhorn_newton", "ott:sinkhorn", "pot:log"]
 """
 
 import dataclasses
@@ -32,7 +41,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import peers, problems, sequences, specs
+from . import peers, problems, sequences, specs, transport
 from .cells import DTYPES, Cell, Settings
 
 FOLDER = Path(__file__).parent / "suites"
@@ -94,7 +103,8 @@ def select(suite: Suite, filters: list[str], only_problems: list[str]) -> Suite:
     cells = suite.cells
     patterns = [specs.parse(text) for text in filters]
     for pattern in patterns:
-        peers.check(pattern)
+        of_transport = all(transport.is_transport(cell.problem) for cell in cells)
+        (transport if of_transport else peers).check(pattern)
         if not any(specs.matches(pattern, cell.spec) for cell in cells):
             found = ", ".join(dict.fromkeys(str(cell.spec) for cell in cells))
             raise ValueError(f"filter {str(pattern)!r} admits no cell of {suite.name}: {found}")
@@ -137,7 +147,8 @@ def _cells(group: dict[str, Any], where: str) -> dict[Cell, Settings]:
     for key, value in group.items():
         specs.check_name(f"key of {where}", key, (*AXES, "count", *fields))
         wanted = int if fields.get(key) is None else type(fields[key])
-        if (key in fields or key == "count") and type(value) is not wanted:
+        admitted = (int, float) if wanted is float else (wanted,)
+        if (key in fields or key == "count") and type(value) not in admitted:
             raise ValueError(f"{key} of {where} must be {wanted.__name__}, got {value!r}")
     settings = Settings(**{key: value for key, value in group.items() if key in fields})
     count = group.get("count")
@@ -150,7 +161,17 @@ def _cells(group: dict[str, Any], where: str) -> dict[Cell, Settings]:
         axes[axis] = value if isinstance(value, list) else [value]
     parts = [_parse_problem(_text(p, "problem", where), count is not None) for p in axes["problem"]]
     columns = [specs.parse(_text(s, "solver", where)) for s in axes["solver"]]
+    of_transport = {transport.is_transport(part) for part in parts}
+    if of_transport == {True, False}:
+        raise ValueError(f"{where} mixes transport problems and linear systems; make two groups of them")
+    if True in of_transport:
+        _check_transport(settings, count, where)
+    elif settings.limit_s:
+        raise ValueError(f"limit_s of {where} belongs to transport problems")
     for column in columns:
+        if True in of_transport:
+            transport.check(column)
+            continue
         peers.check(column)
         if count is not None:
             for part in parts:
@@ -161,14 +182,16 @@ def _cells(group: dict[str, Any], where: str) -> dict[Cell, Settings]:
         if not isinstance(rtol, int | float) or not 0 < rtol < 1:
             raise ValueError(f"rtol of {where} must lie between 0 and 1, got {rtol!r}")
     for dtype in axes["dtype"]:
-        specs.check_name("dtype", str(dtype), DTYPES if count is None else ("float64",))
+        free = count is None and True not in of_transport
+        specs.check_name("dtype", str(dtype), DTYPES if free else ("float64",))
     for axis in ("size", "seed"):
         for value in axes[axis]:
             if value is not None and type(value) is not int:
                 raise ValueError(f"{axis} of {where} must be an integer, got {value!r}")
     cells = []
     for part in parts:
-        sized = count is not None or problems.is_sized(part.name)
+        known = transport if transport.is_transport(part) else problems
+        sized = count is not None or known.is_sized(part.name)
         sizes = axes["size"] if sized else [None]
         if sized and None in sizes:
             raise ValueError(f"problem {part.name!r} of {where} needs a size")
@@ -184,7 +207,18 @@ def _cells(group: dict[str, Any], where: str) -> dict[Cell, Settings]:
 
 
 def _parse_problem(text: str, sequence: bool) -> specs.Part:
+    if transport.is_transport(text):
+        return transport.parse(text)
     return sequences.parse(text) if sequence else problems.parse(text)
+
+
+def _check_transport(settings: Settings, count: int | None, where: str) -> None:
+    """That nothing is asked for that transport problems have not got."""
+    for name, value in (("count", count), ("history", settings.history), ("first_call", settings.first_call)):
+        if value:
+            raise ValueError(
+                f"{name} of {where} belongs to linear systems; leave it out of transport problems"
+            )
 
 
 def _check_count(count: int | None, settings: Settings, where: str) -> None:

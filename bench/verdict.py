@@ -7,6 +7,7 @@ from bench.record import Record
 from bench.table import (
     claims_success,
     common_rtol,
+    error_name,
     is_product,
     library,
     median_seconds,
@@ -72,7 +73,8 @@ def _who_wins(races: list[list[Record]]) -> str:
         text = f"Of {count} systems, {first} solves {most} fastest, {others}"
     tolerances = {race[0]["rtol"] for race in races}
     if len(tolerances) == 1:
-        text += f", to a true relative residual of {scientific(tolerances.pop())}"
+        errors = " or ".join(sorted({error_name(race[0]) for race in races}, reverse=True))
+        text += f", to a true {errors} of {scientific(tolerances.pop())}"
     return text + ", set-up included, compilation not."
 
 

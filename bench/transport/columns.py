@@ -1,0 +1,78 @@
+"""The columns of the suite by name, and what running one means."""
+
+import abc
+import functools
+import importlib
+from typing import Any
+
+from ..specs import OWN, Spec, check_name, check_part
+from ..timing import clock
+from .judge import Outcome
+from .problems import Problem
+
+MODULES = {OWN: "own", "ott": "ott", "pot": "pot"}
+#: After `@`: also measure derivatives.
+MODES = ("gradient",)
+#: Sweeps by which a sweep is timed.
+PROBE = 20
+
+
+class Column(abc.ABC):
+    """A solver of some library, for problems of one shape; options as its spec says."""
+
+    def __init__(self, spec: Spec):
+        self.spec = spec
+
+    def timed(self, problem: Problem) -> bool:
+        """Whether a step always takes the same time, so that a limit of seconds is one of steps."""
+        return True
+
+    @abc.abstractmethod
+    def program(self, problem: Problem, rtol: float, max_steps: int) -> tuple[Any, float]:
+        """A function without arguments that solves and returns when the result is there, and the seconds that
+        compiling it took."""
+
+    @abc.abstractmethod
+    def read(self, raw: Any, problem: Problem, rtol: float) -> Outcome:
+        """What the result of the function claims."""
+
+    def seconds_per_step(self, problem: Problem) -> float:
+        """Of one step, measured on the first `PROBE` of them."""
+        solve, _ = self.program(problem, 0.0, PROBE)
+        solve()
+        return min(clock(solve)[1] for _ in range(2)) / PROBE
+
+
+@functools.cache
+def find(name: str) -> Any:
+    """The module of that library: `SOLVERS`, `version()` and `make(spec)`."""
+    check_name("peer of transport problems", name, MODULES)
+    return importlib.import_module(f"{__package__}.{MODULES[name]}")
+
+
+def check(spec: Spec) -> None:
+    """ValueError where a column names what its library has not got."""
+    module = find(spec.peer)
+    owner = "" if spec.peer == OWN else f"{spec.peer} "
+    check_part(f"{owner}transport solver", spec.solver, module.SOLVERS)
+    if spec.preconditioner is not None:
+        raise ValueError(f"{spec}: transport solvers take no preconditioner")
+    for mode in spec.mode:
+        check_name(f"mode of {spec}", mode, MODES)
+    if "gradient" in spec.mode and spec.peer == "pot":
+        raise ValueError(f"{spec}: POT's NumPy functions have no derivatives")
+
+
+_limits: dict[tuple[str, tuple[int, int], bool], int] = {}
+
+
+def step_limit(column: Column, problem: Problem, max_steps: int, limit_s: float) -> int:
+    """How many steps fit into `limit_s` seconds, at most `max_steps`; rounded to two digits, the same for all
+    problems of a shape in this process, so that they share a compiled program."""
+    if not limit_s or not column.timed(problem):
+        return max_steps
+    key = (str(column.spec), problem.shape, problem.is_batch)
+    if key not in _limits:
+        fit = limit_s / column.seconds_per_step(problem)
+        _limits[key] = max(100, int(float(f"{fit:.1e}")) // 10 * 10)
+    return min(max_steps, _limits[key])
