@@ -20,6 +20,7 @@ from .checkpoint import Checkpoints, finite
 
 Model = TypeVar("Model", bound=PyTree)
 Batch = TypeVar("Batch")
+ADAM = optax.adam(1e-3)
 
 
 def fit(
@@ -28,7 +29,7 @@ def fit(
     batches: Callable[[PRNGKeyArray], Batch],
     num_steps: int,
     *,
-    optimiser: optax.GradientTransformation | None = None,
+    optimiser: optax.GradientTransformation = ADAM,
     checkpoint: str | os.PathLike | None = None,
     every: int = 500,
     progress: bool = True,
@@ -57,8 +58,6 @@ def fit(
             raise TypeError(f"`{name}` must be an int, not {value!r}.")
         if value < 1:
             raise ValueError(f"`{name}` must be positive, not {value}.")
-    if optimiser is None:
-        optimiser = optax.adam(1e-3)
     key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
     state = optimiser.init(eqx.filter(model, eqx.is_inexact_array))
     step = _step(loss, optimiser)
@@ -71,7 +70,7 @@ def fit(
         task = bar.add_task("training", total=num_steps, completed=done)
         losses = []
         for i in range(done, num_steps):
-            batch_key, loss_key = jax.random.split(jax.random.fold_in(key, i))
+            batch_key, loss_key = _keys(key, i)
             model, state, value = step(model, state, batches(batch_key), loss_key)
             losses.append(value)
             bar.advance(task)
@@ -86,6 +85,13 @@ def fit(
                 records.add(i + 1, mean, (model, state))
                 losses = []
     return model
+
+
+@jax.jit
+def _keys(key: PRNGKeyArray, i: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """The keys of step `i`, for its minibatch and its loss."""
+    first, second = jax.random.split(jax.random.fold_in(key, i))
+    return first, second
 
 
 def _step(loss: Callable, optimiser: optax.GradientTransformation) -> Callable:
