@@ -18,6 +18,7 @@ from rich.console import Console
 
 from bench import plots, probes, record, show, table
 from bench.sequences import drifting, report
+from bench.transport.promises import promises as transport_promises
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "benchmarks.md"
@@ -30,6 +31,9 @@ PICTURES = (
     ("darcy-recycled", "recycle", "darcy", 80, "sequence"),
     ("relax-regret", "relax", "shifted_laplacian[law=high]", 10, "regret"),
     ("heat-tuned", "relax", "heat_trajectory", 200, "tuning"),
+    ("transport-assignment", "transport", "assignment[eta=1200]", 500, "transport"),
+    ("transport-digits", "transport", "digits[cost=l1,eta=1200]", 784, "transport"),
+    ("transport-epsilon", "transport", "assignment[", 500, "epsilon"),
 )
 
 
@@ -110,6 +114,12 @@ def relaxation() -> dict[str, str]:
     return {"relax": show.markdown(record.read(RECORDS / "relax.jsonl"))}
 
 
+def transport_tables() -> dict[str, str]:
+    """The suite transport: what it is for, and every figure."""
+    rows = record.read(RECORDS / "transport.jsonl")
+    return {"transport-promises": transport_promises(rows), "transport": show.markdown(rows)}
+
+
 def tables() -> dict[str, str]:
     """Each marker of the page with its table."""
     found = {"promises": promises(), "probes": honesty()}
@@ -119,6 +129,8 @@ def tables() -> dict[str, str]:
         found |= recycling()
     if (RECORDS / "relax.jsonl").exists():
         found |= relaxation()
+    if (RECORDS / "transport.jsonl").exists():
+        found |= transport_tables()
     return found
 
 

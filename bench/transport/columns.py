@@ -3,7 +3,7 @@
 import abc
 import functools
 import importlib
-from typing import Any
+from typing import Any, ClassVar
 
 from ..specs import OWN, Spec, check_name, check_part
 from ..timing import clock
@@ -18,7 +18,12 @@ PROBE = 20
 
 
 class Column(abc.ABC):
-    """A solver of some library, for problems of one shape; options as its spec says."""
+    """A solver of some library; options as its spec says.
+
+    `compiles`: whether there is a program that problems of a shape share, and whose steps all take as
+    long."""
+
+    compiles: ClassVar[bool] = False
 
     def __init__(self, spec: Spec):
         self.spec = spec
@@ -36,11 +41,19 @@ class Column(abc.ABC):
     def read(self, raw: Any, problem: Problem, rtol: float) -> Outcome:
         """What the result of the function claims."""
 
-    def seconds_per_step(self, problem: Problem) -> float:
-        """Of one step, measured on the first `PROBE` of them."""
-        solve, _ = self.program(problem, 0.0, PROBE)
-        solve()
-        return min(clock(solve)[1] for _ in range(2)) / PROBE
+    def seconds_per_step(self, problem: Problem, limit_s: float) -> float:
+        """Of one step, measured on the first `PROBE` of them; where those are no tenth of the limit, on more,
+        as first steps may be the slowest."""
+        steps = PROBE
+        while True:
+            solve, _ = self.program(problem, 0.0, steps)
+            if self.compiles:
+                solve()
+                return min(clock(solve)[1] for _ in range(2)) / steps
+            seconds = clock(solve)[1]
+            if seconds > limit_s / 10:
+                return seconds / steps
+            steps *= 4
 
 
 @functools.cache
@@ -63,16 +76,18 @@ def check(spec: Spec) -> None:
         raise ValueError(f"{spec}: POT's NumPy functions have no derivatives")
 
 
-_limits: dict[tuple[str, tuple[int, int], bool], int] = {}
+_limits: dict[tuple[Any, ...], int] = {}
 
 
 def step_limit(column: Column, problem: Problem, max_steps: int, limit_s: float) -> int:
-    """How many steps fit into `limit_s` seconds, at most `max_steps`; rounded to two digits, the same for all
-    problems of a shape in this process, so that they share a compiled program."""
+    """How many steps fit into `limit_s` seconds, at most `max_steps`; rounded to two digits, and for columns
+    that compile the same for all problems of a shape in this process, so that they share a program."""
     if not limit_s or not column.timed(problem):
         return max_steps
-    key = (str(column.spec), problem.shape, problem.is_batch)
+    key = (str(column.spec), problem.shape, problem.is_batch, limit_s)
+    if not column.compiles:
+        key += (problem.name, problem.epsilon)
     if key not in _limits:
-        fit = limit_s / column.seconds_per_step(problem)
+        fit = limit_s / column.seconds_per_step(problem, limit_s)
         _limits[key] = max(100, int(float(f"{fit:.1e}")) // 10 * 10)
     return min(max_steps, _limits[key])

@@ -39,6 +39,8 @@ def compile_for(run: Callable[..., Any], *given: Any) -> tuple[Any, float]:
 class JaxColumn(Column):
     """A solver that is one compiled function of costs, weights, `epsilon` and the tolerance."""
 
+    compiles = True
+
     @abc.abstractmethod
     def trace(self, max_steps: int) -> Callable[..., Any]:
         """The function `(data, a, b, epsilon, rtol) -> arrays for read` to compile."""

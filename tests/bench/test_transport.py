@@ -220,7 +220,7 @@ def test_columns_out_of_time_are_not_tried_at_tighter_tolerances(monkeypatch):
     pytest.importorskip("ot")
     monkeypatch.setattr(measure, "_too_slow", {})
     monkeypatch.setattr(columns, "_limits", {})
-    monkeypatch.setattr(columns.Column, "seconds_per_step", lambda self, problem: 0.01)
+    monkeypatch.setattr(columns.Column, "seconds_per_step", lambda self, problem, limit_s: 0.01)
     settings = Settings(repeats=1, max_steps=10**6, limit_s=1.0)
     row = record("pot:log", "assignment[eta=10000]", settings=settings)
     assert row["num_steps"] == 100 and row["result"] == "time_limit" and table.reason(row) == "out of time"
@@ -249,6 +249,8 @@ def test_rounding_of_potentials_is_not_held_against_a_column():
     row = judge.judge(problem, outcome, 1e-15)
     assert 0 < row["rounding"] < 1e-11
     assert row["false_success"] == (row["marginal_error"] > 1e-15 * (1 + 1e-6) + row["rounding"])
+    above = {"problem": "cloud", "solver": "x", "result": "successful", "rtol": 1e-12, "true_residual": 2e-12}
+    assert table.succeeded({**above, "rounding": 1e-12}) and not table.succeeded(above)
     shifted = Outcome("successful", outcome.f + 10 * row["rounding"] * problem.epsilon, outcome.g, True)
     assert judge.judge(problem, shifted, 1e-15)["false_success"]
 
