@@ -1,7 +1,8 @@
 """The grammar of names: ``[peer:]solver[param=value,...][+preconditioner[param=value,...]][@mode,...]``.
 
-Problems use the same ``name[param=value,...]`` part; modes belong to sequences (`bench.sequences`). A spec
-is a value: parsing what `str` printed gives an equal spec, so the text is fit to be a key in a record.
+Problems use the same ``name[param=value,...]`` part; modes belong to sequences (`bench.sequences`) and to
+transport problems (`bench.transport`). A spec is a value: parsing what `str` printed gives an equal spec, so
+the text is fit to be a key in a record.
 """
 
 import difflib

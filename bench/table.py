@@ -54,6 +54,11 @@ def is_product(record: Record) -> bool:
     return record["solver"].split(":")[-1].split("[")[0] == "product"
 
 
+def is_exact_transport(record: Record) -> bool:
+    """Whether a record is of a transport problem without regularisation: the reference, not a rival."""
+    return record["solver"] == "pot:emd"
+
+
 def reason(record: Record) -> str:
     """Why a record failed, in words; the empty string when it did not."""
     if succeeded(record):

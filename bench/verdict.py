@@ -8,6 +8,7 @@ from bench.table import (
     claims_success,
     common_rtol,
     error_name,
+    is_exact_transport,
     is_product,
     library,
     median_seconds,
@@ -21,7 +22,7 @@ from bench.table import (
 
 def verdict(records: Sequence[Record]) -> list[str]:
     """Sentences, most important first: who is fastest where, by how much, and what failed."""
-    solves = [r for r in records if not is_product(r)]
+    solves = [r for r in records if not is_product(r) and not is_exact_transport(r)]
     races = [race for race in _races(solves) if len(race) > 1]
     sentences = []
     if races:

@@ -19,7 +19,7 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
 
     `true_residual` and `marginal_error` are both the L1 error of both marginals, as `judge` finds it;
     `claimed_error` is what the column says of it.  `cost` is the plan's, `cost_gap` what it is above the
-    exact one; `num_sweeps`, `num_newton_steps` and `num_products` are parts of the iterations.  Where a
+    exact one; `num_sweeps`, `num_newton_steps` and `num_cg_steps` are parts of the iterations.  Where a
     tolerance was out of reach in `settings.limit_s` seconds, tighter ones are not tried."""
     problem = problems.build(cell.problem, cell.size, cell.seed)
     row: dict[str, Any] = {
@@ -49,7 +49,7 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
         "claimed_error": outcome.claimed_error,
         **(outcome.counts or {}),
     }
-    row["num_matvecs"] = row.get("num_products")
+    row["num_matvecs"] = row.get("num_cg_steps")
     if row["result"] == "max_steps_reached" and max_steps < settings.max_steps:
         row["result"] = "time_limit"
         _too_slow[key] = cell.rtol

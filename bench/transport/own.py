@@ -26,7 +26,7 @@ CLASSES = {"sinkhorn": "Sinkhorn", "sinkhorn_newton": "SinkhornNewton"}
 #: Set by the benchmark for every column alike, so not parameters of a spec.
 COMMON = {"rtol", "max_steps"}
 #: Counts of iterations by their names in `stats`, where a solver keeps them.
-COUNTS = ("num_steps", "num_sweeps", "num_newton_steps", "num_products")
+COUNTS = ("num_steps", "num_sweeps", "num_newton_steps", "num_cg_steps")
 SOLVERS = {
     name: (*(f.name for f in dataclasses.fields(getattr(ns.transport, cls)) if f.name not in COMMON), "form")
     for name, cls in CLASSES.items()

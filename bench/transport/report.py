@@ -50,7 +50,7 @@ def fastest(group: Sequence[Record]) -> str:
     remarks = []
     for rtol in _tolerances(group):
         timed = [
-            r for r in group if r["rtol"] == rtol and table.succeeded(r) and r["solver"] != "pot:emd"
+            r for r in group if r["rtol"] == rtol and table.succeeded(r) and not table.is_exact_transport(r)
         ]  # fmt: skip
         timed.sort(key=_seconds)
         if not timed:
