@@ -4,6 +4,7 @@ from . import linear as linear
 from . import operators as operators
 from . import preconditioners as preconditioners
 from . import sequence as sequence
+from . import transport as transport
 from .auto import auto as auto
 from .linear import CG as CG
 from .linear import FGMRES as FGMRES

@@ -1,0 +1,224 @@
+"""Sinkhorn's alternating projections, with the accelerations that are safe.
+
+Sinkhorn and Knopp (1967); in the log domain after Cuturi (2013, arXiv:1306.0895) and Schmitzer (2019,
+arXiv:1610.06519).  A sweep makes one pass over the costs instead of two: rows and columns come from the same
+exponentials, since the columns' sums already say how far each column potential has to move.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ._problem import Problem, best_column, shrink, stand_at, value
+from .base import AbstractTransportSolver, Outcome, continuation_start, next_epsilon
+
+#: Sweeps between two estimates of the relaxation.
+_WINDOW = 20
+#: So many sweeps without a smaller error are stagnation.
+_PATIENCE = 500
+
+
+class Sinkhorn(AbstractTransportSolver):
+    """Sinkhorn's algorithm.
+
+    Use it when `epsilon` is large (a tenth of the costs), for a rough answer, or as a reference; where it would
+    need more than some fifty sweeps `nsolve.transport.SinkhornNewton` is faster.
+
+    * `rtol`: stop when `||P 1 - a||_1 + ||P^T 1 - b||_1 <= rtol * mass`; None: 1e-8 in float64, 1e-3 in float32.
+    * `max_steps`: the most sweeps.
+    * `relaxation`: 1 for the plain method; a number in (1, 2) over-relaxes both half-sweeps; `"adaptive"`
+      estimates the best one from the rate of convergence, again and again.  A half-sweep that would lower the
+      dual is taken plainly, so that convergence is global for each choice.
+    * `anderson`: extrapolate from so many earlier sweeps; 0: none.  An extrapolation that lowers the dual is
+      undone, and its memory cleared.  Not together with `relaxation`.
+    * `decay`: lower `epsilon` from the largest cost to the target, by this factor each time that the marginal
+      error falls below `inner_rtol`; None: start at the target.
+
+    Cost: one sweep is one pass over the costs, O(n m), two where they are streamed.  Reports `num_steps` (sweeps)
+    and `relaxation` (the last one).
+
+    Over-relaxation: Thibault, Chizat, Dossal, Papadakis (2021, arXiv:1711.01851); its estimate: Lehmann, von
+    Renesse, Sambale, Uschmajew (2021, arXiv:2012.12562), and Young's relation where a relaxed sweep was measured.
+    Anderson acceleration: Walker and Ni (2011), doi:10.1137/10078356X.
+    """
+
+    rtol: Any = None
+    max_steps: int = 10_000
+    relaxation: float | str = 1.0
+    anderson: int = 0
+    decay: float | None = None
+    inner_rtol: float = 0.1
+
+    def __check_init__(self):
+        if isinstance(self.relaxation, str):
+            if self.relaxation != "adaptive":
+                raise ValueError(
+                    f"`Sinkhorn(relaxation=...)` must be a number in (0, 2) or 'adaptive', but is {self.relaxation!r}."
+                )
+        elif not 0 < self.relaxation < 2:
+            raise ValueError(
+                f"`Sinkhorn(relaxation=...)` must be between 0 and 2, or 'adaptive', but is {self.relaxation}."
+            )
+        if not isinstance(self.anderson, int) or self.anderson < 0:
+            raise ValueError(f"`Sinkhorn(anderson=...)` must be an integer >= 0, but is {self.anderson!r}.")
+        if self.anderson and self.relaxation != 1:
+            raise ValueError("`Sinkhorn` takes either `anderson` or `relaxation`, not both.")
+        if self.decay is not None and not 1 < self.decay < math.inf:
+            raise ValueError(f"`Sinkhorn(decay=...)` must be None or greater than 1, but is {self.decay}.")
+        if not 0 < self.inner_rtol < math.inf:
+            raise ValueError(f"`Sinkhorn(inner_rtol=...)` must be positive, but is {self.inner_rtol}.")
+
+    def run(self, problem: Problem, start: Array | None) -> Outcome:
+        target = problem.geometry.epsilon
+        tol = self.tolerance(problem)
+        dtype = target.dtype
+        g = jnp.zeros_like(problem.b) if start is None else start
+        scale = target if self.decay is None or start is not None else continuation_start(problem, self.decay)
+        infinite = jnp.full((), jnp.inf, dtype)
+        memory = jnp.full((self.anderson, g.size), 0.0, dtype)
+        omega = jnp.asarray(1.0 if isinstance(self.relaxation, str) else self.relaxation, dtype)
+        zero = jnp.zeros((), jnp.int32)
+        state = _State(
+            epsilon=scale,
+            f=jnp.zeros_like(problem.a),
+            g=g,
+            omega=omega,
+            best=g,
+            best_error=infinite,
+            window_error=infinite,
+            value=-infinite,
+            fallback=g,
+            sweeps=memory,
+            residuals=memory,
+            filled=zero,
+            window=zero,
+            steps=zero,
+            idle=zero,
+            running=jnp.array(True),
+        )
+        state = jax.lax.while_loop(
+            lambda s: s.running & (s.steps < self.max_steps),
+            lambda s: self.sweep(problem, target, tol, s),
+            state,
+        )
+        found = jnp.isfinite(state.best_error)
+        g = jnp.where(found, state.best, state.g)
+        stats = {"num_steps": state.steps, "relaxation": state.omega}
+        return Outcome(problem.best_row(g), g, stats, state.steps >= self.max_steps)
+
+    def sweep(self, problem: Problem, target: Array, tol: Array, s: "_State") -> "_State":
+        problem = problem.at_epsilon(s.epsilon)
+        final = s.epsilon == target
+
+        def choose_row(softmin: Array) -> Array:
+            best = shrink(softmin, s.epsilon, problem.rho_a)
+            present = problem.a * jnp.exp(jnp.minimum((s.f - softmin) / s.epsilon, 80))
+            relaxed = _relaxed(s.f, best, s.omega, problem.a, present, s.epsilon, problem.rho_a)
+            return jnp.where(s.steps > 0, relaxed, best)
+
+        plain = self.relaxation == 1
+        point = stand_at(problem, s.g, None if plain else choose_row)
+        best_g = best_column(problem, point)
+        error = point.error
+        better = final & (error < s.best_error)
+        best_error = jnp.where(better, error, s.best_error)
+        level_done = ~final & (error <= self.inner_rtol * problem.mass)
+        epsilon = jnp.where(level_done, next_epsilon(s.epsilon, target, self.decay or 2.0), s.epsilon)
+
+        sweeps, residuals, filled, fallback = s.sweeps, s.residuals, s.filled, s.fallback
+        if plain:
+            g = best_g
+        else:
+            g = _relaxed(s.g, best_g, s.omega, problem.b, point.columns, s.epsilon, problem.rho_b)
+        if self.anderson:
+            lowered = (point.value < s.value) & (s.filled > 0)
+            sweeps = jnp.roll(s.sweeps, 1, axis=0).at[0].set(best_g)
+            residuals = jnp.roll(s.residuals, 1, axis=0).at[0].set(best_g - s.g)
+            filled = jnp.minimum(s.filled + 1, self.anderson)
+            mixed = _anderson(sweeps, residuals, filled, problem.b)
+            good = jnp.all(jnp.isfinite(mixed)) & ~level_done
+            g = jnp.where(lowered, s.fallback, jnp.where(good, mixed, best_g))
+            filled = jnp.where(lowered | level_done, 0, filled)
+            fallback = best_g
+        count = s.window + 1
+        full = count >= _WINDOW
+        omega = s.omega
+        if self.relaxation == "adaptive":
+            rate = (error / s.window_error) ** (1 / _WINDOW)
+            omega = jnp.where(full & final & jnp.isfinite(rate), _best_omega(rate, s.omega), s.omega)
+        idle = jnp.where(better | ~final, 0, s.idle + 1)
+        return _State(
+            epsilon=epsilon,
+            f=point.f,
+            g=g,
+            omega=omega,
+            best=jnp.where(better, s.g, s.best),
+            best_error=best_error,
+            window_error=jnp.where(full | level_done | (s.steps == 0), error, s.window_error),
+            value=jnp.where(level_done, -jnp.inf, point.value),
+            fallback=fallback,
+            sweeps=sweeps,
+            residuals=residuals,
+            filled=filled,
+            window=jnp.where(full | level_done, 0, count),
+            steps=s.steps + 1,
+            idle=idle,
+            running=(best_error > tol) & jnp.isfinite(error) & (idle < _PATIENCE),
+        )
+
+
+class _State(NamedTuple):
+    epsilon: Array
+    f: Array
+    g: Array
+    omega: Array
+    best: Array
+    best_error: Array
+    window_error: Array  # when the window opened
+    value: Array  # of the dual at the last point
+    fallback: Array  # the plain sweep from there
+    sweeps: Array  # (anderson, m), newest first
+    residuals: Array
+    filled: Array
+    window: Array
+    steps: Array
+    idle: Array
+    running: Array
+
+
+def _relaxed(
+    old: Array, best: Array, omega: Array, weights: Array, present: Array, epsilon: Array, rho: Array | None
+) -> Array:
+    """`old + omega (best - old)` where that raises the dual, else `best`; `present` is the marginal at `old`."""
+    new = old + omega * (best - old)
+    gain = value(weights, new, rho) - value(weights, old, rho)
+    gain = gain - epsilon * jnp.sum(present * jnp.expm1((new - old) / epsilon))
+    return jnp.where(gain >= 0, new, best)
+
+
+def _best_omega(rate: Array, omega: Array) -> Array:
+    """The best relaxation, from the rate of convergence under the present one.
+
+    A sweep's eigenvalue `t` (plain) and `rate` (relaxed by omega) obey Young's `(rate + omega - 1)^2 =
+    rate omega^2 t`; for omega = 1 the rate is `t` itself.  Beyond the best omega all rates are `omega - 1`
+    and say nothing.
+    """
+    t = (rate + omega - 1) ** 2 / (rate * omega**2)
+    best = 2 / (1 + jnp.sqrt(jnp.maximum(1 - jnp.clip(t, 0, 1 - 1e-6), 0)))
+    told = (rate > omega - 1) & (rate < 1)
+    return jnp.where(told, best, jnp.where(rate < 1, omega, 1))
+
+
+def _anderson(sweeps: Array, residuals: Array, filled: Array, weights: Array) -> Array:
+    """The combination, with sum one, of the last sweeps whose residual is smallest in the weighted norm."""
+    count = sweeps.shape[0]
+    present = jnp.arange(count) < filled
+    scaled = jnp.where(present[:, None], residuals * jnp.sqrt(weights), 0)
+    gram = jnp.matmul(scaled, scaled.T, precision="highest")
+    ridge = 1e3 * jnp.finfo(gram.dtype).eps * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny
+    system = gram + jnp.diag(jnp.where(present, ridge, 1))
+    alpha = jnp.linalg.solve(system, present.astype(gram.dtype))
+    return (alpha / jnp.sum(alpha)) @ sweeps

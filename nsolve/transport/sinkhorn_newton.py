@@ -1,0 +1,214 @@
+"""Sinkhorn-Newton: second order in the dual, safe far from the solution.
+
+The frame is that of Sinkhorn-Newton-Sparse (Tang, Shavlovsky, Rahmanian, Tardini, Thekumparampil, Xiao, Ying,
+ICLR 2024, arXiv:2401.12253).  Where we deviate:
+
+* Newton runs on the semi-dual: the rows are always best for the columns, one half-sweep exact instead of
+  linearised.  Each Newton step is followed by a half-sweep of the columns, which costs nothing but its
+  evaluation, as the column sums are at hand.
+* `epsilon` is lowered level by level (a factor of two), with extrapolated potentials; warm-up sweeps are
+  unnecessary then.
+* Steps are clipped to a radius, in units of `epsilon`, which a ratio test adapts.  This trust region in the
+  maximum norm needs no further linear solve when a step is refused, and it is sound: the Hessian is a graph
+  Laplacian `S`, whose form contracts under clipping, `u^T S clip(u) >= clip(u)^T S clip(u)`, so that a clipped
+  Newton step is an ascent direction of which the quadratic model promises at least half.  A shift of the Hessian
+  (Tang and Qiu, NeurIPS 2024) shortens all components of the step alike; at small `epsilon`, when the plan
+  nearly falls into pieces, those that must be shortened differ from those that must not by orders of
+  magnitude.
+* Sparsification drops, from each row and column, at most a fraction of its mass (Tang and Qiu); it is used
+  where costs are streamed, since a stored plan's products cost less than picking its entries.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array
+
+from ..linear import CG
+from ._problem import Kernel, Point, Problem, best_column, stand_at, wanted
+from .base import AbstractTransportSolver, Outcome, continuation_start, next_epsilon
+from .schur import DENSE, SchurLinearOperator, factorised, schur
+
+#: Steps of conjugate gradients for a Newton step; then, up to this many unknowns, it is Cholesky's turn.
+_CG_STEPS, _MANY_CG_STEPS = 200, 1000
+#: The trust region: its first radius in units of epsilon.
+_RADIUS = 8.0
+#: The unclipped step is at most this many radii long.
+_REACH = 8.0
+#: So many refusals of a clipped direction, and it is given up for a half-sweep.
+_REFUSALS = 8
+#: So many steps without a smaller error at the target epsilon are stagnation.
+_PATIENCE = 60
+#: A level of epsilon ends with this marginal error.
+_INNER = 0.1
+
+
+class SinkhornNewton(AbstractTransportSolver):
+    """Sinkhorn-Newton."""
+
+    rtol: Any = None
+    max_steps: int = 1000
+    decay: float = 2.0
+
+    def run(self, problem: Problem, start: Array | None) -> Outcome:
+        return _Run(self, problem).solve(start)
+
+
+class _State(NamedTuple):
+    epsilon: Array
+    g: Array
+    best: Array  # the best g so far at the target epsilon
+    best_error: Array
+    before: Array  # g and epsilon at the end of the last level
+    before_epsilon: Array
+    direction: Array  # Newton's step, before clipping
+    fresh: Array  # whether g has moved since the direction was computed
+    radius: Array
+    newton: Array
+    sweeps: Array
+    cg: Array
+    refused: Array  # in a row
+    idle: Array  # steps without a better error at the target
+    running: Array
+
+
+class _Run(eqx.Module):
+    solver: SinkhornNewton
+    problem: Problem
+
+    def solve(self, start: Array | None) -> Outcome:
+        problem, solver = self.problem, self.solver
+        target = problem.geometry.epsilon
+        tol = solver.tolerance(problem)
+        zero = jnp.zeros((), jnp.int32)
+        g = jnp.zeros_like(problem.b) if start is None else start
+        epsilon = continuation_start(problem, solver.decay) if start is None else target
+        infinite = jnp.full((), jnp.inf, g.dtype)
+        state = _State(
+            epsilon, g, g, infinite, g, epsilon, g, jnp.array(True), jnp.asarray(_RADIUS, g.dtype),
+            zero, zero, zero, zero, zero, jnp.array(True),
+        )  # fmt: skip
+        state = jax.lax.while_loop(
+            lambda s: s.running & (s.newton < solver.max_steps), lambda s: self.step(s, target, tol), state
+        )
+        stats = {
+            "num_steps": state.newton + state.sweeps,
+            "num_newton_steps": state.newton,
+            "num_sweeps": state.sweeps,
+            "num_cg_steps": state.cg,
+        }
+        reached = state.epsilon == target
+        g = jnp.where(reached & jnp.isfinite(state.best_error), state.best, state.g)
+        return Outcome(problem.best_row(g), g, stats, state.newton >= solver.max_steps)
+
+    def step(self, s: _State, target: Array, tol: Array) -> _State:
+        problem = self.problem.at_epsilon(s.epsilon)
+        final = s.epsilon == target
+        mass = problem.mass
+        # 1. Newton's direction, unless the last one was refused at full length
+        point = stand_at(problem, s.g)
+        operator = newton_operator(problem, point, _REACH * s.radius)
+        direction, cg_steps = jax.lax.cond(
+            s.fresh,
+            lambda: newton_direction(operator, point, point.error / mass),
+            lambda: (s.direction / s.epsilon, jnp.zeros((), jnp.int32)),
+        )
+        direction = direction * s.epsilon
+        # 2. the clipped step, and what the model promises of it
+        longest = s.radius * s.epsilon
+        step = jnp.clip(direction, -longest, longest)
+        promised = jnp.vdot(point.gradient, step) - 0.5 * operator.form(step) / s.epsilon
+        trial = stand_at(problem, s.g + step)
+        # 3. the ratio test.  Close to the solution values differ by rounding only; their slopes do not.
+        size = jnp.sum(jnp.abs(point.f) * problem.a) + jnp.sum(jnp.abs(point.g) * problem.b)
+        visible = promised > 1e5 * jnp.finfo(size.dtype).eps * size
+        slopes = 0.5 * jnp.vdot(point.gradient + trial.gradient, step)
+        gained = jnp.where(visible, trial.value - point.value, slopes)
+        ratio = jnp.where(promised > 0, gained / promised, -1)
+        accepted = (ratio > 0.01) & jnp.isfinite(trial.error)
+        length = jnp.max(jnp.abs(step)) / s.epsilon
+        radius = jnp.where(
+            ratio < 0.25,
+            length / 4,
+            jnp.where((ratio > 0.75) & (length >= 0.99 * s.radius), 2 * s.radius, s.radius),
+        )
+        # 4. bookkeeping: the best point at the target, the end of a level
+        seen = trial.error < s.best_error
+        better = final & ((point.error < s.best_error) | (seen & accepted))
+        take_trial = accepted & (trial.error <= point.error)
+        best = jnp.where(better, jnp.where(take_trial, trial.g, point.g), s.best)
+        best_error = jnp.where(better, jnp.where(take_trial, trial.error, point.error), s.best_error)
+        level_done = ~final & accepted & (trial.error <= _INNER * mass)
+        epsilon = jnp.where(level_done, next_epsilon(s.epsilon, target, self.solver.decay), s.epsilon)
+        swept = best_column(problem, trial)
+        # potentials move nearly linearly in epsilon
+        slope = jnp.where(
+            s.before_epsilon > s.epsilon, (swept - s.before) / (s.epsilon - s.before_epsilon), 0
+        )
+        g = jnp.where(level_done, swept + slope * (epsilon - s.epsilon), swept)
+        # A direction that no clipping makes good was not solved well enough: half a sweep always ascends.
+        hopeless = ~accepted & (s.refused >= _REFUSALS)
+        g = jnp.where(accepted, g, jnp.where(hopeless, best_column(problem, point), s.g))
+        done = best_error <= tol
+        refused = jnp.where(accepted | hopeless, 0, s.refused + 1)
+        idle = jnp.where(final & ~better, s.idle + 1, 0)
+        alive = jnp.isfinite(point.error) & (idle < _PATIENCE)
+        return _State(
+            epsilon=epsilon,
+            g=g,
+            best=best,
+            best_error=best_error,
+            before=jnp.where(level_done, swept, s.before),
+            before_epsilon=jnp.where(level_done, s.epsilon, s.before_epsilon),
+            direction=direction,
+            fresh=accepted | hopeless,
+            radius=jnp.where(level_done | hopeless, jnp.maximum(radius, _RADIUS), radius),
+            newton=s.newton + 1,
+            sweeps=s.sweeps + (accepted | hopeless),
+            cg=s.cg + cg_steps,
+            refused=refused,
+            idle=idle,
+            running=~done & alive,
+        )
+
+
+def newton_operator(problem: Problem, point: Point, reach: Array) -> SchurLinearOperator:
+    """The scaled Hessian of the semi-dual at a point, plus `|gradient| / reach` on its diagonal.
+
+    By the maximum principle of Laplacians Newton's step is then at most `reach * epsilon` long, however loosely
+    parts of the plan hang together; and as the gradient vanishes, so does the addition.
+    """
+    epsilon = problem.geometry.epsilon
+    relaxed = wanted(problem.b, point.g, problem.rho_b)
+    rows = point.rows if problem.rho_a is None else point.rows * (1 + epsilon / problem.rho_a)
+    columns = point.columns if problem.rho_b is None else point.columns + (epsilon / problem.rho_b) * relaxed
+    columns = columns + jnp.abs(point.gradient) / reach
+    return schur(point.plan, rows, columns, problem.balanced)
+
+
+def newton_direction(operator: SchurLinearOperator, point: Point, error: Array) -> tuple[Array, Array]:
+    """`S^-1 gradient` to an accuracy that fits the distance, and the number of CG steps that it took."""
+    forcing = jnp.clip(error, 1e-3, 0.1)
+    right = point.gradient / operator.scale
+    unknowns = right.size
+    dense = isinstance(point.plan, Kernel) and unknowns <= DENSE
+    solver = CG(rtol=forcing, max_steps=_CG_STEPS if dense else _MANY_CG_STEPS)
+    solution = lx.linear_solve(operator, right, solver, throw=False)
+    x = solution.value
+    if dense:
+        x = jax.lax.cond(
+            solution.result == lx.RESULTS.successful,
+            lambda x: x,
+            lambda x: _finite_or(factorised(operator).mv(right), x),
+            x,
+        )
+    step = x / operator.scale
+    # balanced potentials are free by a constant: the clipped step is to be short
+    return (step if operator.kernel is None else step - jnp.median(step)), solution.stats["num_steps"]
+
+
+def _finite_or(x: Array, otherwise: Array) -> Array:
+    return jnp.where(jnp.all(jnp.isfinite(x)), x, otherwise)

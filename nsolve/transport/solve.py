@@ -1,0 +1,233 @@
+"""`nsolve.transport.solve`: potentials, costs and plan of a transport problem, differentiable in everything."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, ArrayLike
+
+from ..operators.finite_volumes import is_traced
+from ._implicit import dual_value, potentials
+from ._problem import Problem
+from .base import AbstractTransportSolver
+from .certificate import certify
+from .geometry import AbstractGeometry
+from .plan import Plan
+from .sinkhorn_newton import SinkhornNewton
+
+
+class Transport(eqx.Module):
+    """What `nsolve.transport.solve` returns.
+
+    * `f`, `g`: the potentials, of the weights' shapes.  Where both marginals are exact they are unique up to a
+      constant, which is chosen so that `sum a f = sum b g`.
+    * `cost`: the regularised cost, `<P, C> + epsilon KL(P | a b^T)` plus the penalties of relaxed marginals.
+    * `marginal_error`: `||P 1 - a'||_1 + ||P^T 1 - b'||_1`, computed from the potentials that are returned; `a'` is
+      `a`, or `a exp(-f / rho)` where the marginal is relaxed.
+    * `plan`: the plan `P_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon)`, not formed.
+    * `stats`: the solver's counts, and the certificate: `potential_error`, `cost_error`, `gradient_error`.
+    * `result`: how the solve ended, a member of `lineax.RESULTS`.
+    """
+
+    f: Array
+    g: Array
+    cost: Array
+    marginal_error: Array
+    plan: Plan
+    stats: dict[str, Array]
+    result: lx.RESULTS
+
+    @property
+    def transport_cost(self) -> Array:
+        """The sharp cost, `<P, C>`."""
+        return self.plan.mean_cost()
+
+
+def solve(
+    geometry: AbstractGeometry,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    solver: AbstractTransportSolver | None = None,
+    *,
+    rho: Any = None,
+    y0: tuple[ArrayLike, ArrayLike] | None = None,
+    certificate: bool | None = None,
+    throw: bool = True,
+) -> Transport:
+    """Solves an entropic transport problem.
+
+    The plan `P` (n, m) minimises
+
+        <P, C> + epsilon KL(P | a b^T)    subject to    P 1 = a,  P^T 1 = b,
+
+    `KL(p | q) = sum p log(p / q) - p + q`; with `rho` the marginals may be missed, at the price of
+    `rho_a KL(P 1 | a) + rho_b KL(P^T 1 | b)`.
+
+    * `geometry`: costs and `epsilon`: `PointCloud`, `CostMatrix` or `Grid`.
+    * `a`, `b`: the weights, non-negative, of the geometry's `source_shape` and `target_shape`; their masses must
+      agree unless a marginal is relaxed.  None: uniform, of mass one.  Sites of weight zero get potentials, too.
+    * `solver`: `SinkhornNewton()` by default.
+    * `rho`: None for exact marginals; a positive number; or a pair of these, for source and target.
+    * `y0`: potentials `(f, g)` to start from, e.g. of a problem nearby: then the target `epsilon` comes at once.
+    * `certificate`: whether to estimate how far the potentials are from the solution (see below); by default
+      where the costs fit in one tile.  It takes one more linear solve with one digit.
+    * `throw`: raise an error where the solve fails; else look at `result`.
+
+    **Results.** `successful` only where the marginal error of the returned potentials is at most the solver's
+    tolerance; `max_steps_reached`; `stagnation`: the tolerance is below what rounding allows (about the dtype's
+    `eps * max|C| / epsilon`), or masses differ; `nonfinite_input`: NaN or infinity among costs and weights;
+    `breakdown`: negative weights.
+
+    **Derivatives** of all outputs in points, costs, weights, `epsilon` and `rho`, forward and reverse, of any order,
+    by the implicit function theorem: one solve with the symmetric Schur complement of the Hessian, the operator
+    of `SinkhornNewton`'s own steps.  The derivative of `cost` needs none (it is the plan).  They are those of the
+    exact solution, so their error is that of the potentials, which the certificate bounds to first order:
+    `stats["potential_error"]`, the largest error of `f` and `g` (after removing constants); `stats["cost_error"]`,
+    what the cost lacks; `stats["gradient_error"]`, a bound on the L1 distance between the plan, that is the
+    gradient of the cost in `C`, and the exact one.  Infinity where the linear solve failed.
+
+    References: Cuturi (2013, arXiv:1306.0895); Peyre and Cuturi (2019, arXiv:1803.00567); relaxed marginals:
+    Chizat, Peyre, Schmitzer, Vialard (2018, arXiv:1607.05816).
+    """
+    if not isinstance(geometry, AbstractGeometry):
+        raise TypeError(
+            f"`geometry` must be a `PointCloud`, `CostMatrix` or `Grid`, but is a {type(geometry).__name__}."
+        )
+    solver = SinkhornNewton() if solver is None else solver
+    if not isinstance(solver, AbstractTransportSolver):
+        raise TypeError(f"`solver` must be `Sinkhorn` or `SinkhornNewton`, but is a {type(solver).__name__}.")
+    penalties = _as_penalties(rho, geometry.dtype)
+    flat_a = _as_weights("a", a, geometry.source_shape, geometry.dtype)
+    flat_b = _as_weights("b", b, geometry.target_shape, geometry.dtype)
+    problem = Problem(geometry, flat_a, flat_b, *penalties)
+    if problem.balanced:
+        _check_masses(flat_a, flat_b, solver, problem)
+    start = None if y0 is None else _as_start(y0, geometry)
+    certificate = geometry.fits if certificate is None else certificate
+    solution = _solve(problem, solver, start, certificate)
+    if throw:
+        solution = solution.result.error_if(solution, solution.result != lx.RESULTS.successful)
+    return solution
+
+
+@eqx.filter_jit
+def _solve(
+    problem: Problem, solver: AbstractTransportSolver, start: Array | None, certificate: bool
+) -> Transport:
+    # Many sums follow: costs that fit are computed once.
+    working = eqx.tree_at(lambda p: p.geometry, problem, problem.geometry.precomputed())
+    f, g, stats, out_of_steps = potentials(working, solver=solver, start=start)
+    f, g = _extended(working, f, g)
+    f, g = _centred(working, f, g)
+    still = jax.lax.stop_gradient((working, f, g))
+    constant, f0, g0 = still
+    error = sum(jnp.sum(jnp.abs(x)) for x in constant.missing(f0, g0))
+    result = _verdict(constant, error, solver.tolerance(constant), out_of_steps)
+    if certificate:
+        stats = stats | certify(constant, f0, g0)
+    geometry = problem.geometry
+    return Transport(
+        f.reshape(geometry.source_shape),
+        g.reshape(geometry.target_shape),
+        dual_value(working, f, g),
+        error,
+        Plan(geometry, f, g, problem.a, problem.b),
+        jax.lax.stop_gradient(stats),
+        result,
+    )
+
+
+def _extended(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:
+    """Potentials at sites without weight: the best ones, which nothing else depends on."""
+
+    def extend(f: Array, g: Array) -> tuple[Array, Array]:
+        f = jnp.where(problem.a > 0, f, problem.best_row(g))
+        other = problem.exchanged
+        return f, jnp.where(problem.b > 0, g, other.best_row(f))
+
+    missing = jnp.any(problem.a == 0) | jnp.any(problem.b == 0)
+    return jax.lax.cond(missing, extend, lambda f, g: (f, g), f, g)
+
+
+def _centred(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:
+    """Potentials of exact marginals, with the constant that makes `sum a f = sum b g`."""
+    if not problem.balanced:
+        return f, g
+    a, b = problem.a, problem.b
+    constant = (jnp.sum(a * f) / jnp.sum(a) - jnp.sum(b * g) / jnp.sum(b)) / 2
+    return f - constant, g + constant
+
+
+def _verdict(problem: Problem, error: Array, tol: Array, out_of_steps: Array) -> lx.RESULTS:
+    """Why the solve ended; successful only by the error of what is returned."""
+    result = lx.RESULTS.where(out_of_steps, lx.RESULTS.max_steps_reached, lx.RESULTS.stagnation)
+    result = lx.RESULTS.where(error <= tol, lx.RESULTS.successful, result)
+    result = lx.RESULTS.where(jnp.isfinite(error), result, lx.RESULTS.nonfinite_input)
+    negative = jnp.any(problem.a < 0) | jnp.any(problem.b < 0)
+    return lx.RESULTS.where(negative, lx.RESULTS.breakdown, result)
+
+
+def _as_weights(name: str, weights: ArrayLike | None, shape: tuple[int, ...], dtype: Any) -> Array:
+    size = int(np.prod(shape))
+    if weights is None:
+        return jnp.full(size, 1 / size, dtype)
+    array = jnp.asarray(weights)
+    if array.shape != shape:
+        raise ValueError(f"`{name}` must have the geometry's shape {shape}, but has shape {array.shape}.")
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"`{name}` must be real, but has dtype {array.dtype}.")
+    if not is_traced(weights):
+        values = np.asarray(weights)
+        if not np.all(np.isfinite(values)):
+            raise ValueError(f"`{name}` must be finite, but contains NaN or infinity.")
+        if np.any(values < 0):
+            where = np.unravel_index(np.argmin(values), shape)
+            position = ", ".join(map(str, where))
+            raise ValueError(f"`{name}` must not be negative, but `{name}[{position}]` is {values.min()}.")
+        if not np.sum(values) > 0:
+            raise ValueError(f"`{name}` has no mass: all of its entries are zero.")
+    return array.astype(dtype).reshape(-1)
+
+
+def _check_masses(a: Array, b: Array, solver: AbstractTransportSolver, problem: Problem) -> None:
+    if is_traced(a) or is_traced(b) or is_traced(solver.rtol):
+        return
+    masses = [float(np.sum(np.asarray(w))) for w in (a, b)]
+    if abs(masses[0] - masses[1]) > 0.5 * float(solver.tolerance(problem)):
+        raise ValueError(
+            f"`a` and `b` must have the same mass, but sum to {masses[0]:.17g} and {masses[1]:.17g}, which differ "
+            "by more than the solver's tolerance.  Divide each by its sum, or relax a marginal with `rho`."
+        )
+
+
+def _as_penalties(rho: Any, dtype: Any) -> tuple[Array | None, Array | None]:
+    pair = rho if isinstance(rho, tuple | list) else (rho, rho)
+    if len(pair) != 2:
+        raise ValueError(f"`rho` must be None, a number, or a pair of these, but has {len(pair)} entries.")
+    penalties = []
+    for value in pair:
+        if value is not None and not is_traced(value):
+            number = np.asarray(value, float)
+            if number.shape != () or not number > 0:
+                raise ValueError(
+                    f"`rho` must be positive, the strength of the marginals' penalty, but is {value!r}; "
+                    "None keeps a marginal exact."
+                )
+            value = None if np.isinf(number) else value
+        penalties.append(None if value is None else jnp.asarray(value, dtype))
+    return penalties[0], penalties[1]
+
+
+def _as_start(y0: Any, geometry: AbstractGeometry) -> Array:
+    if not isinstance(y0, tuple | list) or len(y0) != 2:
+        raise ValueError("`y0` must be a pair of potentials (f, g).")
+    f, g = (jnp.asarray(potential, geometry.dtype) for potential in y0)
+    if f.shape != geometry.source_shape or g.shape != geometry.target_shape:
+        raise ValueError(
+            f"`y0` must have the shapes {geometry.source_shape} and {geometry.target_shape}, but has {f.shape} and "
+            f"{g.shape}."
+        )
+    return jax.lax.stop_gradient(g.reshape(-1))
