@@ -22,7 +22,7 @@ from .schur import DENSE, SchurLinearOperator, factorised, schur
 
 @eqx.filter_custom_jvp
 def potentials(problem: Problem, *, solver: Any, start: Array | None) -> tuple[Array, Array, dict, Array]:
-    """The solver's `f`, `g`, statistics, and whether steps ran out; derivatives are those of the exact solution."""
+    """The solver's `f`, `g`, statistics, whether steps ran out; derivatives are the exact solution's."""
     outcome = solver.run(problem, start)
     return outcome.f, outcome.g, outcome.stats, outcome.out_of_steps
 
@@ -62,7 +62,7 @@ def solve_hessian(problem: Problem, f: Array, g: Array, rows: Array, columns: Ar
 
 
 def hessian(problem: Problem, f: Array, g: Array) -> tuple[SchurLinearOperator, Array]:
-    """The Schur complement at a pair of potentials, and `1 / D1`; differentiable, its scaling held constant."""
+    """The Schur complement at a pair of potentials, and `1 / D1`; differentiable, its scaling constant."""
     plan = stored_plan(problem, f, g)
     rows, columns = plan.mv(jnp.ones_like(g)), plan.rmv(jnp.ones_like(f))
     epsilon = problem.geometry.epsilon

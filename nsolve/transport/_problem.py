@@ -6,7 +6,8 @@ With `P_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon)` the dual to be maximised
 
 `V(f; a, rho) = sum a f` for a marginal that must hold and `sum a rho (1 - exp(-f / rho))` for one that costs
 `rho KL(P 1 | a)` to violate.  Its gradient is what is missing in the marginals, `a exp(-f / rho) - P 1`.
-Solvers eliminate `f`, the row that is best for given `g`: what remains is the semi-dual, concave in `g` alone.
+Solvers eliminate `f`, the row that is best for given `g`: what remains is the semi-dual, concave in `g`
+alone.
 """
 
 from collections.abc import Callable

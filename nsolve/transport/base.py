@@ -23,7 +23,8 @@ class Outcome(eqx.Module):
 class AbstractTransportSolver(eqx.Module):
     """Base of the transport solvers: called by `nsolve.transport.solve`.
 
-    * `rtol`: stop when `||P 1 - a||_1 + ||P^T 1 - b||_1 <= rtol * mass`; None: 1e-8 in float64, 1e-3 in float32.
+    * `rtol`: stop when `||P 1 - a||_1 + ||P^T 1 - b||_1 <= rtol * mass`; None: 1e-8 in float64, 1e-3 in
+      float32.
     * `max_steps`: the most steps.
     """
 

@@ -17,7 +17,8 @@ def certify(problem: Problem, f: Array, g: Array) -> dict[str, Array]:
 
     With `(df, dg)` the step, a first-order estimate of the error: `potential_error = max |df|, |dg|`;
     `cost_error`, half of the step's product with the gradient; `gradient_error = sum_ij P_ij |df_i + dg_j| /
-    epsilon`, the first-order change of the plan (where costs are streamed, its bound by the triangle inequality).
+    epsilon`, the first-order change of the plan (where costs are streamed, its bound by the triangle
+    inequality).
     All are infinite where no step was found: the plan falls into pieces that do not see each other's mass.
     """
     epsilon = problem.geometry.epsilon

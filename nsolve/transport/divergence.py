@@ -40,14 +40,15 @@ def sinkhorn_divergence(
     """`OT(a, b) - OT(a, a) / 2 - OT(b, b) / 2 + epsilon (m_a - m_b)^2 / 2` between two weighted clouds.
 
     Use it as a loss between point clouds: unlike the regularised cost it vanishes where the clouds agree, is
-    positive elsewhere and convex in the weights, for costs `c` with a positive definite `exp(-c / epsilon)`, such as
-    the squared Euclidean, Euclidean and Manhattan ones.  Arguments as for `nsolve.transport.PointCloud` and
-    `nsolve.transport.solve`; `rho` is one number, for all marginals.  The last term vanishes for equal masses.
+    positive elsewhere and convex in the weights, for costs `c` with a positive definite `exp(-c / epsilon)`,
+    such as the squared Euclidean, Euclidean and Manhattan ones.  Arguments as for
+    `nsolve.transport.PointCloud` and `nsolve.transport.solve`; `rho` is one number, for all marginals.  The
+    last term vanishes for equal masses.
 
     Three solves; the derivative of `value` needs no linear solve.
 
-    Feydy, Sejourne, Vialard, Amari, Trouve, Peyre (2019, arXiv:1810.08278); relaxed: Sejourne, Feydy, Vialard,
-    Trouve, Peyre (2019, arXiv:1910.12958).
+    Feydy, Sejourne, Vialard, Amari, Trouve, Peyre (2019, arXiv:1810.08278); relaxed: Sejourne, Feydy,
+    Vialard, Trouve, Peyre (2019, arXiv:1910.12958).
     """
     if isinstance(rho, tuple | list):
         raise ValueError(

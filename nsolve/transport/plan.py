@@ -23,8 +23,8 @@ class Plan(eqx.Module):
     def apply(self, v: Array) -> Array:
         """`P v`: `v` has one value, or k values along a last axis, for each target site.
 
-        With the sites `y` (m, d) themselves and divided by `a`, it is where each source's mass goes on average
-        (the barycentric projection).
+        With the sites `y` (m, d) themselves and divided by `a`, it is where each source's mass goes on
+        average (the barycentric projection).
         """
         target, source = self.geometry.target_shape, self.geometry.source_shape
         v = jnp.asarray(v)

@@ -28,8 +28,8 @@ class SchurLinearOperator(AbstractOperator):
     """`R^-1 S R^-1` with `R^2` the diagonal of `S`, deflated: symmetric, positive definite, unit diagonal.
 
     In this scaling residuals weigh weakly coupled sites as much as others: plain norms will do.  Where both
-    marginals are exact, constants are in the kernel of `S` (potentials are unique up to one); the projection on
-    them, `q q^T`, is added, which leaves solutions of consistent systems as they are.
+    marginals are exact, constants are in the kernel of `S` (potentials are unique up to one); the projection
+    on them, `q q^T`, is added, which leaves solutions of consistent systems as they are.
 
     * `plan`: anything with `mv`, `rmv` and `squares`: the plan in memory, streamed, or its largest entries.
     * `inverse_rows`: `1 / D1`, zero at sites without weight.

@@ -24,10 +24,11 @@ _PATIENCE = 500
 class Sinkhorn(AbstractTransportSolver):
     """Sinkhorn's algorithm.
 
-    Use it when `epsilon` is large (a tenth of the costs), for a rough answer, or as a reference; where it would
-    need more than some fifty sweeps `nsolve.transport.SinkhornNewton` is faster.
+    Use it when `epsilon` is large (a tenth of the costs), for a rough answer, or as a reference; where it
+    would need more than some fifty sweeps `nsolve.transport.SinkhornNewton` is faster.
 
-    * `rtol`: stop when `||P 1 - a||_1 + ||P^T 1 - b||_1 <= rtol * mass`; None: 1e-8 in float64, 1e-3 in float32.
+    * `rtol`: stop when `||P 1 - a||_1 + ||P^T 1 - b||_1 <= rtol * mass`; None: 1e-8 in float64, 1e-3 in
+      float32.
     * `max_steps`: the most sweeps.
     * `relaxation`: 1 for the plain method; a number in (1, 2) over-relaxes both half-sweeps; `"adaptive"`
       estimates the best one from the rate of convergence, again and again.  A half-sweep that would lower the
@@ -37,12 +38,12 @@ class Sinkhorn(AbstractTransportSolver):
     * `decay`: lower `epsilon` from the largest cost to the target, by this factor each time that the marginal
       error falls below `inner_rtol`; None: start at the target.
 
-    Cost: one sweep is one pass over the costs, O(n m), two where they are streamed.  Reports `num_steps` (sweeps)
-    and `relaxation` (the last one).
+    Cost: one sweep is one pass over the costs, O(n m), two where they are streamed.  Reports `num_steps`
+    (sweeps) and `relaxation` (the last one).
 
     Over-relaxation: Thibault, Chizat, Dossal, Papadakis (2021, arXiv:1711.01851); its estimate: Lehmann, von
-    Renesse, Sambale, Uschmajew (2021, arXiv:2012.12562), and Young's relation where a relaxed sweep was measured.
-    Anderson acceleration: Walker and Ni (2011), doi:10.1137/10078356X.
+    Renesse, Sambale, Uschmajew (2021, arXiv:2012.12562), and Young's relation where a relaxed sweep was
+    measured.  Anderson acceleration: Walker and Ni (2011), doi:10.1137/10078356X.
     """
 
     rtol: Any = None
@@ -192,7 +193,7 @@ class _State(NamedTuple):
 def _relaxed(
     old: Array, best: Array, omega: Array, weights: Array, present: Array, epsilon: Array, rho: Array | None
 ) -> Array:
-    """`old + omega (best - old)` where that raises the dual, else `best`; `present` is the marginal at `old`."""
+    """`old + omega (best - old)` where it raises the dual, else `best`; `present`: the marginal at `old`."""
     new = old + omega * (best - old)
     gain = value(weights, new, rho) - value(weights, old, rho)
     gain = gain - epsilon * jnp.sum(present * jnp.expm1((new - old) / epsilon))

@@ -10,11 +10,11 @@ ICLR 2024, arXiv:2401.12253).  Where we deviate:
   unnecessary then.
 * Steps are clipped to a radius, in units of `epsilon`, which a ratio test adapts.  This trust region in the
   maximum norm needs no further linear solve when a step is refused, and it is sound: the Hessian is a graph
-  Laplacian `S`, whose form contracts under clipping, `u^T S clip(u) >= clip(u)^T S clip(u)`, so that a clipped
-  Newton step is an ascent direction of which the quadratic model promises at least half.  A shift of the Hessian
-  (Tang and Qiu, NeurIPS 2024) shortens all components of the step alike; at small `epsilon`, when the plan
-  nearly falls into pieces, those that must be shortened differ from those that must not by orders of
-  magnitude.
+  Laplacian `S`, whose form contracts under clipping, `u^T S clip(u) >= clip(u)^T S clip(u)`, so that a
+  clipped Newton step is an ascent direction of which the quadratic model promises at least half.  A shift of
+  the Hessian (Tang and Qiu, NeurIPS 2024) shortens all components of the step alike; at small `epsilon`,
+  when the plan nearly falls into pieces, those that must be shortened differ from those that must not by
+  orders of magnitude.
 * Sparsification drops, from each row and column, at most a fraction of its mass (Tang and Qiu); it is used
   where costs are streamed, since a stored plan's products cost less than picking its entries.
 """
@@ -178,8 +178,8 @@ class _Run(eqx.Module):
 def newton_operator(problem: Problem, point: Point, reach: Array) -> SchurLinearOperator:
     """The scaled Hessian of the semi-dual at a point, plus `|gradient| / reach` on its diagonal.
 
-    By the maximum principle of Laplacians Newton's step is then at most `reach * epsilon` long, however loosely
-    parts of the plan hang together; and as the gradient vanishes, so does the addition.
+    By the maximum principle of Laplacians Newton's step is then at most `reach * epsilon` long, however
+    loosely parts of the plan hang together; and as the gradient vanishes, so does the addition.
     """
     epsilon = problem.geometry.epsilon
     relaxed = wanted(problem.b, point.g, problem.rho_b)

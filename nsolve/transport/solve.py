@@ -1,4 +1,4 @@
-"""`nsolve.transport.solve`: potentials, costs and plan of a transport problem, differentiable in everything."""
+"""`nsolve.transport.solve`: potentials, costs and plan of a transport problem, differentiable."""
 
 from typing import Any
 
@@ -22,11 +22,11 @@ from .sinkhorn_newton import SinkhornNewton
 class Transport(eqx.Module):
     """What `nsolve.transport.solve` returns.
 
-    * `f`, `g`: the potentials, of the weights' shapes.  Where both marginals are exact they are unique up to a
-      constant, which is chosen so that `sum a f = sum b g`.
+    * `f`, `g`: the potentials, of the weights' shapes.  Where both marginals are exact they are unique up to
+      a constant, which is chosen so that `sum a f = sum b g`.
     * `cost`: the regularised cost, `<P, C> + epsilon KL(P | a b^T)` plus the penalties of relaxed marginals.
-    * `marginal_error`: `||P 1 - a'||_1 + ||P^T 1 - b'||_1`, computed from the potentials that are returned; `a'` is
-      `a`, or `a exp(-f / rho)` where the marginal is relaxed.
+    * `marginal_error`: `||P 1 - a'||_1 + ||P^T 1 - b'||_1`, computed from the potentials that are returned;
+      `a'` is `a`, or `a exp(-f / rho)` where the marginal is relaxed.
     * `plan`: the plan `P_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon)`, not formed.
     * `stats`: the solver's counts, and the certificate: `potential_error`, `cost_error`, `gradient_error`.
     * `result`: how the solve ended, a member of `lineax.RESULTS`.
@@ -67,27 +67,30 @@ def solve(
     `rho_a KL(P 1 | a) + rho_b KL(P^T 1 | b)`.
 
     * `geometry`: costs and `epsilon`: `PointCloud`, `CostMatrix` or `Grid`.
-    * `a`, `b`: the weights, non-negative, of the geometry's `source_shape` and `target_shape`; their masses must
-      agree unless a marginal is relaxed.  None: uniform, of mass one.  Sites of weight zero get potentials, too.
+    * `a`, `b`: the weights, non-negative, of the geometry's `source_shape` and `target_shape`; their masses
+      must agree unless a marginal is relaxed.  None: uniform, of mass one.  Sites of weight zero get
+      potentials, too.
     * `solver`: `SinkhornNewton()` by default.
     * `rho`: None for exact marginals; a positive number; or a pair of these, for source and target.
-    * `y0`: potentials `(f, g)` to start from, e.g. of a problem nearby: then the target `epsilon` comes at once.
+    * `y0`: potentials `(f, g)` to start from, e.g. of a problem nearby: then the target `epsilon` comes at
+      once.
     * `certificate`: whether to estimate how far the potentials are from the solution (see below); by default
       where the costs fit in one tile.  It takes one more linear solve with one digit.
     * `throw`: raise an error where the solve fails; else look at `result`.
 
     **Results.** `successful` only where the marginal error of the returned potentials is at most the solver's
-    tolerance; `max_steps_reached`; `stagnation`: the tolerance is below what rounding allows (about the dtype's
-    `eps * max|C| / epsilon`), or masses differ; `nonfinite_input`: NaN or infinity among costs and weights;
-    `breakdown`: negative weights.
+    tolerance; `max_steps_reached`; `stagnation`: the tolerance is below what rounding allows (about the
+    dtype's `eps * max|C| / epsilon`), or masses differ; `nonfinite_input`: NaN or infinity among costs and
+    weights; `breakdown`: negative weights.
 
-    **Derivatives** of all outputs in points, costs, weights, `epsilon` and `rho`, forward and reverse, of any order,
-    by the implicit function theorem: one solve with the symmetric Schur complement of the Hessian, the operator
-    of `SinkhornNewton`'s own steps.  The derivative of `cost` needs none (it is the plan).  They are those of the
-    exact solution, so their error is that of the potentials, which the certificate bounds to first order:
-    `stats["potential_error"]`, the largest error of `f` and `g` (after removing constants); `stats["cost_error"]`,
-    what the cost lacks; `stats["gradient_error"]`, a bound on the L1 distance between the plan, that is the
-    gradient of the cost in `C`, and the exact one.  Infinity where the linear solve failed.
+    **Derivatives** of all outputs in points, costs, weights, `epsilon` and `rho`, forward and reverse, of any
+    order, by the implicit function theorem: one solve with the symmetric Schur complement of the Hessian, the
+    operator of `SinkhornNewton`'s own steps.  The derivative of `cost` needs none (it is the plan).  They are
+    those of the exact solution, so their error is that of the potentials, which the certificate bounds to
+    first order: `stats["potential_error"]`, the largest error of `f` and `g` (after removing constants);
+    `stats["cost_error"]`, what the cost lacks; `stats["gradient_error"]`, a bound on the L1 distance between
+    the plan, that is the gradient of the cost in `C`, and the exact one.  Infinity where the linear solve
+    failed.
 
     References: Cuturi (2013, arXiv:1306.0895); Peyre and Cuturi (2019, arXiv:1803.00567); relaxed marginals:
     Chizat, Peyre, Schmitzer, Vialard (2018, arXiv:1607.05816).
