@@ -10,6 +10,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.special import logsumexp
 
+import nsolve as ns
 from nsolve.transport.light_bridge import LightBridge
 
 
@@ -261,6 +262,20 @@ def test_on_a_fine_grid_the_masses_are_the_target_density():
     exact = call(bridge, "on_points", x, y)
     density = np.exp(call(bridge, "log_prob", y, x[0])) * 0.01
     np.testing.assert_allclose(exact.b, density, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "solver", [ns.transport.Sinkhorn(rtol=1e-8), ns.transport.SinkhornNewton()], ids=repr
+)
+def test_solvers_find_the_plan_on_points(solver):
+    bridge = a_bridge(epsilon=0.1)
+    x, y = np.random.default_rng(7).normal(size=(2, 40, 2))
+    exact = call(bridge, "on_points", x, y)
+    geometry = ns.transport.PointCloud(x, y, epsilon=exact.epsilon)
+    sol = ns.transport.solve(geometry, exact.a, exact.b, solver)
+    assert np.abs(sol.plan.as_matrix() - np.exp(exact.log_plan)).sum() < 1e-7
+    # But for a constant that moves from one to the other.
+    assert np.ptp(sol.f - exact.f) < 1e-6 and np.ptp(sol.g - exact.g) < 1e-6
 
 
 def test_gradient_of_the_loss():

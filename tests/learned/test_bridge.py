@@ -1,11 +1,14 @@
 """`nsolve-train bridge`: what it writes, that it goes on, and what it says of mistakes."""
 
 import json
+import re
+import shlex
 import sys
 
 import jax
 import numpy as np
 import pytest
+import typer
 from scipy.stats import energy_distance as scipy_energy_distance
 
 import learned
@@ -14,6 +17,7 @@ from learned.bridge import blank_bridge, energy_distance
 from learned.picture import paths
 from learned.samples import SHAPES, sampler
 from nsolve.transport.light_bridge import LightBridge
+from tests.helpers import ROOT
 
 SMALL = ["--components", "8", "--batch-size", "64", "--learning-rate", "0.02"]
 
@@ -79,6 +83,17 @@ def test_a_run_trains_and_the_same_command_goes_on(run, tmp_path):
     (out / "mine.txt").touch()
     code, _, err = run(*bridge("gaussian", "moons", out, "--steps", 2, "--fresh"))
     assert code == 0 and "resuming" not in err and (out / "mine.txt").exists()
+
+
+def test_the_command_of_the_guide_parses():
+    guide = (ROOT / "docs" / "light-bridge.md").read_text()
+    commands = [shlex.split(line)[1:] for line in re.findall(r"^\$ (nsolve-train .*)$", guide, re.MULTILINE)]
+    assert commands
+    group = typer.main.get_command(cli.app)
+    for arguments in commands:
+        with group.make_context("nsolve-train", list(arguments)) as context:
+            name, command, rest = group.resolve_command(context, arguments)  # pyright: ignore
+            command.make_context(name, rest, parent=context)
 
 
 @pytest.mark.parametrize("dimension", [1, 3])
