@@ -32,10 +32,10 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
     key = (cell.problem, cell.size, cell.seed, str(cell.spec), settings.limit_s)
     if _too_slow.get(key, 0.0) > cell.rtol:
         return row | {"result": "time_limit", "not_tried_after": _too_slow[key]}
-    if "gradient" in cell.spec.mode:
-        return row | gradients.measure(column, problem, cell, settings)
     if settings.memory:
         return row | memory.measure(cell, settings)
+    if "gradient" in cell.spec.mode:
+        return row | gradients.measure(column, problem, cell, settings)
     max_steps = columns.step_limit(column, problem, settings.max_steps, settings.limit_s)
     solve, compile_s = column.program(problem, cell.rtol, max_steps)
     times, raw = _timed(solve, settings.repeats)

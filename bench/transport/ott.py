@@ -48,7 +48,7 @@ class OttColumn(JaxColumn):
         def run(given, a, b, epsilon, rtol):
             found = self._solve(max_steps, given, a, b, epsilon, rtol)
             last = found.errors[jnp.maximum(0, jnp.sum(found.errors != -1) - 1)]
-            return found.f, found.g, found.n_iters, last, found.converged
+            return found.f, found.g, found.n_iters, last, found.converged, found.reg_ot_cost
 
         return run
 
@@ -60,7 +60,7 @@ class OttColumn(JaxColumn):
         return run
 
     def read(self, raw: Any, problem: Problem, rtol: float) -> Outcome:
-        f, g, sweeps, error, converged = map(np.asarray, raw)
+        f, g, sweeps, error, converged, _ = map(np.asarray, raw)
         finite = bool(np.all(np.isfinite(error)))
         result = "successful" if converged.all() else "max_steps_reached" if finite else "nonfinite_output"
         counts: dict[str, Any] = {"num_steps": int(sweeps.max()), "num_sweeps": int(sweeps.max())}

@@ -53,8 +53,8 @@ class NsolveColumn(JaxColumn):
         def run(given, a, b, epsilon, rtol):
             found = self._solve(max_steps, given, a, b, epsilon, rtol)
             codes = sum(k * (found.result == getattr(lx.RESULTS, name)) for k, name in enumerate(RESULTS))
-            counts = {name: found.stats[name] for name in COUNTS if name in found.stats}
-            return found.f, found.g, found.marginal_error, jnp.asarray(codes), counts
+            # Everything that a caller gets is computed, the cost and the certificate of `stats` too.
+            return found.f, found.g, found.marginal_error, jnp.asarray(codes), found.stats, found.cost
 
         return run
 
@@ -67,11 +67,11 @@ class NsolveColumn(JaxColumn):
         return run
 
     def read(self, raw: Any, problem: Problem, rtol: float) -> Outcome:
-        f, g, error, codes, counts = raw
+        f, g, error, codes, stats, _ = raw
         failures = [RESULTS[code] for code in np.ravel(codes) if code]
-        totals: dict[str, Any] = {name: int(np.max(count)) for name, count in counts.items()}
+        totals: dict[str, Any] = {name: int(np.max(stats[name])) for name in COUNTS if name in stats}
         if problem.is_batch:
-            totals["steps"] = np.asarray(counts["num_steps"]).tolist()
+            totals["steps"] = np.asarray(stats["num_steps"]).tolist()
         return Outcome(
             failures[0] if failures else "successful",
             np.asarray(f),

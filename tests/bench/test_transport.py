@@ -189,12 +189,23 @@ def test_gradients_in_points_are_those_of_finite_differences():
 
 # --- columns ---
 
-PEERS = ["ott:sinkhorn", "ott:momentum", "ott:lehmann", "ott:anderson", "pot:log", "pot:stabilized"]
+COLUMNS = [
+    "sinkhorn_newton",
+    "sinkhorn",
+    "sinkhorn[relaxation=adaptive]",
+    "ott:sinkhorn",
+    "ott:momentum",
+    "ott:lehmann",
+    "ott:anderson",
+    "pot:log",
+    "pot:stabilized",
+]
 
 
-@pytest.mark.parametrize("solver", [*PEERS, "pot:epsilon_scaling"])
-def test_peers_solve_to_the_true_error_asked_for(solver):
-    pytest.importorskip("ott" if solver.startswith("ott") else "ot")
+@pytest.mark.parametrize("solver", [*COLUMNS, "pot:epsilon_scaling"])
+def test_columns_solve_to_the_true_error_asked_for(solver):
+    peer = specs.parse(solver).peer
+    pytest.importorskip({"ott": "ott", "pot": "ot"}.get(peer, peer))
     row = record(solver, settings=dataclasses.replace(SETTINGS, max_steps=5000))
     assert row["result"] == "successful" and table.succeeded(row) and not row["false_success"], row
     assert row["marginal_error"] <= 1e-6 and row["num_steps"] > 0
@@ -292,6 +303,8 @@ def test_memory_is_measured_in_a_process_of_its_own():
     settings = dataclasses.replace(SETTINGS, memory=True)
     row = record("ott:sinkhorn", "cloud[eta=20]", settings=settings)
     assert table.succeeded(row) and row["memory_bytes"] >= 0 and row["compile_memory_bytes"] > 0
+    gradient = record("sinkhorn_newton[form=points]@gradient", "cloud[eta=20]", settings=settings)
+    assert table.succeeded(gradient) and gradient["memory_bytes"] >= 0, gradient
     failed = record("ott:sinkhorn[form=rows]", "cloud[eta=20]", settings=settings)
     assert failed["result"].startswith("error: ValueError") and "memory" in show.markdown([failed])
 
