@@ -11,7 +11,7 @@ import numpy as np
 
 from ..timing import clock, spread, wants_more
 from . import columns, problems, reference
-from .jax_column import JaxColumn, compile_for, data
+from .jax_column import JaxColumn, compile_for, data, wait_for
 from .judge import Outcome, judge
 from .problems import Problem
 
@@ -79,7 +79,7 @@ def program(
 
     wanted = run if which == "forward" else jax.value_and_grad(functional, argnums=(0, 1, 2), has_aux=True)
     compiled, seconds = compile_for(wanted, *given)
-    return lambda: jax.block_until_ready(compiled(*given)), seconds
+    return lambda: wait_for(compiled, given), seconds
 
 
 def direction(n: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,15 @@ def compile_for(run: Callable[..., Any], *given: Any) -> tuple[Any, float]:
         return clock(lambda: jax.jit(run).lower(*shapes).compile())
 
 
+def wait_for(compiled: Any, given: Any) -> Any:
+    """The result; RuntimeError with the one line that says what went wrong where the program raised."""
+    try:
+        return jax.block_until_ready(compiled(*given))
+    except jax.errors.JaxRuntimeError as error:
+        told = re.findall(r"^[\w.]*(?:Error|Exception): (.+)$", str(error), re.MULTILINE)
+        raise RuntimeError(told[-1] if told else str(error)) from error
+
+
 class JaxColumn(Column):
     """A solver that is one compiled function of costs, weights, `epsilon` and the tolerance."""
 
@@ -58,7 +68,7 @@ class JaxColumn(Column):
         leaves, tree = jax.tree.flatten(given)
         shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
         compiled, seconds = _compiled(type(self), self.spec, max_steps, shapes, tree, problem.is_batch)
-        return lambda: jax.block_until_ready(compiled(*given)), seconds
+        return lambda: wait_for(compiled, given), seconds
 
 
 @functools.lru_cache(maxsize=32)

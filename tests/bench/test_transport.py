@@ -11,6 +11,7 @@ from bench.cells import Cell, Settings, run_cell
 from bench.plots import plot
 from bench.transport import columns, judge, measure, memory, pot, problems, reference
 from bench.transport.judge import Outcome
+from bench.transport.promises import promises
 
 SETTINGS = Settings(repeats=1, max_steps=2000)
 
@@ -266,26 +267,30 @@ def test_rounding_of_potentials_is_not_held_against_a_column():
     assert judge.judge(problem, shifted, 1e-15)["false_success"]
 
 
-def test_batches_are_judged_one_by_one():
-    pytest.importorskip("ott")
-    row = record("ott:sinkhorn", "batch[eta=10,count=3]", size=6)
+@pytest.mark.parametrize("solver", ["sinkhorn_newton", "ott:sinkhorn"])
+def test_batches_are_judged_one_by_one(solver):
+    spec = specs.parse(solver)
+    pytest.importorskip(spec.peer)
+    row = record(solver, "batch[eta=10,count=3]", size=6)
     assert table.succeeded(row) and row["solved"] == row["count_of_batch"] == 3 and len(row["steps"]) == 3
     assert row["slowest_s"] <= row["one_by_one_s"]
     errors = []
     for i in range(3):
         problem = measure._single(problems.build("batch[eta=10,count=3]", 6, 0), i)
-        solve, _ = columns.find("ott").make(specs.parse("ott:sinkhorn")).program(problem, 1e-6, 2000)
-        outcome = columns.find("ott").make(specs.parse("ott:sinkhorn")).read(solve(), problem, 1e-6)
+        column = columns.find(spec.peer).make(spec)
+        solve, _ = column.program(problem, 1e-6, 2000)
+        outcome = column.read(solve(), problem, 1e-6)
         errors.append(judge.judge(problem, outcome, 1e-6)["marginal_error"])
     assert row["marginal_error"] == pytest.approx(max(errors), rel=1e-3)
 
 
 @pytest.mark.parametrize("form", ["matrix", "points"])
-def test_derivatives_are_compared_with_the_reference(form):
-    pytest.importorskip("ott")
-    row = record(f"ott:sinkhorn[form={form}]@gradient", "cloud[eta=20]", rtol=1e-10)
+@pytest.mark.parametrize(("solver", "accuracy"), [("sinkhorn_newton", 1e-8), ("ott:sinkhorn", 1e-4)])
+def test_derivatives_are_compared_with_the_reference(solver, accuracy, form):
+    pytest.importorskip(specs.parse(solver).peer)
+    row = record(f"{solver}[form={form}]@gradient", "cloud[eta=20]", rtol=1e-10)
     assert table.succeeded(row), row
-    assert row["cost_gradient_error"] < 1e-8 and row["potential_gradient_error"] < 1e-4
+    assert row["cost_gradient_error"] < 1e-8 and row["potential_gradient_error"] < accuracy
     assert min(row[f"{name}_s"] for name in ("forward", "cost_gradient", "potential_gradient")) > 0
 
 
@@ -383,3 +388,26 @@ def test_pictures(records, tmp_path):
         plot(records[:1], "transport", tmp_path)
     with pytest.raises(ValueError, match="two values of epsilon"):
         plot(records[:2], "epsilon", tmp_path)
+
+
+def test_promises_are_quotients_of_records(records):
+    ours = {**records[1], "problem": "assignment[eta=1200]", "size": 500, "solver": "sinkhorn_newton"}
+    theirs = {**ours, "solver": "ott:sinkhorn", "solve_s": {"median": 12 * ours["solve_s"]["median"]}}
+    slow = {**ours, "solver": "pot:log", "result": "time_limit", "limit_s": 30 * ours["solve_s"]["median"]}
+    text = promises([ours, theirs, slow])
+    mine, other = (table.seconds(row["solve_s"]["median"]) for row in (ours, theirs))
+    assert f"to 1e-6 | {mine} | `ott:sinkhorn`: {other} | 12.0 |" in text
+    assert f"| {mine} | `pot:log`: not in " in text and "| > 30 |" in text
+    assert promises([]).count("\n") == 2
+
+
+def test_promises_of_derivatives_and_batches():
+    pytest.importorskip("ott")
+    rows = [
+        record(f"{solver}@gradient", "cloud[eta=20]", rtol=1e-9)
+        for solver in ("sinkhorn_newton", "ott:sinkhorn")
+    ]
+    rows.append(record("sinkhorn_newton", "batch[eta=10,count=3]", size=6))
+    text = promises(rows)
+    assert f"ott-jax: {table.scientific(rows[1]['potential_gradient_error'])} in " in text
+    assert "3 problems at once, batch, n = 6, epsilon 1/10: seconds of one; 3 solved" in text
