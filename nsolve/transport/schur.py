@@ -52,10 +52,6 @@ class SchurLinearOperator(AbstractOperator):
         result = (self.columns * x - moved) / self.scale + _excess(vector) * vector
         return result if self.kernel is None else result + self.kernel * jnp.vdot(self.kernel, vector)
 
-    def form(self, x: Array) -> Array:
-        """`x^T S x`, of `S` itself."""
-        return jnp.vdot(self.columns * x, x) - jnp.vdot(self.inverse_rows, self.plan.mv(x) ** 2)
-
     def as_matrix(self) -> Array:
         """The Laplacian's diagonal is the sum of the entries beside it: nothing cancels.
 

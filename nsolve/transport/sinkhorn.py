@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._problem import Problem, best_column, shrink, stand_at, value
+from ._problem import Problem, best_column, relaxed, soft_column, stand_at
 from .base import AbstractTransportSolver, Outcome, continuation_start, next_epsilon
 
 #: Sweeps between two estimates of the relaxation.
@@ -114,14 +114,10 @@ class Sinkhorn(AbstractTransportSolver):
         problem = problem.at_epsilon(s.epsilon)
         final = s.epsilon == target
 
-        def choose_row(softmin: Array) -> Array:
-            best = shrink(softmin, s.epsilon, problem.rho_a)
-            present = problem.a * jnp.exp(jnp.minimum((s.f - softmin) / s.epsilon, 80))
-            relaxed = _relaxed(s.f, best, s.omega, problem.a, present, s.epsilon, problem.rho_a)
-            return jnp.where(s.steps > 0, relaxed, best)
-
         plain = self.relaxation == 1
-        point = stand_at(problem, s.g, None if plain else choose_row)
+        # the first row is the best one: there is none yet to relax from
+        omega = jnp.where(s.steps > 0, s.omega, 1)
+        point = stand_at(problem, s.g) if plain else stand_at(problem, s.g, s.f, omega)
         best_g = best_column(problem, point)
         error = point.error
         better = final & (error < s.best_error)
@@ -130,10 +126,10 @@ class Sinkhorn(AbstractTransportSolver):
         epsilon = jnp.where(level_done, next_epsilon(s.epsilon, target, self.decay or 2.0), s.epsilon)
 
         sweeps, residuals, filled, fallback = s.sweeps, s.residuals, s.filled, s.fallback
-        if plain:
-            g = best_g
-        else:
-            g = _relaxed(s.g, best_g, s.omega, problem.b, point.columns, s.epsilon, problem.rho_b)
+        g = best_g
+        if not plain:
+            softmin = soft_column(problem, point)
+            g = relaxed(s.g, best_g, s.omega, problem.b, softmin, s.epsilon, problem.rho_b)
         if self.anderson:
             lowered = (point.value < s.value) & (s.filled > 0)
             sweeps = jnp.roll(s.sweeps, 1, axis=0).at[0].set(best_g)
@@ -188,16 +184,6 @@ class _State(NamedTuple):
     steps: Array
     idle: Array
     running: Array
-
-
-def _relaxed(
-    old: Array, best: Array, omega: Array, weights: Array, present: Array, epsilon: Array, rho: Array | None
-) -> Array:
-    """`old + omega (best - old)` where it raises the dual, else `best`; `present`: the marginal at `old`."""
-    new = old + omega * (best - old)
-    gain = value(weights, new, rho) - value(weights, old, rho)
-    gain = gain - epsilon * jnp.sum(present * jnp.expm1((new - old) / epsilon))
-    return jnp.where(gain >= 0, new, best)
 
 
 def _best_omega(rate: Array, omega: Array) -> Array:
