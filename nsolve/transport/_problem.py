@@ -172,8 +172,8 @@ def sweep(
 ) -> tuple[Array, Array, tuple[Array, ...], Array | None]:
     """One pass over stored costs: soft minima, `sum_j K_ij`, column sums for each of `masses`, and `K`.
 
-    `K_ij = b_j exp((g_j - C_ij) / epsilon - top_i)`, at most 1.  The rows' masses, elementwise in the soft minimum,
-    are needed at once for the column sums.
+    `K_ij = b_j exp((g_j - C_ij) / epsilon - top_i)`, at most 1.  The rows' masses, elementwise in the soft
+    minimum, are needed at once for the column sums.
     """
     n, m = geometry.shape
     cost, epsilon = geometry.cost_matrix(), geometry.epsilon
@@ -240,7 +240,7 @@ def relaxed(
 
 
 def soft_column(problem: Problem, point: Point) -> Array:
-    """The soft minimum over rows, `-epsilon log sum_i a_i exp((f_i - C_ij) / epsilon)`, from the column sums."""
+    """The soft minimum over rows, `-epsilon log sum_i a_i exp((f_i - C_ij) / epsilon)`, from column sums."""
     # a column that lost all of its mass to underflow moves as far as the smallest number tells
     columns = jnp.maximum(point.columns, jnp.finfo(point.columns.dtype).tiny)
     ratio = jnp.where(problem.b > 0, safe_divide(columns, problem.b), 1)

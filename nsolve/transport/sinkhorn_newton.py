@@ -52,25 +52,26 @@ _INNER = 0.1
 class SinkhornNewton(AbstractTransportSolver):
     """Sinkhorn-Newton: some thirty passes over the costs where Sinkhorn needs thousands.
 
-    The default.  Use it at any `epsilon`, and always where the marginals must hold to more than a few digits.  At
-    `epsilon` about the size of the costs plain `Sinkhorn` is as good.
+    The default.  Use it at any `epsilon`, and always where the marginals must hold to more than a few digits.
+    At `epsilon` about the size of the costs plain `Sinkhorn` is as good.
 
-    * `rtol`: stop when `||P 1 - a||_1 + ||P^T 1 - b||_1 <= rtol * mass`; None: 1e-8 in float64, 1e-3 in float32.
+    * `rtol`: stop when `||P 1 - a||_1 + ||P^T 1 - b||_1 <= rtol * mass`; None: 1e-8 in float64, 1e-3 in
+      float32.
     * `max_steps`: the most Newton steps, refused ones included.
     * `decay`: the factor by which `epsilon` falls from level to level.
-    * `sparsification`: which entries of the plan enter a Newton system.  None: all where costs are stored, and
-      those with all but a small part of every row's and column's mass where they are streamed (`"mass"` does so
-      everywhere); a number in (0, 1]: the largest entries, as many as make the Hessian of this density, the fixed
-      rule of Sinkhorn-Newton-Sparse (whose density is 2 / n for unique plans).  Rows and columns sums are exact
-      always.
+    * `sparsification`: which entries of the plan enter a Newton system.  None: all where costs are stored,
+      and those with all but a small part of every row's and column's mass where they are streamed (`"mass"`
+      does so everywhere); a number in (0, 1]: the largest entries, as many as make the Hessian of this
+      density, the fixed rule of Sinkhorn-Newton-Sparse (whose density is 2 / n for unique plans).  Row and
+      column sums are always exact.
 
-    Cost of a step: three or four passes over the costs (one is two where they are streamed, and sparsification
-    takes two), and the conjugate gradients of its linear system, two products with the plan or its entries each;
-    up to 1024 target sites a stored system that they do not solve within 200 steps is factorised.  Memory: one
-    array (n, m) where costs are stored, 16 (n + m) entries where they are streamed.
+    Cost of a step: three or four passes over the costs (one is two where they are streamed, and
+    sparsification takes two), and the conjugate gradients of its linear system, two products with the plan or
+    its entries each; up to 1024 target sites a stored system that they do not solve within 200 steps is
+    factorised.  Memory: one array (n, m) where costs are stored, 16 (n + m) entries where they are streamed.
 
-    Reports `num_steps`, the sum of `num_newton_steps` and `num_sweeps` (half-sweeps of the columns, one after each
-    step that was taken), and `num_cg_steps`.  Under `vmap` the problems of a batch stop one by one.
+    Reports `num_steps`, the sum of `num_newton_steps` and `num_sweeps` (half-sweeps of the columns, one after
+    each step that was taken), and `num_cg_steps`.  Under `vmap` the problems of a batch stop one by one.
     """
 
     rtol: Any = None
@@ -245,8 +246,8 @@ class _Run(eqx.Module):
 def diagonals(problem: Problem, point: Point, reach: Array) -> tuple[Array, Array]:
     """The diagonal blocks of the Hessian, the columns' plus `|gradient| / reach`.
 
-    By the maximum principle of Laplacians Newton's step is then at most `reach * epsilon` long, however loosely
-    parts of the plan hang together; and as the gradient vanishes, so does the addition.
+    By the maximum principle of Laplacians Newton's step is then at most `reach * epsilon` long, however
+    loosely parts of the plan hang together; and as the gradient vanishes, so does the addition.
     """
     epsilon = problem.geometry.epsilon
     rows = point.rows if problem.rho_a is None else point.rows * (1 + epsilon / problem.rho_a)

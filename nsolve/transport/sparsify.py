@@ -1,8 +1,8 @@
 """The entries of a plan that matter to a Newton step.
 
-At small `epsilon` nearly all of a plan's mass sits on few entries.  A Hessian that keeps only those, beside its
-exact diagonal blocks, is still positive semidefinite: what is dropped stays on the diagonal.  So any choice is
-safe, and a choice that drops little of each row and column gives nearly Newton's step.
+At small `epsilon` nearly all of a plan's mass sits on few entries.  A Hessian that keeps only those, beside
+its exact diagonal blocks, is still positive semidefinite: what is dropped stays on the diagonal.  So any
+choice is safe, and a choice that drops little of each row and column gives nearly Newton's step.
 """
 
 from typing import Any
@@ -69,8 +69,8 @@ class Chosen(eqx.Module):
 def by_mass(problem: Problem, point: Point, fraction: Array) -> Chosen:
     """Drops at most about `fraction` of the mass of each row and column.
 
-    An entry is dropped where it is below `fraction * min(rows_i / m, columns_j / n)`.  What is kept must fit into
-    16 (n + m) places: with a larger fraction if it does not, up to a half; then the whole plan is used.
+    An entry is dropped where it is below `fraction * min(rows_i / m, columns_j / n)`.  What is kept must fit
+    into 16 (n + m) places: with a larger fraction if it does not, up to a half; then the whole plan is used.
     """
     n, m = problem.geometry.shape
     height = problem.geometry.tile_rows
@@ -115,8 +115,8 @@ def by_mass(problem: Problem, point: Point, fraction: Array) -> Chosen:
 def by_density(problem: Problem, point: Point, density: float) -> Entries:
     """Keeps the largest entries: as many as make the Hessian, of size n + m, have this density.
 
-    The rule of Sinkhorn-Newton-Sparse counts entries of the Hessian; its diagonal is among them, and each entry of
-    the plan occurs twice.
+    The rule of Sinkhorn-Newton-Sparse counts entries of the Hessian; its diagonal is among them, and each
+    entry of the plan occurs twice.
     """
     n, m = problem.geometry.shape
     height = problem.geometry.tile_rows
