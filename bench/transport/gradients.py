@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..timing import clock, spread, wants_more
+from ..timing import spread
 from . import columns, problems, reference
 from .jax_column import JaxColumn, compile_for, data, wait_for
 from .judge import Outcome, judge
@@ -31,10 +31,7 @@ def measure(column: JaxColumn, problem: Problem, cell: Any, settings: Any) -> di
     for name in ("forward", "cost", "potential"):
         solve, seconds = program(column, problem, cell.rtol, max_steps, name)
         compile_s += seconds
-        times[name] = []
-        while wants_more(times[name], settings.repeats):
-            found[name], seconds = clock(solve)
-            times[name].append(seconds)
+        times[name], found[name] = columns.timed(solve, settings.repeats)
     f, g = map(np.asarray, found["forward"][2])
     judged = judge(problem, Outcome("successful", f, g), cell.rtol)
     result = "max_steps_reached" if judged.pop("false_success") else "successful"

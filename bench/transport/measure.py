@@ -4,14 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from ..timing import clock, spread, wants_more
+from ..timing import clock, spread
 from . import columns, gradients, memory, problems
 from .columns import Column
 from .judge import Outcome, exact_cost, judge
 from .problems import Problem
-
-#: A solve that takes longer is timed once.
-LONG_S = 2.0
 
 # Columns that ran out of time on a problem, and the tolerance that they did not reach.
 _too_slow: dict[tuple[Any, ...], float] = {}
@@ -41,7 +38,7 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
         return row | gradients.measure(column, problem, cell, settings)
     max_steps = columns.step_limit(column, problem, settings.max_steps, settings.limit_s)
     solve, compile_s = column.program(problem, cell.rtol, max_steps)
-    times, raw = _timed(solve, settings.repeats)
+    times, raw = columns.timed(solve, settings.repeats)
     outcome = column.read(raw, problem, cell.rtol)
     row |= {
         "result": outcome.result,
@@ -63,15 +60,6 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
     row |= judge(problem, outcome, cell.rtol)
     exact = exact_cost(cell.problem, cell.size, cell.seed)
     return row if exact is None else row | {"exact_cost": exact, "cost_gap": row["cost"] - exact}
-
-
-def _timed(solve: Any, repeats: int | None) -> tuple[list[float], Any]:
-    times: list[float] = []
-    raw = None
-    while wants_more(times, repeats) and not (times and times[0] > LONG_S):
-        raw, seconds = clock(solve)
-        times.append(seconds)
-    return times, raw
 
 
 def _single(problem: Problem, i: int) -> Problem:

@@ -113,7 +113,7 @@ class _Book:
         for r in self.records:
             if r["solver"] != NEWTON or not r.get("slowest_s"):
                 continue
-            each = (table.median_seconds(r) or float("inf")) / r["count_of_batch"]
+            each = r["solve_s"]["min"] / r["count_of_batch"]
             work = (
                 f"{r['count_of_batch']} problems at once, {_label(r)}: seconds of one; {r['solved']} solved"
             )

@@ -142,8 +142,8 @@ def _batches(group: Sequence[Record]) -> _Table:
     rows = []
     for r in group:
         ratio = "–"
-        if table.median_seconds(r) and r.get("slowest_s"):
-            ratio = f"{_seconds(r) / r['count_of_batch'] / r['slowest_s']:.2f}x"
+        if r["solve_s"] and r.get("slowest_s"):
+            ratio = f"{r['solve_s']['min'] / r['count_of_batch'] / r['slowest_s']:.2f}x"
         values = [
             r["solver"],
             table.scientific(r["rtol"]),
@@ -152,7 +152,7 @@ def _batches(group: Sequence[Record]) -> _Table:
             ratio,
         ]
         rows.append([*map(Text, values), _verdict([r])])
-    note = "`of slowest`: seconds of a problem of the batch, of those of the slowest one when solved alone."
+    note = "`of slowest`: least seconds per problem of the batch, of those of the slowest one when solved alone."
     return f"{_title(group[0])}, solved at once", headings, rows, note
 
 
