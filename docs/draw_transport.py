@@ -96,7 +96,9 @@ def flow() -> None:
     moments = (0, 4, 12, 60)
     figure = Figure(figsize=(10, 3.15))
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.8, wspace=0.04)
-    title = f"Gradient descent on the Sinkhorn divergence: {n} points, epsilon = {epsilon}"
+    title = (
+        f"{n} points descend their Sinkhorn divergence (step: value) to the grey ones, epsilon = {epsilon}"
+    )
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=INK, fontweight="bold")
     panels = dict(zip(moments, figure.subplots(1, len(moments)), strict=True))
     colour = jnp.argsort(jnp.argsort(start @ jnp.array([0.8, 0.6])))  # who came from where
@@ -109,7 +111,7 @@ def flow() -> None:
             panel.scatter(*target.T, s=9, color="#C4C4C4", linewidths=0)
             panel.scatter(*x.T, s=7, c=colour, cmap="viridis", vmax=1.1 * n, linewidths=0)
             panel.set_title(
-                f"step {step}: {value:.1g}" if step else f"start: {value:.1g}", fontsize=13, color=INK
+                f"step {step}:  {value:.2g}" if step else f"start:  {value:.2g}", fontsize=13, color=INK
             )
             panel.set(aspect="equal", xticks=[], yticks=[], xlim=(-1.4, 1.1), ylim=(-0.95, 1.2))
             panel.spines[:].set_color("#999999")
