@@ -9,6 +9,7 @@ import pytest
 
 from nsolve.transport import CostMatrix, Grid, PointCloud, Sinkhorn, SinkhornNewton, solve
 from nsolve.transport import geometry as geometries
+from nsolve.transport.base import AbstractTransportSolver
 
 from . import transport_reference as reference
 
@@ -271,3 +272,346 @@ def test_out_of_steps(kind):
     assert solution.stats["num_steps"] <= 2
     with pytest.raises(eqx.EquinoxRuntimeError, match="maximum number of solver steps"):
         solve(geometry, a, b, solver, certificate=False)
+
+
+@eqx.filter_jit
+def solve_traced(C, epsilon, a, b):
+    return solve(CostMatrix(C, epsilon), a, b, SOLVERS["newton"], throw=False)
+
+
+def _spoilt(**changes):
+    def problem():
+        C, a, b = draw(11)
+        epsilon = np.float64(0.05)
+        for name, change in changes.items():
+            {"C": C, "a": a, "b": b}[name][0] = change
+        return C, epsilon, a, b
+
+    return problem
+
+
+def _with_epsilon(epsilon):
+    def problem():
+        C, a, b = draw(11)
+        return C, np.float64(epsilon), a, b
+
+    return problem
+
+
+def _without_mass():
+    C, a, b = draw(11)
+    return C, np.float64(0.05), 0 * a, 0 * b
+
+
+TRACED = {
+    "unequal_masses": (_spoilt(a=3.0), None),
+    "nan_costs": (_spoilt(C=np.nan), lx.RESULTS.nonfinite_input),
+    "infinite_costs": (_spoilt(C=np.inf), lx.RESULTS.nonfinite_input),
+    "nan_weights": (_spoilt(b=np.nan), lx.RESULTS.nonfinite_input),
+    "infinite_weights": (_spoilt(b=np.inf), lx.RESULTS.nonfinite_input),
+    "negative_weights": (_spoilt(b=-0.01), lx.RESULTS.breakdown),
+    "negative_mass": (_spoilt(a=-30.0, b=-30.0), lx.RESULTS.breakdown),
+    "no_mass": (_without_mass, None),
+    "zero_epsilon": (_with_epsilon(0.0), None),
+    "negative_epsilon": (_with_epsilon(-0.05), None),
+    "nan_epsilon": (_with_epsilon(np.nan), None),
+}
+
+
+@pytest.mark.parametrize("problem, result", TRACED.values(), ids=TRACED)
+def test_bad_values_that_only_show_inside_jit(problem, result):
+    solution = solve_traced(*problem())
+    assert solution.result != lx.RESULTS.successful
+    assert result is None or solution.result == result
+
+
+def test_jit_changes_nothing():
+    C, a, b = draw(11)
+    inside = solve_traced(C, np.float64(0.05), a, b)
+    outside = solve(CostMatrix(C, 0.05), a, b, SOLVERS["newton"])
+    assert inside.result == lx.RESULTS.successful
+    for left, right in zip(jax.tree.leaves(inside), jax.tree.leaves(outside), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", [SinkhornNewton(), Sinkhorn(max_steps=STEPS)], ids=["newton", "plain"])
+def test_single_precision(solver):
+    C, a, b = (z.astype(np.float32) for z in draw(12))
+    exact_weights = [np.float64(z) / np.sum(np.float64(z)) for z in (a, b)]
+    for epsilon in (1.0, 0.05, 1e-3, 1e-5, 1e-6):
+        geometry = CostMatrix(C, np.float32(epsilon))
+        solution = solve(geometry, a, b, solver, certificate=False, throw=False)
+        assert solution.f.dtype == solution.cost.dtype == np.float32
+        assert np.all(np.isfinite(solution.f)) and np.all(np.isfinite(solution.g))
+        problem = (np.float64(C), np.float64(geometry.epsilon), *exact_weights)
+        if solution.result == lx.RESULTS.successful:
+            # potentials of size one, rounded, say no more of the plan than this
+            error = reference.marginal_error(*problem, np.float64(solution.f), np.float64(solution.g))
+            assert error <= 1e-3 + 4e-7 / epsilon
+            np.testing.assert_allclose(
+                solution.cost, reference.solve(*problem).cost, atol=1e-3 * epsilon + 1e-6
+            )
+        else:
+            assert epsilon < 1e-3 or isinstance(solver, Sinkhorn)
+
+
+# ---- derivatives
+
+
+def _matrix_problem():
+    C, a, b = draw(2)
+    return {"C": C, "epsilon": np.array(0.2), "a": a, "b": b}
+
+
+def _cloud_problem():
+    x, y = cloud(2)
+    _, a, b = draw(2)
+    return {"x": x, "y": y, "epsilon": np.array(0.2), "a": a, "b": b}
+
+
+def _matrix(p):
+    return CostMatrix(p["C"], p["epsilon"])
+
+
+#: parameters, and the geometry that they make
+DIFFERENTIATED = {
+    "matrix": (_matrix_problem, _matrix),
+    "relaxed": (lambda: {**_matrix_problem(), "rho_a": np.array(0.5), "rho_b": np.array(2.0)}, _matrix),
+    "half_relaxed": (lambda: {**_matrix_problem(), "rho_b": np.array(0.4)}, _matrix),
+    "streamed": (_cloud_problem, lambda p: PointCloud(p["x"], p["y"], epsilon=p["epsilon"])),
+}
+PRECISE = SinkhornNewton(rtol=jnp.asarray(1e-13))
+
+
+def outputs(build, p):
+    """Costs, potentials, sums over the plan: all that has derivatives, and the marginal error."""
+    rho = (p.get("rho_a"), p.get("rho_b"))
+    solution = solve(build(p), p["a"], p["b"], PRECISE, rho=rho, certificate=False, throw=False)
+    v, u = (jnp.linspace(-1, 2, z.size).reshape(z.shape) for z in (p["b"], p["a"]))
+    parts = (
+        solution.cost, solution.transport_cost, solution.f, solution.g,
+        solution.plan.apply(v), solution.plan.T.apply(u), solution.marginal_error,
+    )  # fmt: skip
+    return jnp.concatenate([jnp.ravel(part) for part in parts])
+
+
+def direction_for(p, seed=3):
+    """A random change that leaves masses, and weights of zero, alone."""
+    rng = np.random.default_rng(seed)
+    change = {name: rng.normal(size=z.shape) * 0.3 for name, z in p.items()}
+    for name in ("a", "b"):
+        change[name] *= p[name]
+        change[name] -= p[name] * change[name].sum() / p[name].sum()
+    return change
+
+
+def on_tangents(gradient, p):
+    """Where masses must agree, gradients in the weights are free by a constant: a sum of zero."""
+    if "rho_a" in p or "rho_b" in p:
+        return gradient
+    a, b = gradient["a"], gradient["b"]
+    constant = (jnp.sum(a) - jnp.sum(b)) / (a.size + b.size)
+    return {**gradient, "a": a - constant, "b": b + constant}
+
+
+def program(build, second_order=True):
+    """Value, tangent, gradient of a random functional, and its change: one compiled program."""
+
+    def everything(p, change):
+        def weighted(p):
+            values = outputs(build, p)
+            return jnp.sin(jnp.arange(values.size) + 1.0) @ values
+
+        gradient = jax.grad(weighted)
+        first = jax.jvp(lambda p: outputs(build, p), (p,), (change,))
+        second = jax.jvp(gradient, (p,), (change,)) if second_order else (gradient(p), {})
+        return *first, *second
+
+    return jax.jit(everything)
+
+
+@pytest.fixture(scope="module")
+def matrix_program():
+    return program(_matrix)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIATED)
+def test_derivatives_are_those_of_finite_differences(name, monkeypatch, request):
+    problem, build = DIFFERENTIATED[name]
+    if name == "streamed":
+        monkeypatch.setattr(geometries, "TILE", 20)
+    run = (
+        request.getfixturevalue("matrix_program") if name == "matrix" else program(build, name != "streamed")
+    )
+    p = problem()
+    change = direction_for(p)
+
+    def moved(t):
+        value, _, gradient, _ = run({k: p[k] + t * change[k] for k in p}, change)
+        return {"value": value, **on_tangents(gradient, p)}
+
+    value, tangent, gradient, hvp = run(p, change)
+    gradient, hvp = (on_tangents(z, p) if z else z for z in (gradient, hvp))
+    assert value[-1] <= 1e-12
+    h = 2e-3
+    near, far = (
+        {k: (forward[k] - backward[k]) / (2 * t) for k in forward}
+        for t in (h, 2 * h)
+        for forward, backward in [(moved(t), moved(-t))]
+    )
+    numeric = {k: (4 * near[k] - far[k]) / 3 for k in near}
+    for k, exact in {"value": tangent, **hvp}.items():
+        atol = 1e-6 * max(1, np.max(np.abs(exact)))
+        np.testing.assert_allclose(exact, numeric[k], rtol=1e-6, atol=atol, err_msg=k)
+    # reverse mode says what forward mode says
+    along = sum(np.vdot(gradient[k], change[k]) for k in p)
+    np.testing.assert_allclose(along, np.sin(np.arange(tangent.size) + 1) @ tangent, rtol=1e-9)
+
+
+def test_derivatives_at_small_epsilon(matrix_program):
+    """Against the implicit function theorem, written densely."""
+    C, a, b = draw(14)
+    p = {"C": C, "epsilon": np.array(1e-3), "a": a, "b": b}
+    change = direction_for(p)
+    _, tangent, _, _ = matrix_program(p, change)
+    exact = reference.solve(C, 1e-3, a, b)
+    f, g, P = exact.f, exact.g, exact.plan
+    exponents = (f[:, None] + g - C) / 1e-3
+    dP = P * (
+        (change["a"] / a)[:, None] + change["b"] / b - (change["C"] + exponents * change["epsilon"]) / 1e-3
+    )
+    right = np.concatenate([change["a"] - dP.sum(1), change["b"] - dP.sum(0)])
+    moved = 1e-3 * np.linalg.lstsq(reference.hessian(C, 1e-3, a, b, f, g), right, rcond=1e-14)[0]
+    df, dg = moved[:N], moved[N:]
+    constant = (change["a"] @ f + a @ df - change["b"] @ g - b @ dg) / 2
+    expected = np.concatenate([df - constant, dg + constant])
+    np.testing.assert_allclose(tangent[2 : 2 + N + M], expected, atol=1e-8 * np.max(np.abs(expected)))
+
+
+def test_the_gradient_of_the_cost_is_the_plan():
+    """The envelope theorem, without any linear solve; also where weights vanish."""
+    p = {**_matrix_problem(), "rho": np.array(0.5)}
+    a, b = p["a"], p["b"]
+
+    @jax.jit
+    def gradient(p):
+        def cost(p):
+            solution = solve(_matrix(p), p["a"], p["b"], PRECISE, rho=(None, p["rho"]), certificate=False)
+            return solution.cost, solution
+
+        return jax.grad(cost, has_aux=True)(p)
+
+    slope, solution = gradient(p)
+    P = reference.solve(p["C"], 0.2, a, b, (None, 0.5)).plan
+    f, g = np.asarray(solution.f), np.asarray(solution.g)
+    expected = {
+        "C": P,
+        "epsilon": reference.primal(0 * P, 1.0, a, b, P),
+        "rho": reference.primal(0 * P, 0.0, a, b, P, (None, 1.0)),
+        "a": f + 0.2 * (b.sum() - 1),
+        "b": 0.5 * -np.expm1(-g / 0.5) + 0.2 * (a.sum() - np.exp(-g / 0.5)),
+    }
+    for name, exact in expected.items():
+        np.testing.assert_allclose(slope[name], exact, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+# ---- the certificate: how far an unfinished solve is from the solution
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-3, 1e-5])
+@pytest.mark.parametrize("problem", ["uneven", "zeros", "ties", "negative"])
+def test_the_certificate_tells_the_error(problem, rtol):
+    C, epsilon, a, b = BALANCED[problem]
+    solution = solve(CostMatrix(C, epsilon), a, b, with_rtol(SOLVERS["plain"], rtol))
+    exact = reference.solve(C, epsilon, a, b)
+    df, dg = (solution.f - exact.f)[a > 0], (solution.g - exact.g)[b > 0]
+    middle = np.median(dg)
+    P = reference.plan_of(C, epsilon, a, b, np.asarray(solution.f), np.asarray(solution.g))
+    errors = {
+        "potential_error": max(np.max(np.abs(df + middle)), np.max(np.abs(dg - middle))),
+        "cost_error": exact.cost - solution.cost,
+        # the gradient of the cost in C is the plan
+        "gradient_error": np.sum(np.abs(P - exact.plan)),
+    }
+    rounding = {"cost_error": 1e-14 * np.max(np.abs(C))}
+    for name, error in errors.items():
+        np.testing.assert_allclose(
+            solution.stats[name], error, rtol=0.3, atol=rounding.get(name, 0), err_msg=name
+        )
+
+
+# ---- batches, warm starts, effort
+
+
+@pytest.mark.parametrize("name", ["newton", "relaxed"])
+def test_a_batch_stops_instance_by_instance(name):
+    problems = [draw(seed) for seed in range(4)]
+    C, a, b = (np.stack(z) for z in zip(*problems, strict=True))
+    epsilons = np.array([1.0, 0.2, 0.05, 0.02])
+
+    def one(C, epsilon, a, b):
+        return solve(CostMatrix(C, epsilon), a, b, SOLVERS[name], throw=False)
+
+    batch = eqx.filter_jit(eqx.filter_vmap(one))(C, epsilons, a, b)
+    steps = np.asarray(batch.stats["num_steps"])
+    assert len(set(steps.tolist())) > 2
+    for k, epsilon in enumerate(epsilons):
+        single = one(C[k], epsilon, a[k], b[k])
+        assert single.result == lx.RESULTS.successful
+        member = jax.tree.map(lambda leaf, k=k: leaf[k], batch)
+        assert member.result == lx.RESULTS.successful
+        assert member.stats["num_steps"] == single.stats["num_steps"]
+        np.testing.assert_allclose(member.f, single.f, atol=1e-8)
+        np.testing.assert_allclose(member.cost, single.cost, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["newton", "plain"])
+def test_warm_starts_save_steps(name):
+    C, a, b = draw(15)
+    solver = SOLVERS[name]
+    cold = solve(CostMatrix(C, 0.03), a, b, solver)
+    nearby = solve(CostMatrix(C + 1e-4 * draw(16)[0], 0.03), a, b, solver, y0=(cold.f, cold.g))
+    again = solve(CostMatrix(C, 0.03), a, b, solver, y0=(cold.f, cold.g))
+    assert again.stats["num_steps"] <= 2
+    assert again.stats["num_steps"] <= nearby.stats["num_steps"] < cold.stats["num_steps"]
+    check(nearby, C + 1e-4 * draw(16)[0], 0.03, a, b)
+
+
+class Counted(AbstractTransportSolver):
+    """A solver that counts how often it is traced."""
+
+    rtol: float | None = 1e-6
+    max_steps: int = 100
+    traces: list = eqx.field(static=True, default_factory=list)
+
+    def run(self, problem, start):
+        self.traces.append(problem)
+        return Sinkhorn(rtol=self.rtol, max_steps=self.max_steps).run(problem, start)
+
+    def __hash__(self):
+        return id(self)
+
+
+def test_one_trace_for_problems_of_one_shape():
+    counted = Counted()
+    for seed, epsilon in ((17, 0.5), (18, 0.3), (19, 0.2)):
+        C, a, b = draw(seed)
+        solve(CostMatrix(C, epsilon), a, b, counted, certificate=False)
+        assert len(counted.traces) == 1
+
+
+def test_effort_at_small_epsilon():
+    """A few dozen steps where sweeps take tens of thousands; a loose alarm, not a benchmark."""
+    n = 100
+    solver = SinkhornNewton(rtol=RTOL)
+    weights = np.full(n, 1 / n)
+    random = np.random.default_rng(20).random((n, n))
+    grid = np.stack(np.meshgrid(np.arange(10.0), np.arange(10.0)), -1).reshape(-1, 2) / 18
+    ties = np.abs(grid[:, None] - grid).sum(-1)
+    rng = np.random.default_rng(21)
+    image, other = rng.random(n) ** 4 + 1e-6, rng.random(n) ** 4 + 1e-6
+    rows = [(random, weights, weights, 60), (ties, image / image.sum(), other / other.sum(), 300)]
+    for C, a, b, most in rows:
+        solution = solve(CostMatrix(C, 1e-3), a, b, solver, certificate=False)
+        assert reference.marginal_error(C, 1e-3, a, b, solution.f, solution.g) <= 2e-10
+        assert solution.stats["num_steps"] <= most

@@ -59,15 +59,32 @@ def hessian(C, epsilon, a, b, f, g, rho=(None, None)):
 
 
 def solve(C, epsilon, a, b, rho=(None, None)) -> Reference:
-    """Sweeps while epsilon falls, then Newton on both potentials by least squares until rounding stops it."""
-    n = len(a)
-    f, g = np.zeros(n), np.zeros(len(b))
-    levels = epsilon * 2.0 ** np.arange(max(0, np.ceil(np.log2(np.max(np.abs(C)) / epsilon))), -1, -1)
-    for level in levels:
+    """At each level of a falling epsilon sweeps, then Newton on both potentials until rounding stops it."""
+    f, g = np.zeros(len(a)), np.zeros(len(b))
+    levels = np.ceil(np.log2(max(1, np.max(np.abs(C)) / epsilon)))
+    for level in epsilon * 2.0 ** np.arange(levels, -1, -1):
         for _ in range(30):
             f = _best(C, level, g, b, rho[0])
             g = _best(C.T, level, f, a, rho[1])
-    arguments = C, epsilon, a, b
+        f, g = _newton(C, level, a, b, f, g, rho)
+    f = np.where(a > 0, f, _best(C, epsilon, g, b, rho[0]))
+    g = np.where(b > 0, g, _best(C.T, epsilon, f, a, rho[1]))
+    f, g = centred(f, g, a, b, rho)
+    P = plan_of(C, epsilon, a, b, f, g)
+    return Reference(f, g, P, primal(C, epsilon, a, b, P, rho))
+
+
+def _wanted(weights, potential, rho):
+    return weights if rho is None else weights * np.exp(-potential / rho)
+
+
+def _best(C, epsilon, g, b, rho):
+    softmin = -epsilon * logsumexp((g - C) / epsilon, b=b, axis=1)
+    return softmin if rho is None else softmin * rho / (rho + epsilon)
+
+
+def _newton(C, epsilon, a, b, f, g, rho):
+    n, arguments = len(a), (C, epsilon, a, b)
     error = marginal_error(*arguments, f, g, rho)
     for _ in range(60):
         gap = np.concatenate(gaps(*arguments, f, g, rho))
@@ -81,17 +98,6 @@ def solve(C, epsilon, a, b, rho=(None, None)) -> Reference:
         else:
             break
         (f, g), error = trial, trial_error
-    f = np.where(a > 0, f, _best(C, epsilon, g, b, rho[0]))
-    g = np.where(b > 0, g, _best(C.T, epsilon, f, a, rho[1]))
-    f, g = centred(f, g, a, b, rho)
-    P = plan_of(*arguments, f, g)
-    return Reference(f, g, P, primal(*arguments, P, rho))
-
-
-def _wanted(weights, potential, rho):
-    return weights if rho is None else weights * np.exp(-potential / rho)
-
-
-def _best(C, epsilon, g, b, rho):
-    softmin = -epsilon * logsumexp((g - C) / epsilon, b=b, axis=1)
-    return softmin if rho is None else softmin * rho / (rho + epsilon)
+    size = max(np.max(np.abs(z)) for z in (C, f, g))
+    assert error <= max(a.sum(), b.sum()) * (1e-12 + 1e-14 * size / epsilon)
+    return f, g
