@@ -24,7 +24,7 @@ from .schur import DENSE, SchurLinearOperator, factorised, schur
 def potentials(problem: Problem, *, solver: Any, start: Array | None) -> tuple[Array, Array, dict, Array]:
     """The solver's `f`, `g`, statistics, whether steps ran out; derivatives are the exact solution's."""
     outcome = solver.run(problem, start)
-    return outcome.f, outcome.g, outcome.stats, outcome.out_of_steps
+    return *_extended(problem, outcome.f, outcome.g), outcome.stats, outcome.out_of_steps
 
 
 @potentials.def_jvp
@@ -35,8 +35,20 @@ def _potentials_jvp(primals, tangents, *, solver, start):
     d_problem = jax.tree.map(_filled, d_problem, problem, is_leaf=lambda x: x is None)
     _, (rows, columns) = eqx.filter_jvp(lambda p: p.missing(f, g), (problem,), (d_problem,))
     df, dg = solve_hessian(problem, f, g, rows, columns)
+    _, (df, dg) = eqx.filter_jvp(_extended, (problem, f, g), (d_problem, df, dg))
     nothing = jax.tree.map(lambda _: None, (out[2], out[3]))
     return out, (df, dg, *nothing)
+
+
+def _extended(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:
+    """Potentials at sites without weight: the best ones, which nothing else depends on."""
+
+    def extend(f: Array, g: Array) -> tuple[Array, Array]:
+        f = jnp.where(problem.a > 0, f, problem.best_row(g))
+        return f, jnp.where(problem.b > 0, g, problem.exchanged.best_row(f))
+
+    missing = jnp.any(problem.a == 0) | jnp.any(problem.b == 0)
+    return jax.lax.cond(missing, extend, lambda f, g: (f, g), f, g)
 
 
 def _filled(tangent, primal):

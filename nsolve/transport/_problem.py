@@ -250,3 +250,12 @@ def soft_column(problem: Problem, point: Point) -> Array:
 def best_column(problem: Problem, point: Point) -> Array:
     """The `g` that is best for the point's `f`: the other half of a Sinkhorn sweep."""
     return shrink(soft_column(problem, point), problem.geometry.epsilon, problem.rho_b)
+
+
+def balancing_constant(problem: Problem, f: Array, g: Array) -> Array:
+    """The `c` for which `(f + c, g - c)` is best: it gives relaxed marginals the same mass.  The plan is the same."""
+    rho_a, rho_b = problem.rho_a, problem.rho_b
+    if rho_a is None or rho_b is None:
+        return jnp.zeros((), g.dtype)
+    masses = jnp.sum(wanted(problem.a, f, rho_a)) / jnp.sum(wanted(problem.b, g, rho_b))
+    return rho_a * rho_b / (rho_a + rho_b) * jnp.log(masses)

@@ -12,7 +12,8 @@ from jaxtyping import Array, ArrayLike
 
 from ..operators.finite_volumes import is_traced
 
-# The most entries of a cost matrix that are in memory at once: 32 MiB of float64.
+# A cost matrix with at most so many entries may be stored: 32 MiB of float64.  Larger ones are computed tile
+# by tile, each a sixteenth of this, which stays in a core's cache.
 TILE = 2**22
 
 
@@ -102,7 +103,7 @@ class AbstractGeometry(eqx.Module):
     def tile_rows(self) -> int:
         """Number of rows of `C` that are computed at once."""
         n, m = self.shape
-        return n if self.fits else max(1, TILE // m)
+        return n if self.fits else max(1, TILE // 16 // m)
 
     def with_epsilon(self, epsilon: ArrayLike) -> Self:
         """The same costs with another regularisation."""

@@ -43,7 +43,7 @@ _RADIUS = 8.0
 _REACH = 8.0
 #: So many refusals of a clipped direction, and it is given up for a half-sweep.
 _REFUSALS = 8
-#: So many steps without a smaller error at the target epsilon are stagnation.
+#: So many steps that leave 99 % of the error at the target epsilon are stagnation.
 _PATIENCE = 60
 #: A level of epsilon ends with this marginal error.
 _INNER = 0.1
@@ -108,7 +108,8 @@ class _State(NamedTuple):
     sweeps: Array
     cg: Array
     refused: Array  # in a row
-    idle: Array  # steps without a better error at the target
+    mark: Array  # the best error when it last fell by a hundredth
+    idle: Array  # steps since then
     running: Array
 
 
@@ -125,9 +126,23 @@ class _Run(eqx.Module):
         epsilon = continuation_start(problem, solver.decay) if start is None else target
         infinite = jnp.full((), jnp.inf, g.dtype)
         state = _State(
-            epsilon, g, g, infinite, g, epsilon, g, jnp.array(True), jnp.asarray(_RADIUS, g.dtype),
-            zero, zero, zero, zero, zero, jnp.array(True),
-        )  # fmt: skip
+            epsilon=epsilon,
+            g=g,
+            best=g,
+            best_error=infinite,
+            before=g,
+            before_epsilon=epsilon,
+            direction=g,
+            fresh=jnp.array(True),
+            radius=jnp.asarray(_RADIUS, g.dtype),
+            newton=zero,
+            sweeps=zero,
+            cg=zero,
+            refused=zero,
+            mark=infinite,
+            idle=zero,
+            running=jnp.array(True),
+        )
         state = jax.lax.while_loop(
             lambda s: s.running & (s.newton < solver.max_steps), lambda s: self.step(s, target, tol), state
         )
@@ -165,8 +180,8 @@ class _Run(eqx.Module):
         size = jnp.sum(jnp.abs(point.f) * problem.a) + jnp.sum(jnp.abs(point.g) * problem.b)
         visible = promised > 1e5 * jnp.finfo(size.dtype).eps * size
         slopes = 0.5 * jnp.vdot(point.gradient + trial.gradient, step)
-        gained = jnp.where(visible, trial.value - point.value, slopes)
-        ratio = jnp.where(promised > 0, gained / promised, -1)
+        increase = jnp.where(visible, trial.value - point.value, slopes)
+        ratio = jnp.where(promised > 0, increase / promised, -1)
         accepted = (ratio > 0.01) & jnp.isfinite(trial.error)
         length = jnp.max(jnp.abs(step)) / s.epsilon
         radius = jnp.where(
@@ -193,7 +208,8 @@ class _Run(eqx.Module):
         g = jnp.where(accepted, g, jnp.where(hopeless, best_column(problem, point), s.g))
         done = best_error <= tol
         refused = jnp.where(accepted | hopeless, 0, s.refused + 1)
-        idle = jnp.where(final & ~better, s.idle + 1, 0)
+        gained = best_error < 0.99 * s.mark
+        idle = jnp.where(final & ~gained, s.idle + 1, 0)
         alive = jnp.isfinite(point.error) & (idle < _PATIENCE)
         return _State(
             epsilon=epsilon,
@@ -209,6 +225,7 @@ class _Run(eqx.Module):
             sweeps=s.sweeps + (accepted | hopeless),
             cg=s.cg + cg_steps,
             refused=refused,
+            mark=jnp.where(gained, best_error, s.mark),
             idle=idle,
             running=~done & alive,
         )

@@ -123,7 +123,6 @@ def _solve(
     # Many sums follow: costs that fit are computed once.
     working = eqx.tree_at(lambda p: p.geometry, problem, problem.geometry.precomputed())
     f, g, stats, out_of_steps = potentials(working, solver=solver, start=start)
-    f, g = _extended(working, f, g)
     f, g = _centred(working, f, g)
     still = jax.lax.stop_gradient((working, f, g))
     constant, f0, g0 = still
@@ -141,18 +140,6 @@ def _solve(
         jax.lax.stop_gradient(stats),
         result,
     )
-
-
-def _extended(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:
-    """Potentials at sites without weight: the best ones, which nothing else depends on."""
-
-    def extend(f: Array, g: Array) -> tuple[Array, Array]:
-        f = jnp.where(problem.a > 0, f, problem.best_row(g))
-        other = problem.exchanged
-        return f, jnp.where(problem.b > 0, g, other.best_row(f))
-
-    missing = jnp.any(problem.a == 0) | jnp.any(problem.b == 0)
-    return jax.lax.cond(missing, extend, lambda f, g: (f, g), f, g)
 
 
 def _centred(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:
