@@ -96,9 +96,7 @@ def flow() -> None:
     moments = (0, 4, 12, 60)
     figure = Figure(figsize=(10, 3.15))
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.8, wspace=0.04)
-    title = (
-        f"{n} points descend their Sinkhorn divergence (step: value) to the grey ones, epsilon = {epsilon}"
-    )
+    title = f"{n} points descend the Sinkhorn divergence (above) to the grey ones, epsilon = {epsilon}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=INK, fontweight="bold")
     panels = dict(zip(moments, figure.subplots(1, len(moments)), strict=True))
     colour = jnp.argsort(jnp.argsort(start @ jnp.array([0.8, 0.6])))  # who came from where
