@@ -41,8 +41,8 @@ class Sinkhorn(AbstractTransportSolver):
     Cost: one sweep is one pass over the costs, O(n m), two where they are streamed.  Reports `num_steps`
     (sweeps) and `relaxation` (the last one).
 
-    Where both marginals are relaxed, each sweep also moves the constant between the potentials that balances the
-    masses, which costs nothing (Sejourne, Vialard, Peyre 2022, arXiv:2201.00730).
+    Where both marginals are relaxed, each sweep also moves the constant between the potentials that balances
+    the masses, which costs nothing (Sejourne, Vialard, Peyre 2022, arXiv:2201.00730).
 
     Over-relaxation: Thibault, Chizat, Dossal, Papadakis (2021, arXiv:1711.01851); its estimate: Lehmann, von
     Renesse, Sambale, Uschmajew (2021, arXiv:2012.12562), and Young's relation where a relaxed sweep was
