@@ -1,5 +1,6 @@
 """Costs between the points of tensor grids, summed axis by axis."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -78,25 +79,24 @@ class Grid(AbstractGeometry):
         return replaced(self, costs=tuple(c.T for c in self.costs))
 
     def softmin(self, g: Array, b: Array) -> Array:
-        scale, sums = self._sum(self.epsilon, g, b[:, None])
-        return -self.epsilon * jnp.log(sums[:, 0]) - scale
+        scale, mass, _ = self._sum(self.epsilon, g, b, jnp.zeros((b.size, 0), b.dtype))
+        return -self.epsilon * jnp.log(mass) - scale
 
     def apply(self, f: Array, g: Array, a: Array, b: Array, v: Array) -> Array:
         columns = v[:, None] if v.ndim == 1 else v
-        channels = jnp.concatenate([b[:, None], b[:, None] * columns], axis=1)
-        scale, sums = self._sum(self.epsilon, g, channels)
-        result = (a * _exp(self.epsilon, f + scale, a))[:, None] * sums[:, 1:]
+        scale, _, sums = self._sum(self.epsilon, g, b, b[:, None] * columns)
+        result = (a * _exp(self.epsilon, f + scale, a))[:, None] * sums
         return result[:, 0] if v.ndim == 1 else result
 
     def squares(self, f: Array, g: Array, a: Array, b: Array, v: Array) -> Array:
         # The square of the plan is the plan of half the epsilon and squared weights.
         half = self.epsilon / 2
-        scale, sums = self._sum(half, g, jnp.stack([b, b * b * v], axis=1))
-        return a * a * _exp(half, f + scale, a) * sums[:, 1]
+        scale, _, sums = self._sum(half, g, b, (b * b * v)[:, None])
+        return a * a * _exp(half, f + scale, a) * sums[:, 0]
 
     def transport_cost(self, f: Array, g: Array, a: Array, b: Array) -> Array:
-        scale, sums = self._sum(self.epsilon, g, jnp.stack([b, jnp.zeros_like(b)], axis=1), paid=True)
-        return jnp.sum(a * _exp(self.epsilon, f + scale, a) * sums[:, 1])
+        scale, _, sums = self._sum(self.epsilon, g, b, jnp.zeros((b.size, 1), b.dtype), paid=True)
+        return jnp.sum(a * _exp(self.epsilon, f + scale, a) * sums[:, 0])
 
     def largest_cost(self) -> Array:
         costs = jax.lax.stop_gradient(self.costs)
@@ -118,27 +118,28 @@ class Grid(AbstractGeometry):
             total = (total[:, :, None] + cost[index][:, None, :]).reshape(rows.shape[0], -1)
         return total
 
-    def _sum(self, epsilon: Array, g: Array, weights: Array, paid: bool = False) -> tuple[Array, Array]:
-        """`scale` (n,), `sums` (n, k): `sum_j w_jk exp((g_j - C_ij)/epsilon) = sums_ik exp(scale_i/epsilon)`.
+    def _sum(
+        self, epsilon: Array, g: Array, weights: Array, columns: Array, paid: bool = False
+    ) -> tuple[Array, Array, Array]:
+        """`scale` (n,), `mass` (n,) and `sums` (n, k) such that, with `K_ij = exp((g_j - C_ij) / epsilon)`,
 
-        The first of the `weights` (m, k) is that of the measure: it decides the scale, so that signs and
-        zeros of the others do no harm.  `paid`: let the second sum have the weights `w_j0 C_ij`.
+            sum_j weights_j K_ij = mass_i exp(scale_i / epsilon),
+            sum_j columns_jk K_ij = sums_ik exp(scale_i / epsilon).
+
+        The `weights` (m,) alone decide the scale: signs and zeros of the `columns` (m, k) do no harm.  The two
+        are kept apart, so that JAX can tell that the sums are linear in the columns and transpose them.
+        `paid`: add those over `weights_j C_ij K_ij` to the sums.
         """
-        scale = g.reshape(self.target_shape)
-        sums = weights.reshape(*self.target_shape, -1)
+        d = len(self.costs)
+        parts = [x.reshape(*self.target_shape, *x.shape[1:]) for x in (g, weights, columns)]
         for axis, cost in enumerate(self.costs):
-            scale, sums = jnp.moveaxis(scale, axis, -1), jnp.moveaxis(sums, axis, -2)
-            lines = scale.shape[:-1]
-            scale, sums = _sum_lines(
-                cost,
-                epsilon,
-                scale.reshape(-1, *scale.shape[-1:]),
-                sums.reshape(-1, *sums.shape[-2:]),
-                paid,
-            )
-            scale = jnp.moveaxis(scale.reshape(*lines, -1), -1, axis)
-            sums = jnp.moveaxis(sums.reshape(*lines, *sums.shape[-2:]), -2, axis)
-        return scale.reshape(-1), sums.reshape(scale.size, -1)
+            parts = [jnp.moveaxis(x, axis, d - 1) for x in parts]
+            lines = parts[0].shape[:-1]
+            parts = [x.reshape(math.prod(lines), *x.shape[d - 1 :]) for x in parts]
+            parts = _sum_lines(cost, epsilon, *parts, paid)
+            parts = [jnp.moveaxis(x.reshape(*lines, *x.shape[1:]), d - 1, axis) for x in parts]
+        scale, mass, sums = (x.reshape(self.shape[0], *x.shape[d:]) for x in parts)
+        return scale, mass, sums
 
 
 def _exp(epsilon: Array, exponent: Array, weights: Array) -> Array:
@@ -146,30 +147,32 @@ def _exp(epsilon: Array, exponent: Array, weights: Array) -> Array:
     return jnp.exp(jnp.minimum(exponent / epsilon, reductions.bound(weights)))
 
 
-def _sum_lines(cost: Array, epsilon: Array, scale: Array, sums: Array, paid: bool) -> tuple[Array, Array]:
-    """Sum each line of a grid over one axis: (lines, m) and (lines, m, k) to (lines, n) and (lines, n, k)."""
+def _sum_lines(
+    cost: Array, epsilon: Array, scale: Array, weights: Array, columns: Array, paid: bool
+) -> tuple[Array, Array, Array]:
+    """Sum each line of a grid over one axis: (lines, m), (lines, m), (lines, m, k), m becomes n."""
 
-    def reduce(scale: Array, sums: Array) -> tuple[Array, Array]:
-        weights = jax.lax.stop_gradient(sums[..., 0])
-        logs = epsilon * jnp.log(weights)
-        logs = jnp.where(jnp.any(weights > 0, axis=1, keepdims=True), logs, 0)  # a line may be empty
+    def reduce(scale: Array, weights: Array, columns: Array) -> tuple[Array, Array, Array]:
+        measure = jax.lax.stop_gradient(weights)
+        logs = epsilon * jnp.log(measure)
+        logs = jnp.where(jnp.any(measure > 0, axis=1, keepdims=True), logs, 0)  # a line may be empty
         largest = jax.lax.stop_gradient(jnp.max((scale + logs)[:, None, :] - cost, axis=-1))
         exponent = (scale[:, None, :] - cost - largest[:, :, None]) * (1 / epsilon)
-        terms = jnp.exp(jnp.minimum(exponent, reductions.bound(weights)[:, None, :]))
-        totals = _product(terms, sums)
+        terms = jnp.exp(jnp.minimum(exponent, reductions.bound(measure)[:, None, :]))
+        sums = _product(terms, columns)
         if paid:
-            totals = totals.at[..., 1].add(_product(terms * cost, sums[..., :1])[..., 0])
-        return largest, totals
+            sums = sums + _product(terms * cost, weights)[..., None]
+        return largest, _product(terms, weights), sums
 
     tile = max(1, geometry.TILE // cost.size)
     if scale.shape[0] <= tile:
-        return reduce(scale, sums)
-    return reductions.map_rows(reduce, tile, scale, sums)
+        return reduce(scale, weights, columns)
+    return reductions.map_rows(reduce, tile, scale, weights, columns)
 
 
-def _product(terms: Array, sums: Array) -> Array:
-    """`sum_j terms_lij sums_ljk`."""
-    return jnp.einsum("lij,ljk->lik", terms, sums, precision=jax.lax.Precision.HIGHEST)
+def _product(terms: Array, values: Array) -> Array:
+    """`sum_j terms_lij values_lj...`."""
+    return jnp.einsum("lij,lj...->li...", terms, values, precision=jax.lax.Precision.HIGHEST)
 
 
 def _as_axes(name: str, axes: Any) -> list[Array]:

@@ -20,6 +20,7 @@ ICLR 2024, arXiv:2401.12253).  Where we deviate:
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -247,12 +248,10 @@ class _Run(eqx.Module):
         x = solution.value
         if dense:
             exact = schur(point.plan, rows, columns, problem.balanced)
-            x = jax.lax.cond(
-                solution.result == lx.RESULTS.successful,
-                lambda x: x,
-                lambda x: _finite_or(
-                    factorised(exact).mv(point.gradient / exact.scale) / exact.scale * operator.scale, x
-                ),
+            unsolved = solution.result != lx.RESULTS.successful
+            x = where_needed(
+                unsolved,
+                lambda: factorised(exact).mv(point.gradient / exact.scale) * (operator.scale / exact.scale),
                 x,
             )
         step = x / operator.scale
@@ -274,5 +273,15 @@ def diagonals(problem: Problem, point: Point, reach: Array) -> tuple[Array, Arra
     return rows, columns
 
 
-def _finite_or(x: Array, otherwise: Array) -> Array:
-    return jnp.where(jnp.all(jnp.isfinite(x)), x, otherwise)
+def where_needed(needed: Array, compute: Callable[[], Array], otherwise: Array) -> Array:
+    """`compute()` where `needed` and finite, else `otherwise`.
+
+    A loop of at most one turn: `lax.cond` would compute for every problem of a batch, this does only if there is
+    one that needs it.
+    """
+
+    def body(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        computed = compute()
+        return jnp.zeros_like(needed), jnp.where(jnp.all(jnp.isfinite(computed)), computed, state[1])
+
+    return jax.lax.while_loop(lambda state: state[0], body, (needed, otherwise))[1]
