@@ -1,5 +1,4 @@
 """Bad input to the transport solvers is refused before anything is compiled, by name and with advice."""
-# pyright: reportArgumentType=false
 
 import jax
 import jax.numpy as jnp
