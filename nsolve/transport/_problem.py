@@ -253,7 +253,7 @@ def best_column(problem: Problem, point: Point) -> Array:
 
 
 def balancing_constant(problem: Problem, f: Array, g: Array) -> Array:
-    """The `c` for which `(f + c, g - c)` is best: it gives relaxed marginals the same mass; the plan stays."""
+    """The `c` for which `(f + c, g - c)` is best: relaxed marginals get the same mass; the plan stays."""
     rho_a, rho_b = problem.rho_a, problem.rho_b
     if rho_a is None or rho_b is None:
         return jnp.zeros((), g.dtype)
