@@ -52,7 +52,7 @@ class Column(abc.ABC):
             solve, _ = self.program(problem, 0.0, steps)
             if self.compiles:
                 solve()
-                return min(clock(solve)[1] for _ in range(2)) / steps
+                return min(clock(solve)[1] for _ in range(4)) / steps
             seconds = clock(solve)[1]
             if seconds > limit_s / 10:
                 return seconds / steps
@@ -100,10 +100,26 @@ def step_limit(column: Column, problem: Problem, max_steps: int, limit_s: float)
     that compile the same for all problems of a shape in this process, so that they share a program."""
     if not limit_s or not column.timed(problem):
         return max_steps
-    key = (str(column.spec), problem.shape, problem.is_batch, limit_s)
-    if not column.compiles:
-        key += (problem.name, problem.epsilon)
+    key = _key(column, problem, limit_s)
     if key not in _limits:
-        fit = limit_s / column.seconds_per_step(problem, limit_s)
-        _limits[key] = max(100, int(float(f"{fit:.1e}")) // 10 * 10)
+        _limits[key] = _rounded(limit_s / column.seconds_per_step(problem, limit_s))
     return min(max_steps, _limits[key])
+
+
+def correct_limit(column: Column, problem: Problem, limit_s: float, num_steps: int, seconds: float) -> bool:
+    """Whether that many steps, which were no solution, left time for more; then the limit is raised."""
+    key = _key(column, problem, limit_s)
+    fit = _rounded(num_steps * limit_s / max(seconds, 1e-9))
+    if key not in _limits or seconds > 0.7 * limit_s or fit <= _limits[key]:
+        return False
+    _limits[key] = fit
+    return True
+
+
+def _key(column: Column, problem: Problem, limit_s: float) -> tuple[Any, ...]:
+    key = (str(column.spec), problem.shape, problem.is_batch, limit_s)
+    return key if column.compiles else (*key, problem.name, problem.epsilon)
+
+
+def _rounded(steps: float) -> int:
+    return max(100, int(float(f"{steps:.1e}")) // 10 * 10)

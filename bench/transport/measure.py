@@ -36,10 +36,15 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
         return row | memory.measure(cell, settings)
     if "gradient" in cell.spec.mode:
         return row | gradients.measure(column, problem, cell, settings)
-    max_steps = columns.step_limit(column, problem, settings.max_steps, settings.limit_s)
-    solve, compile_s = column.program(problem, cell.rtol, max_steps)
-    times, raw = columns.timed(solve, settings.repeats)
-    outcome = column.read(raw, problem, cell.rtol)
+    while True:
+        max_steps = columns.step_limit(column, problem, settings.max_steps, settings.limit_s)
+        solve, compile_s = column.program(problem, cell.rtol, max_steps)
+        times, raw = columns.timed(solve, settings.repeats)
+        outcome = column.read(raw, problem, cell.rtol)
+        unsolved = outcome.result == "max_steps_reached" and max_steps < settings.max_steps
+        steps = (outcome.counts or {}).get("num_steps", 0)
+        if not unsolved or not columns.correct_limit(column, problem, settings.limit_s, steps, times[0]):
+            break
     row |= {
         "result": outcome.result,
         "num_steps": None,
@@ -50,7 +55,7 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
         **(outcome.counts or {}),
     }
     row["num_matvecs"] = row.get("num_cg_steps")
-    if row["result"] == "max_steps_reached" and max_steps < settings.max_steps:
+    if unsolved:
         row["result"] = "time_limit"
         _too_slow[key] = cell.rtol
     if row["num_steps"]:

@@ -152,7 +152,7 @@ def _batches(group: Sequence[Record]) -> _Table:
             ratio,
         ]
         rows.append([*map(Text, values), _verdict([r])])
-    note = "`of slowest`: least seconds per problem of the batch, of those of the slowest one when solved alone."
+    note = "`of slowest`: seconds per problem of the batch, of those of the slowest one when solved alone."
     return f"{_title(group[0])}, solved at once", headings, rows, note
 
 
