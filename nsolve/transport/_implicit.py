@@ -62,15 +62,21 @@ def solve_hessian(problem: Problem, f: Array, g: Array, rows: Array, columns: Ar
     epsilon = problem.geometry.epsilon
     operator, inverse_rows = hessian(problem, f, g)
     right = columns - operator.plan.rmv(inverse_rows * rows)
-    dtype = right.dtype
-    solver = CG(rtol=float(jnp.finfo(dtype).eps) ** (2 / 3), max_steps=20 * max(100, right.size))
+    dg, _ = solve_schur(operator, right, float(jnp.finfo(right.dtype).eps) ** (2 / 3), throw=True)
+    df = inverse_rows * (rows - operator.plan.mv(dg))
+    return epsilon * df, epsilon * dg
+
+
+def solve_schur(
+    operator: SchurLinearOperator, right: Array, rtol: float, throw: bool
+) -> tuple[Array, lx.RESULTS]:
+    """`S^-1 right`: by conjugate gradients, after a factorisation where the plan is stored and small."""
     options = {}
     if isinstance(operator.plan, Kernel) and right.size <= DENSE:
         options["preconditioner"] = factorised(operator)
-    solution = lx.linear_solve(operator, right / operator.scale, solver, options=options)
-    dg = solution.value / operator.scale
-    df = inverse_rows * (rows - operator.plan.mv(dg))
-    return epsilon * df, epsilon * dg
+    solver = CG(rtol=rtol, max_steps=20 * max(100, right.size))
+    solution = lx.linear_solve(operator, right / operator.scale, solver, options=options, throw=throw)
+    return solution.value / operator.scale, solution.result
 
 
 def hessian(problem: Problem, f: Array, g: Array) -> tuple[SchurLinearOperator, Array]:

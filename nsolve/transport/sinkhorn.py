@@ -60,11 +60,13 @@ class Sinkhorn(AbstractTransportSolver):
         if isinstance(self.relaxation, str):
             if self.relaxation != "adaptive":
                 raise ValueError(
-                    f"`Sinkhorn(relaxation=...)` must be a number in (0, 2) or 'adaptive', but is {self.relaxation!r}."
+                    "`Sinkhorn(relaxation=...)` must be a number in (0, 2) or 'adaptive', but is "
+                    f"{self.relaxation!r}."
                 )
         elif not 0 < self.relaxation < 2:
             raise ValueError(
-                f"`Sinkhorn(relaxation=...)` must be between 0 and 2, or 'adaptive', but is {self.relaxation}."
+                "`Sinkhorn(relaxation=...)` must be a number in (0, 2) or 'adaptive', but is "
+                f"{self.relaxation}."
             )
         if not isinstance(self.anderson, int) or self.anderson < 0:
             raise ValueError(f"`Sinkhorn(anderson=...)` must be an integer >= 0, but is {self.anderson!r}.")

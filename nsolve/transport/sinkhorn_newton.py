@@ -44,14 +44,14 @@ _RADIUS = 8.0
 _REACH = 8.0
 #: So many refusals of a clipped direction, and it is given up for a half-sweep.
 _REFUSALS = 8
-#: So many steps that leave 99 % of the error at the target epsilon are stagnation.
+#: So many steps that leave 99 % of the error are stagnation.
 _PATIENCE = 60
 #: A level of epsilon ends with this marginal error.
 _INNER = 0.1
 
 
 class SinkhornNewton(AbstractTransportSolver):
-    """Sinkhorn-Newton: some thirty passes over the costs where Sinkhorn needs thousands.
+    """Sinkhorn-Newton: tens of passes over the costs where Sinkhorn needs thousands.
 
     The default.  Use it at any `epsilon`, and always where the marginals must hold to more than a few digits.
     At `epsilon` about the size of the costs plain `Sinkhorn` is as good.
@@ -98,7 +98,7 @@ class SinkhornNewton(AbstractTransportSolver):
 class _State(NamedTuple):
     epsilon: Array
     g: Array
-    best: Array  # the best g so far at the target epsilon
+    best: Array  # the best g so far at this epsilon
     best_error: Array
     before: Array  # g and epsilon at the end of the last level
     before_epsilon: Array
@@ -153,20 +153,21 @@ class _Run(eqx.Module):
             "num_sweeps": state.sweeps,
             "num_cg_steps": state.cg,
         }
-        reached = state.epsilon == target
-        g = jnp.where(reached & jnp.isfinite(state.best_error), state.best, state.g)
+        g = jnp.where(jnp.isfinite(state.best_error), state.best, state.g)
         return Outcome(problem.best_row(g), g, stats, state.newton >= solver.max_steps)
 
     def step(self, s: _State, target: Array, tol: Array) -> _State:
         problem = self.problem.at_epsilon(s.epsilon)
         final = s.epsilon == target
-        mass = problem.mass
         # 1. Newton's direction, unless the last one was refused at full length
         point = stand_at(problem, s.g, keep=True)
         rows, columns = diagonals(problem, point, _REACH * s.radius)
+        # in a batch, problems that need no direction get the right-hand side zero, which takes no CG step
+        needed = s.fresh & s.running
+        gradient = jnp.where(needed, point.gradient, 0)
         direction, cg_steps = jax.lax.cond(
-            s.fresh,
-            lambda: self.direction(problem, point, rows, columns),
+            needed,
+            lambda: self.direction(problem, point, gradient, rows, columns),
             lambda: (s.direction / s.epsilon, jnp.zeros((), jnp.int32)),
         )
         direction = direction * s.epsilon
@@ -190,13 +191,12 @@ class _Run(eqx.Module):
             length / 4,
             jnp.where((ratio > 0.75) & (length >= 0.99 * s.radius), 2 * s.radius, s.radius),
         )
-        # 4. bookkeeping: the best point at the target, the end of a level
-        seen = trial.error < s.best_error
-        better = final & ((point.error < s.best_error) | (seen & accepted))
+        # 4. the best point of this level, and its end
         take_trial = accepted & (trial.error <= point.error)
-        best = jnp.where(better, jnp.where(take_trial, trial.g, point.g), s.best)
-        best_error = jnp.where(better, jnp.where(take_trial, trial.error, point.error), s.best_error)
-        level_done = ~final & accepted & (trial.error <= _INNER * mass)
+        error, at = jnp.where(take_trial, trial.error, point.error), jnp.where(take_trial, trial.g, point.g)
+        better = error < s.best_error
+        best, best_error = jnp.where(better, at, s.best), jnp.where(better, error, s.best_error)
+        level_done = ~final & accepted & (trial.error <= _INNER * problem.mass)
         epsilon = jnp.where(level_done, next_epsilon(s.epsilon, target, self.solver.decay), s.epsilon)
         swept = best_column(problem, trial)
         # potentials move nearly linearly in epsilon
@@ -207,16 +207,17 @@ class _Run(eqx.Module):
         # A direction that no clipping makes good was not solved well enough: half a sweep always ascends.
         hopeless = ~accepted & (s.refused >= _REFUSALS)
         g = jnp.where(accepted, g, jnp.where(hopeless, best_column(problem, point), s.g))
-        done = best_error <= tol
         refused = jnp.where(accepted | hopeless, 0, s.refused + 1)
         gained = best_error < 0.99 * s.mark
-        idle = jnp.where(final & ~gained, s.idle + 1, 0)
+        idle = jnp.where(gained | level_done, 0, s.idle + 1)
+        done = final & (best_error <= tol)
         alive = jnp.isfinite(point.error) & (idle < _PATIENCE)
+        infinite = jnp.full_like(error, jnp.inf)
         return _State(
             epsilon=epsilon,
             g=g,
             best=best,
-            best_error=best_error,
+            best_error=jnp.where(level_done, infinite, best_error),
             before=jnp.where(level_done, swept, s.before),
             before_epsilon=jnp.where(level_done, s.epsilon, s.before_epsilon),
             direction=direction,
@@ -226,12 +227,14 @@ class _Run(eqx.Module):
             sweeps=s.sweeps + (accepted | hopeless),
             cg=s.cg + cg_steps,
             refused=refused,
-            mark=jnp.where(gained, best_error, s.mark),
+            mark=jnp.where(level_done, infinite, jnp.where(gained, best_error, s.mark)),
             idle=idle,
             running=~done & alive,
         )
 
-    def direction(self, problem: Problem, point: Point, rows: Array, columns: Array) -> tuple[Array, Array]:
+    def direction(
+        self, problem: Problem, point: Point, gradient: Array, rows: Array, columns: Array
+    ) -> tuple[Array, Array]:
         """`S^-1 gradient` to an accuracy that fits the distance, and the number of CG steps that it took."""
         forcing = jnp.clip(point.error / problem.mass, 1e-3, 0.1)
         rule, stored = self.solver.sparsification, isinstance(point.plan, Kernel)
@@ -241,7 +244,7 @@ class _Run(eqx.Module):
         elif rule is not None:
             plan = by_density(problem, point, rule)
         operator = schur(plan, rows, columns, problem.balanced)
-        right = point.gradient / operator.scale
+        right = gradient / operator.scale
         dense = stored and right.size <= DENSE
         solver = CG(rtol=forcing, max_steps=_CG_STEPS if dense else _MANY_CG_STEPS)
         solution = lx.linear_solve(operator, right, solver, throw=False)
@@ -251,7 +254,7 @@ class _Run(eqx.Module):
             unsolved = solution.result != lx.RESULTS.successful
             x = where_needed(
                 unsolved,
-                lambda: factorised(exact).mv(point.gradient / exact.scale) * (operator.scale / exact.scale),
+                lambda: factorised(exact).mv(gradient / exact.scale) * (operator.scale / exact.scale),
                 x,
             )
         step = x / operator.scale
@@ -276,8 +279,8 @@ def diagonals(problem: Problem, point: Point, reach: Array) -> tuple[Array, Arra
 def where_needed(needed: Array, compute: Callable[[], Array], otherwise: Array) -> Array:
     """`compute()` where `needed` and finite, else `otherwise`.
 
-    A loop of at most one turn: `lax.cond` would compute for every problem of a batch, this does only if there is
-    one that needs it.
+    A loop of at most one turn: `lax.cond` would compute for every problem of a batch, this does only if there
+    is one that needs it.
     """
 
     def body(state: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -75,7 +75,7 @@ def solve(
     * `y0`: potentials `(f, g)` to start from, e.g. of a problem nearby: then the target `epsilon` comes at
       once.
     * `certificate`: whether to estimate how far the potentials are from the solution (see below); by default
-      where the costs fit in one tile.  It takes one more linear solve with one digit.
+      where the costs fit in one tile.  It takes one more linear solve.
     * `throw`: raise an error where the solve fails; else look at `result`.
 
     **Results.** `successful` only where the marginal error of the returned potentials is at most the solver's
@@ -85,12 +85,13 @@ def solve(
 
     **Derivatives** of all outputs in points, costs, weights, `epsilon` and `rho`, forward and reverse, of any
     order, by the implicit function theorem: one solve with the symmetric Schur complement of the Hessian, the
-    operator of `SinkhornNewton`'s own steps.  The derivative of `cost` needs none (it is the plan).  They are
-    those of the exact solution, so their error is that of the potentials, which the certificate bounds to
-    first order: `stats["potential_error"]`, the largest error of `f` and `g` (after removing constants);
-    `stats["cost_error"]`, what the cost lacks; `stats["gradient_error"]`, a bound on the L1 distance between
-    the plan, that is the gradient of the cost in `C`, and the exact one.  Infinity where the linear solve
-    failed.
+    operator of `SinkhornNewton`'s own steps; an error is raised where that fails.  The derivative of `cost`
+    needs none (it is the plan).  They are those of the exact solution, so their error is that of the
+    potentials, which the certificate estimates to first order: `stats["potential_error"]`, the largest error of
+    `f` and `g` (after removing constants); `stats["cost_error"]`, what the cost lacks;
+    `stats["gradient_error"]`, the L1 distance between the plan, that is the gradient of the cost in `C`, and the
+    exact one, or an upper bound of it where costs are streamed.  Good where it is well below the mass; infinite
+    where the linear solve failed.
 
     References: Cuturi (2013, arXiv:1306.0895); Peyre and Cuturi (2019, arXiv:1803.00567); relaxed marginals:
     Chizat, Peyre, Schmitzer, Vialard (2018, arXiv:1607.05816).
@@ -186,10 +187,12 @@ def _check_masses(a: Array, b: Array, solver: AbstractTransportSolver, problem: 
     if is_traced(a) or is_traced(b) or is_traced(solver.rtol):
         return
     masses = [float(np.sum(np.asarray(w))) for w in (a, b)]
-    if abs(masses[0] - masses[1]) > 0.5 * float(solver.tolerance(problem)):
+    rounding = 100 * float(jnp.finfo(a.dtype).eps) * max(masses)
+    if abs(masses[0] - masses[1]) > max(0.5 * float(solver.tolerance(problem)), rounding):
         raise ValueError(
-            f"`a` and `b` must have the same mass, but sum to {masses[0]:.17g} and {masses[1]:.17g}, which differ "
-            "by more than the solver's tolerance.  Divide each by its sum, or relax a marginal with `rho`."
+            f"`a` and `b` must have the same mass, but sum to {masses[0]:.17g} and {masses[1]:.17g}, which "
+            "differ by more than the solver's tolerance.  Divide each by its sum, or relax a marginal with "
+            "`rho`."
         )
 
 
@@ -217,7 +220,7 @@ def _as_start(y0: Any, geometry: AbstractGeometry) -> Array:
     f, g = (jnp.asarray(potential, geometry.dtype) for potential in y0)
     if f.shape != geometry.source_shape or g.shape != geometry.target_shape:
         raise ValueError(
-            f"`y0` must have the shapes {geometry.source_shape} and {geometry.target_shape}, but has {f.shape} and "
-            f"{g.shape}."
+            f"`y0` must have the shapes {geometry.source_shape} and {geometry.target_shape}, but has "
+            f"{f.shape} and {g.shape}."
         )
     return jax.lax.stop_gradient(g.reshape(-1))
