@@ -133,19 +133,22 @@ def check(solution, C, epsilon, a, b, rho=(None, None), tol=1e-10, accuracy=1e-7
 def test_exact_marginals(solver, problem):
     C, epsilon, a, b = BALANCED[problem]
     weights = (None, None) if problem == "uniform" else (a, b)
-    check(solve(CostMatrix(C, epsilon), *weights, SOLVERS[solver]), C, epsilon, a, b)
+    solution = solve(CostMatrix(C, epsilon), *weights, SOLVERS[solver], certificate=False)
+    check(solution, C, epsilon, a, b)
 
 
 RELAXED = {
     "both": (0.7, 0.7),
-    "strongly": (5.0, 5.0),
     "weakly": (0.02, 0.01),
+    "strongly": (300.0, 300.0),  # plain sweeps would take thousands to find the total mass
+    "hardly": (1e4, 1e4),
     "source": (0.5, None),
     "target": (None, 0.05),
-    "hardly": (1e4, 1e4),  # sweeps would need a million steps to find the total mass
 }
-RELAXED_ROWS = [("newton", name) for name in RELAXED]
-RELAXED_ROWS += [(solver, name) for solver in ("plain", "relaxed", "anderson") for name in list(RELAXED)[:3]]
+RELAXED_ROWS = [(solver, name) for solver in ("newton", "plain") for name in RELAXED]
+RELAXED_ROWS += [(solver, name) for solver in ("relaxed", "anderson") for name in ("both", "strongly")]
+for row in (("newton", "source"), ("plain", "target"), ("plain", "hardly")):
+    RELAXED_ROWS.remove(row)
 
 
 @pytest.mark.parametrize("solver, relaxed", RELAXED_ROWS)
@@ -191,8 +194,7 @@ def test_clouds(name):
     x, y = cloud()
     _, _, a, b = BALANCED["zeros"]
     cost = Stretched(jnp.array(0.7)) if name == "function" else name
-    solver = SOLVERS["newton" if name == "squared_euclidean" else "plain"]
-    solution = solve(PointCloud(x, y, cost, epsilon=0.05), a, b, solver, certificate=False)
+    solution = solve(PointCloud(x, y, cost, epsilon=0.05), a, b, SOLVERS["plain"], certificate=False)
     check(solution, CLOUDS[name](x, y), 0.05, a, b)
 
 
@@ -208,8 +210,7 @@ def test_streamed_clouds(solver, monkeypatch):
     check(solution, np.abs(x[:, :1] - y[:, 0]), 0.05, a, b)
 
 
-@pytest.mark.parametrize("solver", ["newton", "plain"])
-def test_grids(solver):
+def test_grids():
     rng = np.random.default_rng(7)
     axes, targets = [rng.random(3), rng.random(3)], [rng.random(2), rng.random(4)]
     a, b = rng.random((3, 3)), rng.random((2, 4))
@@ -219,14 +220,14 @@ def test_grids(solver):
         axes[1][:, None, None] - targets[1]
     )
     geometry = Grid(axes, targets, ["squared_euclidean", "manhattan"], epsilon=0.05)
-    solution = solve(geometry, a, b, SOLVERS[solver], certificate=False)
+    solution = solve(geometry, a, b, SOLVERS["newton"], certificate=False)
     assert solution.f.shape == (3, 3) and solution.g.shape == (2, 4)
     check(solution, C.reshape(9, 8), 0.05, a.reshape(-1), b.reshape(-1))
 
 
 @pytest.mark.parametrize(
     "shape, rho, solver",
-    [((1, 4), None, "newton"), ((4, 1), 0.3, "newton"), ((1, 1), None, "newton"), ((1, 1), 0.3, "plain")],
+    [((1, 4), None, "newton"), ((4, 1), None, "newton"), ((1, 1), 0.3, "plain")],
     ids=str,
 )
 def test_single_sites(shape, rho, solver):
@@ -244,7 +245,8 @@ def test_successful_means_within_tolerance(solver, rtol):
     C, a, b = draw(9)
     outcomes = set()
     for epsilon in (0.3, 1e-2, 1e-5, 1e-9):
-        solution = solve(CostMatrix(C, epsilon), a, b, with_rtol(SOLVERS[solver], rtol), throw=False)
+        precise = with_rtol(SOLVERS[solver], rtol)
+        solution = solve(CostMatrix(C, epsilon), a, b, precise, certificate=False, throw=False)
         error = reference.marginal_error(C, epsilon, a, b, solution.f, solution.g)
         rounding = 1e-14 / epsilon
         assert np.isfinite(error)
@@ -276,7 +278,7 @@ def test_out_of_steps(kind):
 
 @eqx.filter_jit
 def solve_traced(C, epsilon, a, b):
-    return solve(CostMatrix(C, epsilon), a, b, SOLVERS["newton"], throw=False)
+    return solve(CostMatrix(C, epsilon), a, b, SOLVERS["newton"], certificate=False, throw=False)
 
 
 def _spoilt(**changes):
@@ -304,7 +306,7 @@ def _without_mass():
 
 
 TRACED = {
-    "unequal_masses": (_spoilt(a=3.0), None),
+    "unequal_masses": (_spoilt(a=3.0), lx.RESULTS.stagnation),
     "nan_costs": (_spoilt(C=np.nan), lx.RESULTS.nonfinite_input),
     "infinite_costs": (_spoilt(C=np.inf), lx.RESULTS.nonfinite_input),
     "nan_weights": (_spoilt(b=np.nan), lx.RESULTS.nonfinite_input),
@@ -328,7 +330,7 @@ def test_bad_values_that_only_show_inside_jit(problem, result):
 def test_jit_changes_nothing():
     C, a, b = draw(11)
     inside = solve_traced(C, np.float64(0.05), a, b)
-    outside = solve(CostMatrix(C, 0.05), a, b, SOLVERS["newton"])
+    outside = solve(CostMatrix(C, 0.05), a, b, SOLVERS["newton"], certificate=False)
     assert inside.result == lx.RESULTS.successful
     for left, right in zip(jax.tree.leaves(inside), jax.tree.leaves(outside), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-9, atol=1e-12)
@@ -359,13 +361,13 @@ def test_single_precision(solver):
 
 
 def _matrix_problem():
-    C, a, b = draw(2)
-    return {"C": C, "epsilon": np.array(0.2), "a": a, "b": b}
+    C, _, a, b = BALANCED["zeros"]
+    return {"C": np.minimum(C, 1), "epsilon": np.array(0.2), "a": a, "b": b}
 
 
 def _cloud_problem():
     x, y = cloud(2)
-    _, a, b = draw(2)
+    _, _, a, b = BALANCED["zeros"]
     return {"x": x, "y": y, "epsilon": np.array(0.2), "a": a, "b": b}
 
 
@@ -373,20 +375,25 @@ def _matrix(p):
     return CostMatrix(p["C"], p["epsilon"])
 
 
-#: parameters, and the geometry that they make
+NEWTON = SinkhornNewton(rtol=jnp.asarray(1e-13))
+PLAIN = Sinkhorn(rtol=jnp.asarray(1e-13))
+#: parameters, the geometry that they make, and a solver
 DIFFERENTIATED = {
-    "matrix": (_matrix_problem, _matrix),
-    "relaxed": (lambda: {**_matrix_problem(), "rho_a": np.array(0.5), "rho_b": np.array(2.0)}, _matrix),
-    "half_relaxed": (lambda: {**_matrix_problem(), "rho_b": np.array(0.4)}, _matrix),
-    "streamed": (_cloud_problem, lambda p: PointCloud(p["x"], p["y"], epsilon=p["epsilon"])),
+    "matrix": (_matrix_problem, _matrix, NEWTON),
+    "relaxed": (
+        lambda: {**_matrix_problem(), "rho_a": np.array(0.5), "rho_b": np.array(2.0)},
+        _matrix,
+        PLAIN,
+    ),
+    "half_relaxed": (lambda: {**_matrix_problem(), "rho_b": np.array(0.4)}, _matrix, PLAIN),
+    "streamed": (_cloud_problem, lambda p: PointCloud(p["x"], p["y"], epsilon=p["epsilon"]), PLAIN),
 }
-PRECISE = SinkhornNewton(rtol=jnp.asarray(1e-13))
 
 
-def outputs(build, p):
+def outputs(build, solver, p):
     """Costs, potentials, sums over the plan: all that has derivatives, and the marginal error."""
     rho = (p.get("rho_a"), p.get("rho_b"))
-    solution = solve(build(p), p["a"], p["b"], PRECISE, rho=rho, certificate=False, throw=False)
+    solution = solve(build(p), p["a"], p["b"], solver, rho=rho, certificate=False, throw=False)
     v, u = (jnp.linspace(-1, 2, z.size).reshape(z.shape) for z in (p["b"], p["a"]))
     parts = (
         solution.cost, solution.transport_cost, solution.f, solution.g,
@@ -414,58 +421,48 @@ def on_tangents(gradient, p):
     return {**gradient, "a": a - constant, "b": b + constant}
 
 
-def program(build, second_order=True):
-    """Value, tangent, gradient of a random functional, and its change: one compiled program."""
+def program(build, solver):
+    """Values and the gradient of a functional of them, each with its tangent: one compiled program."""
 
-    def everything(p, change):
-        def weighted(p):
-            values = outputs(build, p)
-            return jnp.sin(jnp.arange(values.size) + 1.0) @ values
+    def first_order(p):
+        values, pull_back = jax.vjp(lambda p: outputs(build, solver, p), p)
+        (gradient,) = pull_back(jnp.sin(jnp.arange(values.size) + 1.0))
+        return values, on_tangents(gradient, p)
 
-        gradient = jax.grad(weighted)
-        first = jax.jvp(lambda p: outputs(build, p), (p,), (change,))
-        second = jax.jvp(gradient, (p,), (change,)) if second_order else (gradient(p), {})
-        return *first, *second
-
-    return jax.jit(everything)
+    return jax.jit(lambda p, change: jax.jvp(first_order, (p,), (change,)))
 
 
 @pytest.fixture(scope="module")
 def matrix_program():
-    return program(_matrix)
+    return program(_matrix, NEWTON)
 
 
 @pytest.mark.parametrize("name", DIFFERENTIATED)
 def test_derivatives_are_those_of_finite_differences(name, monkeypatch, request):
-    problem, build = DIFFERENTIATED[name]
+    problem, build, solver = DIFFERENTIATED[name]
     if name == "streamed":
         monkeypatch.setattr(geometries, "TILE", 20)
-    run = (
-        request.getfixturevalue("matrix_program") if name == "matrix" else program(build, name != "streamed")
-    )
+    run = request.getfixturevalue("matrix_program") if name == "matrix" else program(build, solver)
     p = problem()
     change = direction_for(p)
 
     def moved(t):
-        value, _, gradient, _ = run({k: p[k] + t * change[k] for k in p}, change)
-        return {"value": value, **on_tangents(gradient, p)}
+        return run({k: p[k] + t * change[k] for k in p}, change)[0]
 
-    value, tangent, gradient, hvp = run(p, change)
-    gradient, hvp = (on_tangents(z, p) if z else z for z in (gradient, hvp))
-    assert value[-1] <= 1e-12
+    (values, gradient), tangents = run(p, change)
+    assert values[-1] <= 1e-12
     h = 2e-3
     near, far = (
-        {k: (forward[k] - backward[k]) / (2 * t) for k in forward}
+        jax.tree.map(lambda forward, backward, t=t: (forward - backward) / (2 * t), moved(t), moved(-t))
         for t in (h, 2 * h)
-        for forward, backward in [(moved(t), moved(-t))]
     )
-    numeric = {k: (4 * near[k] - far[k]) / 3 for k in near}
-    for k, exact in {"value": tangent, **hvp}.items():
+    numeric = jax.tree.map(lambda near, far: (4 * near - far) / 3, near, far)
+    for exact, difference in zip(jax.tree.leaves(tangents), jax.tree.leaves(numeric), strict=True):
         atol = 1e-6 * max(1, np.max(np.abs(exact)))
-        np.testing.assert_allclose(exact, numeric[k], rtol=1e-6, atol=atol, err_msg=k)
+        np.testing.assert_allclose(exact, difference, rtol=1e-6, atol=atol)
     # reverse mode says what forward mode says
     along = sum(np.vdot(gradient[k], change[k]) for k in p)
-    np.testing.assert_allclose(along, np.sin(np.arange(tangent.size) + 1) @ tangent, rtol=1e-9)
+    np.testing.assert_allclose(along, np.sin(np.arange(values.size) + 1) @ tangents[0], rtol=1e-9)
 
 
 def test_derivatives_at_small_epsilon(matrix_program):
@@ -473,7 +470,7 @@ def test_derivatives_at_small_epsilon(matrix_program):
     C, a, b = draw(14)
     p = {"C": C, "epsilon": np.array(1e-3), "a": a, "b": b}
     change = direction_for(p)
-    _, tangent, _, _ = matrix_program(p, change)
+    _, (tangent, _) = matrix_program(p, change)
     exact = reference.solve(C, 1e-3, a, b)
     f, g, P = exact.f, exact.g, exact.plan
     exponents = (f[:, None] + g - C) / 1e-3
@@ -496,7 +493,7 @@ def test_the_gradient_of_the_cost_is_the_plan():
     @jax.jit
     def gradient(p):
         def cost(p):
-            solution = solve(_matrix(p), p["a"], p["b"], PRECISE, rho=(None, p["rho"]), certificate=False)
+            solution = solve(_matrix(p), p["a"], p["b"], PLAIN, rho=(None, p["rho"]), certificate=False)
             return solution.cost, solution
 
         return jax.grad(cost, has_aux=True)(p)
@@ -550,7 +547,7 @@ def test_a_batch_stops_instance_by_instance(name):
     epsilons = np.array([1.0, 0.2, 0.05, 0.02])
 
     def one(C, epsilon, a, b):
-        return solve(CostMatrix(C, epsilon), a, b, SOLVERS[name], throw=False)
+        return solve(CostMatrix(C, epsilon), a, b, SOLVERS[name], certificate=False, throw=False)
 
     batch = eqx.filter_jit(eqx.filter_vmap(one))(C, epsilons, a, b)
     steps = np.asarray(batch.stats["num_steps"])
@@ -569,9 +566,11 @@ def test_a_batch_stops_instance_by_instance(name):
 def test_warm_starts_save_steps(name):
     C, a, b = draw(15)
     solver = SOLVERS[name]
-    cold = solve(CostMatrix(C, 0.03), a, b, solver)
-    nearby = solve(CostMatrix(C + 1e-4 * draw(16)[0], 0.03), a, b, solver, y0=(cold.f, cold.g))
-    again = solve(CostMatrix(C, 0.03), a, b, solver, y0=(cold.f, cold.g))
+    cold = solve(CostMatrix(C, 0.03), a, b, solver, certificate=False)
+    nearby, again = (
+        solve(CostMatrix(costs, 0.03), a, b, solver, y0=(cold.f, cold.g), certificate=False)
+        for costs in (C + 1e-4 * draw(16)[0], C)
+    )
     assert again.stats["num_steps"] <= 2
     assert again.stats["num_steps"] <= nearby.stats["num_steps"] < cold.stats["num_steps"]
     check(nearby, C + 1e-4 * draw(16)[0], 0.03, a, b)

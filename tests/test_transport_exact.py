@@ -19,7 +19,7 @@ from nsolve.transport import (
 )
 
 # One size and one tolerance for all, so that few programs are compiled.
-N = 64
+N = 100
 NEWTON = SinkhornNewton(rtol=jnp.asarray(1e-10))
 PLAIN = Sinkhorn(rtol=jnp.asarray(1e-10))
 
@@ -77,7 +77,7 @@ def between_gaussians(source, target, epsilon, rho=None):
 
 
 def janati(source, target, epsilon):
-    """The balanced cost; Janati, Muzellec, Peyre, Cuturi (2020, arXiv:2006.02572) with 2 sigma^2 = epsilon."""
+    """The balanced cost: Janati, Muzellec, Peyre, Cuturi (2020, arXiv:2006.02572); 2 sigma^2 = epsilon."""
     s = epsilon / 2
     d = np.sqrt(4 * source.variance * target.variance + s**2)
     variances = source.variance + target.variance - d + s * (1 - np.log(2 * s)) + s * np.log(d + s)
@@ -141,7 +141,7 @@ def test_random_assignment_as_epsilon_vanishes():
         assert -1e-9 <= excess[-1] <= epsilon * np.log(N)
         assert best - 1e-9 <= solution.cost <= best + epsilon * np.log(N)
     assert excess == sorted(excess, reverse=True)
-    assert excess[-1] < 1e-8
+    assert excess[-1] < 1e-6
 
 
 def test_uneven_weights_as_epsilon_vanishes():
