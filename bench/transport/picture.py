@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..figures import PALETTE, cross, name_the_rest, new_figure, whole_decades
+from ..figures import PALETTE, name_the_rest, new_figure, whole_decades
 from ..record import Record
 from ..table import median_seconds, scientific, succeeded
 from .problems import without_eta
@@ -13,7 +13,7 @@ from .report import is_transport
 
 
 def draw_errors(records: Sequence[Record]) -> Figure | None:
-    """The true marginal error reached, a point per tolerance, against seconds and against steps."""
+    """The true marginal error against seconds and steps: a point per tolerance, a cross where it was missed."""
     drawn = [r for r in records if r.get("true_residual") and median_seconds(r) and r["num_steps"]]
     if len({r["rtol"] for r in drawn}) < 2:
         return None
@@ -69,7 +69,8 @@ def _line(axes: Axes, line: Sequence[Record], xs: Sequence[float], colour: str) 
                 label=line[0]["solver"])  # fmt: skip
     for record, x in zip(line, xs, strict=True):
         if not succeeded(record):
-            cross(axes, x, record["true_residual"])
+            # In the line's colour, or nobody could tell who failed.
+            axes.plot(x, record["true_residual"], marker="x", markersize=9, markeredgewidth=2, color=colour)
 
 
 def _colours(records: Sequence[Record]) -> dict[str, str]:
