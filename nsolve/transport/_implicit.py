@@ -15,7 +15,8 @@ import lineax as lx
 from jaxtyping import Array
 
 from ..linear import CG
-from ._problem import Kernel, Problem, wanted
+from ._point import Kernel
+from ._problem import Problem, wanted
 from .cost_matrix import CostMatrix
 from .schur import DENSE, SchurLinearOperator, factorised, schur
 

@@ -5,7 +5,8 @@ import lineax as lx
 from jaxtyping import Array
 
 from ._implicit import hessian, solve_schur
-from ._problem import Kernel, Problem
+from ._point import Kernel
+from ._problem import Problem
 
 #: The residual of the linear solve.  Weakly coupled parts of a plan carry much of the error in little of it.
 _RTOL = 1e-4

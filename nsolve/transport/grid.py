@@ -126,8 +126,8 @@ class Grid(AbstractGeometry):
             sum_j weights_j K_ij = mass_i exp(scale_i / epsilon),
             sum_j columns_jk K_ij = sums_ik exp(scale_i / epsilon).
 
-        The `weights` (m,) alone decide the scale: signs and zeros of the `columns` (m, k) do no harm.  The two
-        are kept apart, so that JAX can tell that the sums are linear in the columns and transpose them.
+        The `weights` (m,) alone decide the scale: signs and zeros of the `columns` (m, k) do no harm.  The
+        two are kept apart, so that JAX can tell that the sums are linear in the columns and transpose them.
         `paid`: add those over `weights_j C_ij K_ij` to the sums.
         """
         d = len(self.costs)

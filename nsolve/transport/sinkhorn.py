@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._problem import Problem, balancing_constant, best_column, relaxed, soft_column, stand_at
+from ._point import best_column, relaxed, soft_column, stand_at
+from ._problem import Problem, balancing_constant
 from .base import AbstractTransportSolver, Outcome, continuation_start, next_epsilon
 
 #: Sweeps between two estimates of the relaxation.
@@ -125,7 +126,7 @@ class Sinkhorn(AbstractTransportSolver):
         plain = self.relaxation == 1
         # the first row is the best one: there is none yet to relax from
         omega = jnp.where(s.steps > 0, s.omega, 1)
-        point = stand_at(problem, s.g) if plain else stand_at(problem, s.g, s.f, omega)
+        point = stand_at(problem, s.g) if plain else stand_at(problem, s.g, (s.f, omega))
         best_g = best_column(problem, point)
         error = point.error
         better = final & (error < s.best_error)
@@ -137,7 +138,7 @@ class Sinkhorn(AbstractTransportSolver):
         g = best_g
         if not plain:
             softmin = soft_column(problem, point)
-            g = relaxed(s.g, best_g, s.omega, problem.b, softmin, s.epsilon, problem.rho_b)
+            g = relaxed(s.g, s.omega, best_g, problem.b, softmin, s.epsilon, problem.rho_b)
         if self.anderson:
             lowered = (point.value < s.value) & (s.filled > 0)
             sweeps = jnp.roll(s.sweeps, 1, axis=0).at[0].set(best_g)

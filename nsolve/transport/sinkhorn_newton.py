@@ -31,7 +31,8 @@ from jaxtyping import Array
 
 from .._vectors import safe_divide
 from ..linear import CG
-from ._problem import Kernel, Point, Problem, best_column, stand_at, wanted
+from ._point import Kernel, Point, best_column, stand_at
+from ._problem import Problem, wanted
 from .base import AbstractTransportSolver, Outcome, continuation_start, next_epsilon
 from .schur import DENSE, factorised, schur
 from .sparsify import by_density, by_mass
@@ -242,7 +243,7 @@ class _Run(eqx.Module):
         if rule == "mass" or (rule is None and not stored):
             plan = by_mass(problem, point, forcing)
         elif rule is not None:
-            plan = by_density(problem, point, rule)
+            plan = by_density(problem, point, float(rule))
         operator = schur(plan, rows, columns, problem.balanced)
         right = gradient / operator.scale
         dense = stored and right.size <= DENSE

@@ -87,11 +87,11 @@ def solve(
     order, by the implicit function theorem: one solve with the symmetric Schur complement of the Hessian, the
     operator of `SinkhornNewton`'s own steps; an error is raised where that fails.  The derivative of `cost`
     needs none (it is the plan).  They are those of the exact solution, so their error is that of the
-    potentials, which the certificate estimates to first order: `stats["potential_error"]`, the largest error of
-    `f` and `g` (after removing constants); `stats["cost_error"]`, what the cost lacks;
-    `stats["gradient_error"]`, the L1 distance between the plan, that is the gradient of the cost in `C`, and the
-    exact one, or an upper bound of it where costs are streamed.  Good where it is well below the mass; infinite
-    where the linear solve failed.
+    potentials, which the certificate estimates to first order: `stats["potential_error"]`, the largest error
+    of `f` and `g` (after removing constants); `stats["cost_error"]`, what the cost lacks;
+    `stats["gradient_error"]`, the L1 distance between the plan, that is the gradient of the cost in `C`, and
+    the exact one, or an upper bound of it where costs are streamed.  Good where it is well below the mass;
+    infinite where the linear solve failed.
 
     References: Cuturi (2013, arXiv:1306.0895); Peyre and Cuturi (2019, arXiv:1803.00567); relaxed marginals:
     Chizat, Peyre, Schmitzer, Vialard (2018, arXiv:1607.05816).
@@ -125,9 +125,9 @@ def _solve(
     working = eqx.tree_at(lambda p: p.geometry, problem, problem.geometry.precomputed())
     f, g, stats, out_of_steps = potentials(working, solver=solver, start=start)
     f, g = _centred(working, f, g)
-    still = jax.lax.stop_gradient((working, f, g))
-    constant, f0, g0 = still
-    error = sum(jnp.sum(jnp.abs(x)) for x in constant.missing(f0, g0))
+    constant, f0, g0 = jax.lax.stop_gradient((working, f, g))
+    rows, columns = constant.missing(f0, g0)
+    error = jnp.sum(jnp.abs(rows)) + jnp.sum(jnp.abs(columns))
     result = _verdict(constant, error, solver.tolerance(constant), out_of_steps)
     if certificate:
         stats = stats | certify(constant, f0, g0)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._vectors import take
-from ._problem import Point, Problem
+from ._point import Point
+from ._problem import Problem
 
 #: Entries that are kept at most, per site.
 _PER_SITE = 16
