@@ -13,7 +13,7 @@ from .report import is_transport
 
 
 def draw_errors(records: Sequence[Record]) -> Figure | None:
-    """The true marginal error against seconds and steps: a point per tolerance, a cross where it is missed."""
+    """The true marginal error against seconds and steps, a point per tolerance; a cross: not reached."""
     drawn = [r for r in records if r.get("true_residual") and median_seconds(r) and r["num_steps"]]
     if len({r["rtol"] for r in drawn}) < 2:
         return None
