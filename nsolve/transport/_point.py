@@ -50,7 +50,7 @@ class Point(NamedTuple):
 def stand_at(
     problem: Problem, g: Array, relax: tuple[Array, Array] | None = None, keep: bool = False
 ) -> Point:
-    """The point of the dual at `g` with the best `f`; given `relax = (f, omega)`, with an over-relaxed one if safe.
+    """The point of the dual at `g` with the best `f`; `relax = (f, omega)`: with an over-relaxed one.
 
     One pass over the costs where they are stored: soft minimum, rows and columns come from the same
     exponentials.  Two passes where they are streamed.  `keep` stores the plan's matrix if the costs are one.
