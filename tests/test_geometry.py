@@ -236,6 +236,21 @@ def test_derivatives_are_those_of_the_dense_formula(layout):
     assert_close(actual, expected, 1e-11)
 
 
+PRODUCTS = [("matrix", False), ("euclidean", True), ("grid", False), ("grid", True)]
+
+
+@pytest.mark.parametrize("layout", PRODUCTS, ids=str, indirect=True)
+def test_products_are_transposed(layout):
+    """As implicit derivatives need it: in `v` alone, by reverse mode and as `T` has it."""
+    parameters, build, costs = layout
+    geometry = build(parameters)
+    f, g, a, b, v, columns = vectors(geometry.shape)
+    u = np.linspace(-1, 2, f.size)
+    transposed = jax.jit(jax.linear_transpose(lambda v: geometry.apply(f, g, a, b, v), v))
+    expected = jax.jit(lambda u: geometry.T.apply(g, f, b, a, u))
+    assert_close(transposed(u)[0], expected(u), 1e-12)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_batch_is_a_loop(name, monkeypatch):
     monkeypatch.setattr(geometries, "TILE", SMALL_TILE)
