@@ -371,6 +371,14 @@ def _cloud_problem():
     return {"x": x, "y": y, "epsilon": np.array(0.2), "a": a, "b": b}
 
 
+def _grid_problem():
+    rng = np.random.default_rng(13)
+    a, b = rng.random((2, 3)), rng.random((2, 3))
+    a[0, 1] = 0
+    axes = {"s0": rng.random(2), "s1": rng.random(3)}
+    return {**axes, "epsilon": np.array(0.2), "a": a / a.sum(), "b": b / b.sum()}
+
+
 def _matrix(p):
     return CostMatrix(p["C"], p["epsilon"])
 
@@ -387,6 +395,7 @@ DIFFERENTIATED = {
     ),
     "half_relaxed": (lambda: {**_matrix_problem(), "rho_b": np.array(0.4)}, _matrix, PLAIN),
     "streamed": (_cloud_problem, lambda p: PointCloud(p["x"], p["y"], epsilon=p["epsilon"]), PLAIN),
+    "grid": (_grid_problem, lambda p: Grid([p["s0"], p["s1"]], epsilon=p["epsilon"]), PLAIN),
 }
 
 
