@@ -15,10 +15,11 @@ import lineax as lx
 from jaxtyping import Array
 
 from ..linear import CG
+from ..preconditioners.base import constant
 from ._point import Kernel
 from ._problem import Problem, wanted
 from .cost_matrix import CostMatrix
-from .schur import DENSE, SchurLinearOperator, factorised, schur
+from .schur import DENSE, CholeskyInverse, SchurLinearOperator, factorised, schur
 
 
 @eqx.filter_custom_jvp
@@ -59,25 +60,49 @@ def _filled(tangent, primal):
 
 
 def solve_hessian(problem: Problem, f: Array, g: Array, rows: Array, columns: Array) -> tuple[Array, Array]:
-    """`epsilon [[D1, P], [P^T, D2]]^-1 (rows, columns)`."""
+    """`epsilon [[D1, P], [P^T, D2]]^-1 (rows, columns)`; NaN where rounding leaves no digits of it."""
     epsilon = problem.geometry.epsilon
     operator, inverse_rows = hessian(problem, f, g)
     right = columns - operator.plan.rmv(inverse_rows * rows)
-    dg, _ = solve_schur(operator, right, float(jnp.finfo(right.dtype).eps) ** (2 / 3), throw=True)
+    dg, _ = solve_schur(operator, right, throw=True)
     df = inverse_rows * (rows - operator.plan.mv(dg))
     return epsilon * df, epsilon * dg
 
 
-def solve_schur(
-    operator: SchurLinearOperator, right: Array, rtol: float, throw: bool
-) -> tuple[Array, lx.RESULTS]:
-    """`S^-1 right`: by conjugate gradients, after a factorisation where the plan is stored and small."""
-    options = {}
-    if isinstance(operator.plan, Kernel) and right.size <= DENSE:
-        options["preconditioner"] = factorised(operator)
+def solve_schur(operator: SchurLinearOperator, right: Array, throw: bool) -> tuple[Array, Array]:
+    """`S^-1 right` and whether it is to be trusted: by conjugate gradients, preconditioned by a factorisation
+    where the plan is stored and small.
+
+    At small `epsilon` a plan may fall into pieces that hardly see each other: then the potentials of one may
+    move against the other's, and rounding decides how far.  A factorisation can tell: the solution is NaN
+    then, and so is the transposed one.  It is no error, which would also meet those who differentiate the cost.
+    """
+    eps = float(jnp.finfo(right.dtype).eps)
+    system, options, digits, rtol = operator, {}, jnp.ones_like(right[0]), eps ** (2 / 3)
+    if isinstance(operator.plan, Kernel) and operator.in_size() <= DENSE:
+        inverse = factorised(operator)
+        lost = ~(_amplified_rounding(operator, inverse) <= eps**0.4)
+        digits = jnp.where(lost, jnp.nan, 1)
+        identity = jnp.eye(right.size, dtype=right.dtype)
+        matrix = jnp.where(lost, identity, operator.as_matrix())
+        factor = jnp.where(lost, identity, inverse.factor)
+        system = lx.MatrixLinearOperator(matrix, lx.positive_semidefinite_tag)
+        options["preconditioner"] = CholeskyInverse(factor, inverse.structure)
+        # the factorisation's solution is the first step's; residuals of nearly singular systems stay larger
+        rtol, throw = eps ** (1 / 2), False
     solver = CG(rtol=rtol, max_steps=20 * max(100, right.size))
-    solution = lx.linear_solve(operator, right / operator.scale, solver, options=options, throw=throw)
-    return solution.value / operator.scale, solution.result
+    right = digits * right / operator.scale
+    solution = lx.linear_solve(system, right, solver, options=options, throw=throw)
+    solved = (solution.result == lx.RESULTS.successful) & jnp.isfinite(digits)
+    return digits * solution.value / operator.scale, solved
+
+
+def _amplified_rounding(operator: SchurLinearOperator, inverse: CholeskyInverse) -> Array:
+    """What a solution makes of rounding errors of the columns' masses."""
+    operator = constant(operator)
+    signs = jax.random.rademacher(jax.random.key(0), operator.scale.shape, operator.scale.dtype)
+    rounding = jnp.finfo(signs.dtype).eps * signs * operator.columns
+    return jnp.max(jnp.abs(inverse.mv(rounding / operator.scale) / operator.scale))
 
 
 def hessian(problem: Problem, f: Array, g: Array) -> tuple[SchurLinearOperator, Array]:

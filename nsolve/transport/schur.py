@@ -57,8 +57,9 @@ class SchurLinearOperator(AbstractOperator):
 
         Works with a stored plan.
         """
-        half = (jnp.sqrt(self.inverse_rows) * self.plan.scale)[:, None] * self.plan.matrix
-        weights = jnp.matmul(half.T, half, precision=jax.lax.Precision.HIGHEST)
+        plan = self.plan.scale[:, None] * self.plan.matrix
+        shares = self.inverse_rows[:, None] * plan
+        weights = jnp.matmul(plan.T, shares, precision=jax.lax.Precision.HIGHEST)
         weights = weights - jnp.diag(jnp.diagonal(weights))
         diagonal = jnp.sum(weights, axis=1)
         if self.kernel is None:
