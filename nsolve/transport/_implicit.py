@@ -17,7 +17,7 @@ from jaxtyping import Array
 from ..linear import CG
 from ..preconditioners.base import constant
 from ._point import Kernel
-from ._problem import Problem, wanted
+from ._problem import Problem
 from .cost_matrix import CostMatrix
 from .schur import DENSE, CholeskyInverse, SchurLinearOperator, factorised, schur
 
@@ -62,10 +62,10 @@ def _filled(tangent, primal):
 def solve_hessian(problem: Problem, f: Array, g: Array, rows: Array, columns: Array) -> tuple[Array, Array]:
     """`epsilon [[D1, P], [P^T, D2]]^-1 (rows, columns)`; NaN where rounding leaves no digits of it."""
     epsilon = problem.geometry.epsilon
-    operator, inverse_rows = hessian(problem, f, g)
-    right = columns - operator.plan.rmv(inverse_rows * rows)
+    operator = hessian(problem, f, g)
+    right = columns - operator.plan.rmv(operator.inverse_rows * rows)
     dg, _ = solve_schur(operator, right, throw=True)
-    df = inverse_rows * (rows - operator.plan.mv(dg))
+    df = operator.inverse_rows * (rows - operator.plan.mv(dg))
     return epsilon * df, epsilon * dg
 
 
@@ -75,26 +75,27 @@ def solve_schur(operator: SchurLinearOperator, right: Array, throw: bool) -> tup
 
     At small `epsilon` a plan may fall into pieces that hardly see each other: then the potentials of one may
     move against the other's, and rounding decides how far.  A factorisation can tell: the solution is NaN
-    then, and so is the transposed one.  It is no error, which would also meet those who differentiate the cost.
+    then, and so is the transposed one.  No error: it would also meet those who differentiate the cost alone.
     """
     eps = float(jnp.finfo(right.dtype).eps)
-    system, options, digits, rtol = operator, {}, jnp.ones_like(right[0]), eps ** (2 / 3)
+    system, options, lost, rtol = operator, {}, jnp.array(False), eps ** (2 / 3)
     if isinstance(operator.plan, Kernel) and operator.in_size() <= DENSE:
         inverse = factorised(operator)
         lost = ~(_amplified_rounding(operator, inverse) <= eps**0.4)
-        digits = jnp.where(lost, jnp.nan, 1)
         identity = jnp.eye(right.size, dtype=right.dtype)
         matrix = jnp.where(lost, identity, operator.as_matrix())
         factor = jnp.where(lost, identity, inverse.factor)
         system = lx.MatrixLinearOperator(matrix, lx.positive_semidefinite_tag)
         options["preconditioner"] = CholeskyInverse(factor, inverse.structure)
         # the factorisation's solution is the first step's; residuals of nearly singular systems stay larger
-        rtol, throw = eps ** (1 / 2), False
+        rtol = eps ** (1 / 2)
     solver = CG(rtol=rtol, max_steps=20 * max(100, right.size))
-    right = digits * right / operator.scale
+    # NaN comes out on either side, and never reaches the solver
+    digits = jnp.where(lost, jnp.nan, 1)
+    right = jnp.where(lost, 0, digits * right / operator.scale)
     solution = lx.linear_solve(system, right, solver, options=options, throw=throw)
-    solved = (solution.result == lx.RESULTS.successful) & jnp.isfinite(digits)
-    return digits * solution.value / operator.scale, solved
+    value = digits * jnp.where(lost, 0, solution.value) / operator.scale
+    return value, (solution.result == lx.RESULTS.successful) & ~lost
 
 
 def _amplified_rounding(operator: SchurLinearOperator, inverse: CholeskyInverse) -> Array:
@@ -105,17 +106,11 @@ def _amplified_rounding(operator: SchurLinearOperator, inverse: CholeskyInverse)
     return jnp.max(jnp.abs(inverse.mv(rounding / operator.scale) / operator.scale))
 
 
-def hessian(problem: Problem, f: Array, g: Array) -> tuple[SchurLinearOperator, Array]:
-    """The Schur complement at a pair of potentials, and `1 / D1`; differentiable, its scaling constant."""
+def hessian(problem: Problem, f: Array, g: Array) -> SchurLinearOperator:
+    """The Schur complement at a pair of potentials; differentiable, its scaling constant."""
     plan = stored_plan(problem, f, g)
     rows, columns = plan.mv(jnp.ones_like(g)), plan.rmv(jnp.ones_like(f))
-    epsilon = problem.geometry.epsilon
-    if problem.rho_a is not None:
-        rows = rows + (epsilon / problem.rho_a) * wanted(problem.a, f, problem.rho_a)
-    if problem.rho_b is not None:
-        columns = columns + (epsilon / problem.rho_b) * wanted(problem.b, g, problem.rho_b)
-    operator = schur(plan, rows, columns, problem.balanced)
-    return operator, operator.inverse_rows
+    return schur(problem, plan, rows, columns, g)
 
 
 def stored_plan(problem: Problem, f: Array, g: Array) -> Any:

@@ -19,7 +19,8 @@ def certify(problem: Problem, f: Array, g: Array) -> dict[str, Array]:
     """
     epsilon = problem.geometry.epsilon
     rows, columns = problem.missing(f, g)
-    operator, inverse_rows = hessian(problem, f, g)
+    operator = hessian(problem, f, g)
+    inverse_rows = operator.inverse_rows
     right = columns - operator.plan.rmv(inverse_rows * rows)
     step, found = solve_schur(operator, right, throw=False)
     dg = epsilon * step

@@ -2,7 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from .geometry import AbstractGeometry
 
@@ -20,7 +20,7 @@ class Plan(eqx.Module):
     a: Array
     b: Array
 
-    def apply(self, v: Array) -> Array:
+    def apply(self, v: ArrayLike) -> Array:
         """`P v`: `v` has one value, or k values along a last axis, for each target site.
 
         With the sites `y` (m, d) themselves and divided by `a`, it is where each source's mass goes on

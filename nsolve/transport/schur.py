@@ -19,6 +19,7 @@ from jaxtyping import Array
 from .._vectors import safe_divide
 from ..operators.base import AbstractOperator
 from ..preconditioners.base import AbstractApproximateInverse, constant
+from ._problem import Problem, wanted
 
 #: Up to this many unknowns a stored system may be factorised.
 DENSE = 1024
@@ -33,7 +34,8 @@ class SchurLinearOperator(AbstractOperator):
 
     * `plan`: anything with `mv`, `rmv` and `squares`: the plan in memory, streamed, or its largest entries.
     * `inverse_rows`: `1 / D1`, zero at sites without weight.
-    * `columns`: `D2`; `scale`: `R`, one at sites without weight; `kernel`: `q` or None.
+    * `columns`: `D2`; `rest`: what `S` has on its diagonal beyond a Laplacian; `scale`: `R`; all are one at
+      sites without weight.  `kernel`: `q` or None.
 
     One product costs one product with the plan and one with its transpose.
     """
@@ -41,6 +43,7 @@ class SchurLinearOperator(AbstractOperator):
     plan: Any
     inverse_rows: Array
     columns: Array
+    rest: Array
     scale: Array
     kernel: Array | None
     tags: frozenset[object] = eqx.field(static=True, default=frozenset({lx.positive_semidefinite_tag}))
@@ -61,12 +64,7 @@ class SchurLinearOperator(AbstractOperator):
         shares = self.inverse_rows[:, None] * plan
         weights = jnp.matmul(plan.T, shares, precision=jax.lax.Precision.HIGHEST)
         weights = weights - jnp.diag(jnp.diagonal(weights))
-        diagonal = jnp.sum(weights, axis=1)
-        if self.kernel is None:
-            # what no neighbour gets: the part that relaxed marginals add
-            moved = self.plan.rmv(self.inverse_rows * self.plan.mv(jnp.ones_like(self.scale)))
-            diagonal = diagonal + jnp.maximum(self.columns - moved, 0)
-        diagonal = jnp.where(self.columns > 0, diagonal, 1)
+        diagonal = jnp.sum(weights, axis=1) + self.rest
         result = (jnp.diag(diagonal) - weights) / self.scale[:, None] / self.scale
         result = result + _excess(result) * jnp.eye(self.scale.size, dtype=result.dtype)
         return result if self.kernel is None else result + jnp.outer(self.kernel, self.kernel)
@@ -87,18 +85,32 @@ class SchurLinearOperator(AbstractOperator):
         return tag is lx.symmetric_tag
 
 
-def schur(plan: Any, rows: Array, columns: Array, balanced: bool) -> SchurLinearOperator:
-    """The operator for `D1 = rows`, `D2 = columns`."""
-    inverse_rows = safe_divide(jnp.ones_like(rows), rows)
+def schur(
+    problem: Problem, plan: Any, rows: Array, columns: Array, g: Array, shift: Array | None = None
+) -> SchurLinearOperator:
+    """The operator at a point whose plan has these sums; `shift` is added to the diagonal of `S`."""
+    epsilon = problem.geometry.epsilon
+    added = jnp.zeros_like(columns) if shift is None else shift
+    if problem.rho_b is not None:
+        added = added + (epsilon / problem.rho_b) * wanted(problem.b, g, problem.rho_b)
+    rest = added
+    if problem.rho_a is not None:
+        ratio = epsilon / problem.rho_a  # the rows are what the dual asks for
+        rows = rows * (1 + ratio)
+        rest = rest + columns * ratio / (1 + ratio)
+    columns = columns + added
     weighted = columns > 0
+    inverse_rows = safe_divide(jnp.ones_like(rows), rows)
     # a plan that is nearly a permutation leaves a rounding error, of either sign
     diagonal = jnp.maximum(columns - plan.squares(inverse_rows), 10 * _excess(columns) * columns)
     diagonal = jax.lax.stop_gradient(diagonal)  # any scaling gives the same solution
     scale = jnp.where(weighted, jnp.sqrt(jnp.where(weighted, diagonal, 1)), 1)
-    kernel = (
-        jnp.where(weighted, scale, 0) / jnp.linalg.norm(jnp.where(weighted, scale, 0)) if balanced else None
-    )
-    return SchurLinearOperator(plan, inverse_rows, jnp.where(weighted, columns, 1), scale, kernel)
+    kernel = None
+    if problem.balanced:
+        kernel = jnp.where(weighted, scale, 0)
+        kernel = kernel / jnp.linalg.norm(kernel)
+    columns, rest = jnp.where(weighted, columns, 1), jnp.where(weighted, rest, 1)
+    return SchurLinearOperator(plan, inverse_rows, columns, rest, scale, kernel)
 
 
 def _excess(x: Array) -> Array:

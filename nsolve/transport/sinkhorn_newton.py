@@ -162,22 +162,22 @@ class _Run(eqx.Module):
         final = s.epsilon == target
         # 1. Newton's direction, unless the last one was refused at full length
         point = stand_at(problem, s.g, keep=True)
-        rows, columns = diagonals(problem, point, _REACH * s.radius)
+        # The addition bounds Newton's step by `reach * epsilon`, by the maximum principle of Laplacians,
+        # however loosely parts of the plan hang together; and it vanishes with the gradient.
+        shift = jnp.abs(point.gradient) / (_REACH * s.radius)
         # in a batch, problems that need no direction get the right-hand side zero, which takes no CG step
         needed = s.fresh & s.running
         gradient = jnp.where(needed, point.gradient, 0)
         direction, cg_steps = jax.lax.cond(
             needed,
-            lambda: self.direction(problem, point, gradient, rows, columns),
+            lambda: self.direction(problem, point, gradient, shift),
             lambda: (s.direction / s.epsilon, jnp.zeros((), jnp.int32)),
         )
         direction = direction * s.epsilon
         # 2. the clipped step, and what the model promises of it
         longest = s.radius * s.epsilon
         step = jnp.clip(direction, -longest, longest)
-        sent = point.plan.mv(step)
-        form = jnp.vdot(columns * step, step) - jnp.vdot(sent, safe_divide(sent, rows))
-        promised = jnp.vdot(point.gradient, step) - 0.5 * form / s.epsilon
+        promised = jnp.vdot(point.gradient, step) - 0.5 * curvature(problem, point, shift, step) / s.epsilon
         trial = stand_at(problem, s.g + step)
         # 3. the ratio test.  Close to the solution values differ by rounding only; their slopes do not.
         size = jnp.sum(jnp.abs(point.f) * problem.a) + jnp.sum(jnp.abs(point.g) * problem.b)
@@ -233,9 +233,7 @@ class _Run(eqx.Module):
             running=~done & alive,
         )
 
-    def direction(
-        self, problem: Problem, point: Point, gradient: Array, rows: Array, columns: Array
-    ) -> tuple[Array, Array]:
+    def direction(self, problem: Problem, point: Point, gradient: Array, shift: Array) -> tuple[Array, Array]:
         """`S^-1 gradient` to an accuracy that fits the distance, and the number of CG steps that it took."""
         forcing = jnp.clip(point.error / problem.mass, 1e-3, 0.1)
         rule, stored = self.solver.sparsification, isinstance(point.plan, Kernel)
@@ -244,14 +242,14 @@ class _Run(eqx.Module):
             plan = by_mass(problem, point, forcing)
         elif rule is not None:
             plan = by_density(problem, point, float(rule))
-        operator = schur(plan, rows, columns, problem.balanced)
+        operator = schur(problem, plan, point.rows, point.columns, point.g, shift)
         right = gradient / operator.scale
         dense = stored and right.size <= DENSE
         solver = CG(rtol=forcing, max_steps=_CG_STEPS if dense else _MANY_CG_STEPS)
         solution = lx.linear_solve(operator, right, solver, throw=False)
         x = solution.value
         if dense:
-            exact = schur(point.plan, rows, columns, problem.balanced)
+            exact = schur(problem, point.plan, point.rows, point.columns, point.g, shift)
             unsolved = solution.result != lx.RESULTS.successful
             x = where_needed(
                 unsolved,
@@ -263,18 +261,15 @@ class _Run(eqx.Module):
         return (step - jnp.median(step) if problem.balanced else step), solution.stats["num_steps"]
 
 
-def diagonals(problem: Problem, point: Point, reach: Array) -> tuple[Array, Array]:
-    """The diagonal blocks of the Hessian, the columns' plus `|gradient| / reach`.
-
-    By the maximum principle of Laplacians Newton's step is then at most `reach * epsilon` long, however
-    loosely parts of the plan hang together; and as the gradient vanishes, so does the addition.
-    """
+def curvature(problem: Problem, point: Point, shift: Array, step: Array) -> Array:
+    """`step^T S step`, with the shift."""
     epsilon = problem.geometry.epsilon
     rows = point.rows if problem.rho_a is None else point.rows * (1 + epsilon / problem.rho_a)
-    columns = point.columns + jnp.abs(point.gradient) / reach
+    columns = point.columns + shift
     if problem.rho_b is not None:
         columns = columns + (epsilon / problem.rho_b) * wanted(problem.b, point.g, problem.rho_b)
-    return rows, columns
+    sent = point.plan.mv(step)
+    return jnp.vdot(columns * step, step) - jnp.vdot(sent, safe_divide(sent, rows))
 
 
 def where_needed(needed: Array, compute: Callable[[], Array], otherwise: Array) -> Array:

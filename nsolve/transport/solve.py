@@ -85,15 +85,16 @@ def solve(
 
     **Derivatives** of all outputs in points, costs, weights, `epsilon` and `rho`, forward and reverse, of any
     order, by the implicit function theorem: one solve with the symmetric Schur complement of the Hessian, the
-    operator of `SinkhornNewton`'s own steps.  The derivative of `cost` needs none (it is the plan).  Where the
-    plan falls into pieces that hardly see each other, rounding leaves no digits of the potentials'
+    operator of `SinkhornNewton`'s own steps.  The derivative of `cost` needs none (it is the plan).  Where
+    the plan falls into pieces that hardly see each other, rounding leaves no digits of the potentials'
     derivatives: they are NaN then, or an error is raised (above 1024 sites); the cost's are not affected.
 
     Derivatives are those of the exact solution, so their error is that of the potentials, which the
     certificate estimates to first order: `stats["potential_error"]`, the largest error of `f` and `g` (after
-    removing constants); `stats["cost_error"]`, what the cost lacks; `stats["gradient_error"]`, the L1 distance
-    between the plan, that is the gradient of the cost in `C`, and the exact one, or an upper bound of it where
-    costs are streamed.  Good where it is well below the mass; infinite where the linear solve failed.
+    removing constants); `stats["cost_error"]`, what the cost lacks; `stats["gradient_error"]`, the L1
+    distance between the plan, that is the gradient of the cost in `C`, and the exact one, or an upper bound
+    of it where costs are streamed.  Good where it is well below the mass; infinite where the linear solve
+    failed.
 
     References: Cuturi (2013, arXiv:1306.0895); Peyre and Cuturi (2019, arXiv:1803.00567); relaxed marginals:
     Chizat, Peyre, Schmitzer, Vialard (2018, arXiv:1607.05816).
