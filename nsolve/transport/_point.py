@@ -155,7 +155,9 @@ def relaxed(
     new = old + omega * (best - old)
     gain = value(weights, new, rho) - value(weights, old, rho)
     sent = weights * (jnp.exp((new - softmin) / epsilon) - jnp.exp((old - softmin) / epsilon))
-    return jnp.where(gain - epsilon * jnp.sum(sent) >= 0, new, best)
+    # close to the solution rounding decides the sign
+    rounding = 10 * jnp.finfo(new.dtype).eps * jnp.sum(weights * (jnp.abs(new) + epsilon))
+    return jnp.where(gain - epsilon * jnp.sum(sent) >= -rounding, new, best)
 
 
 def soft_column(problem: Problem, point: Point) -> Array:

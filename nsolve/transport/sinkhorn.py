@@ -205,14 +205,15 @@ class _State(NamedTuple):
 def _best_omega(rate: Array, omega: Array) -> Array:
     """The best relaxation, from the rate of convergence under the present one.
 
-    A sweep's eigenvalue `t` (plain) and `rate` (relaxed by omega) obey Young's `(rate + omega - 1)^2 =
-    rate omega^2 t`; for omega = 1 the rate is `t` itself.  Beyond the best omega all rates are `omega - 1`
-    and say nothing.
+    A sweep's eigenvalue `t` (plain) and `rate` (relaxed by omega) obey Young's `(rate + omega - 1)^2 = rate
+    omega^2 t`; for omega = 1 the rate is `t` itself.  Beyond the best omega all rates are `omega - 1` and say
+    nothing: it stays.  Where errors grew it was too large.
     """
     t = (rate + omega - 1) ** 2 / (rate * omega**2)
-    best = 2 / (1 + jnp.sqrt(jnp.maximum(1 - jnp.clip(t, 0, 1 - 1e-6), 0)))
-    told = (rate > omega - 1) & (rate < 1)
-    return jnp.where(told, best, jnp.where(rate < 1, omega, 1))
+    # far from the solution rates are no eigenvalues: at most 1.94
+    best = 2 / (1 + jnp.sqrt(1 - jnp.clip(t, 0, 0.999)))
+    grew, told = rate >= 1, rate > omega - 1
+    return jnp.where(grew, 1 + 0.5 * (omega - 1), jnp.where(told, best, omega))
 
 
 def _anderson(sweeps: Array, residuals: Array, filled: Array, weights: Array) -> Array:
