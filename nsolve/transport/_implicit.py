@@ -69,7 +69,9 @@ def solve_hessian(problem: Problem, f: Array, g: Array, rows: Array, columns: Ar
     return epsilon * df, epsilon * dg
 
 
-def solve_schur(operator: SchurLinearOperator, right: Array, throw: bool) -> tuple[Array, Array]:
+def solve_schur(
+    operator: SchurLinearOperator, right: Array, throw: bool, rtol: float | None = None
+) -> tuple[Array, Array]:
     """`S^-1 right` and whether it is to be trusted: by conjugate gradients, preconditioned by a factorisation
     where the plan is stored and small.
 
@@ -78,7 +80,8 @@ def solve_schur(operator: SchurLinearOperator, right: Array, throw: bool) -> tup
     then, and so is the transposed one.  No error: it would also meet those who differentiate the cost alone.
     """
     eps = float(jnp.finfo(right.dtype).eps)
-    system, options, lost, rtol = operator, {}, jnp.array(False), eps ** (2 / 3)
+    system, options, lost = operator, {}, jnp.array(False)
+    rtol = eps ** (2 / 3) if rtol is None else rtol
     if isinstance(operator.plan, Kernel) and operator.in_size() <= DENSE:
         inverse = factorised(operator)
         lost = ~(_amplified_rounding(operator, inverse) <= eps**0.4)

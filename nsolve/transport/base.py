@@ -50,10 +50,13 @@ class AbstractTransportSolver(eqx.Module):
 
 
 def continuation_start(problem: Problem, decay: float) -> Array:
-    """The first epsilon: the target times a power of `decay`, about the largest cost."""
+    """The first epsilon: the target times a power of `decay`, about a sixteenth of the largest cost.
+
+    With more, one step from potentials of zero leaves next to nothing to do.
+    """
     target = problem.geometry.epsilon
     largest = problem.geometry.largest_cost()
-    levels = jnp.ceil(jnp.log(jnp.maximum(largest / target, 1)) / math.log(decay))
+    levels = jnp.ceil(jnp.log(jnp.maximum(largest / (16 * target), 1)) / math.log(decay))
     return target * decay**levels
 
 
