@@ -36,8 +36,8 @@ class Sinkhorn(AbstractTransportSolver):
       dual is taken plainly, so that convergence is global for each choice.
     * `anderson`: extrapolate from so many earlier sweeps; 0: none.  An extrapolation that lowers the dual is
       undone, and its memory cleared.  Not together with `relaxation`.
-    * `decay`: lower `epsilon` from a sixteenth of the largest cost, by this factor each time that the marginal
-      error falls below `inner_rtol`; None: start at the target.
+    * `decay`: lower `epsilon` from a sixteenth of the largest cost, by this factor each time that the
+      marginal error falls below `inner_rtol`; None: start at the target.
 
     Cost: one sweep is one pass over the costs, O(n m), two where they are streamed.  Reports `num_steps`
     (sweeps) and `relaxation` (the last one).
