@@ -88,8 +88,8 @@ def stand_at(
     return Point(row, g, plan, rows, column, gradient, error, values - epsilon * jnp.sum(column))
 
 
-#: Entries of the costs that are worked on at once: they and their exponentials stay in a core's cache.
-_BLOCK = 2**17
+#: Entries of the costs that are worked on at once, by all cores; larger matrices go block by block.
+_BLOCK = 2**22
 
 
 def sweep(
