@@ -34,7 +34,7 @@ def newton() -> None:
     }
     figure, axes = new_figure(f"Random assignment, {n} x {n}, epsilon = 1/1200 of the largest cost")
     colours = [PALETTE[6], PALETTE[1], PALETTE[2], PALETTE[4], PALETTE[0]]
-    places = {"Sinkhorn": 7, "Sinkhorn, decay=2": -7, "Sinkhorn, adaptive\nrelaxation": 8}
+    places = {"Sinkhorn": (9, 7), "Sinkhorn, decay=2": (9, -7), "Sinkhorn, adaptive\nrelaxation": (-78, 12)}
     for (name, (solver, options)), colour in zip(solvers.items(), colours, strict=True):
         line = []
         for digits in np.arange(1, 13, 0.5):
@@ -56,7 +56,7 @@ def newton() -> None:
         axes.annotate(
             name,
             line[-1],
-            xytext=(9, places.get(name, 0)),
+            xytext=places.get(name, (9, 0)),
             textcoords="offset points",
             va="center",
             fontsize=9.5,
