@@ -34,7 +34,7 @@ def newton() -> None:
     }
     figure, axes = new_figure(f"Random assignment, {n} x {n}, epsilon = 1/1200 of the largest cost")
     colours = [PALETTE[6], PALETTE[1], PALETTE[2], PALETTE[4], PALETTE[0]]
-    places = {"Sinkhorn": (9, 7), "Sinkhorn, decay=2": (9, -7), "Sinkhorn, adaptive\nrelaxation": (-78, 12)}
+    places = {"Sinkhorn": (9, 7), "Sinkhorn, decay=2": (9, -7), "Sinkhorn, adaptive\nrelaxation": (-128, 12)}
     for (name, (solver, options)), colour in zip(solvers.items(), colours, strict=True):
         line = []
         for digits in np.arange(1, 13, 0.5):
