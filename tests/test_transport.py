@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from nsolve.transport import CostMatrix, Grid, PointCloud, Sinkhorn, SinkhornNewton, solve
+from nsolve.transport import _point as points
 from nsolve.transport import geometry as geometries
+from nsolve.transport._point import stand_at
+from nsolve.transport._problem import Problem
 from nsolve.transport.base import AbstractTransportSolver
 
 from . import transport_reference as reference
@@ -625,3 +628,18 @@ def test_effort_at_small_epsilon():
         solution = solve(CostMatrix(C, 1e-3), a, b, solver, certificate=False)
         assert reference.marginal_error(C, 1e-3, a, b, solution.f, solution.g) <= 2e-10
         assert solution.stats["num_steps"] <= most
+
+
+@pytest.mark.parametrize("relaxed", [False, True])
+def test_a_pass_in_blocks_is_the_pass_at_once(monkeypatch, relaxed):
+    C, a, b = draw(3)
+    a[2] = b[4] = 0
+    problem = Problem(CostMatrix(C, 0.05), jnp.asarray(a), jnp.asarray(b), jnp.asarray(0.7), None)
+    f, g = jnp.asarray(C[:, 0] / 9), jnp.asarray(C[1] / 7)
+    relax = (f, jnp.asarray(1.3)) if relaxed else None
+    whole = stand_at(problem, g, relax, keep=True)
+    monkeypatch.setattr(points, "_BLOCK", 4 * M)  # nine rows by four: the last block overlaps
+    blocks = stand_at(problem, g, relax, keep=True)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-13, atol=1e-16), blocks, whole)
+    columns = blocks.plan.scale @ blocks.plan.matrix
+    np.testing.assert_allclose(blocks.columns, columns, rtol=1e-13)

@@ -85,10 +85,10 @@ class SchurLinearOperator(AbstractOperator):
         return tag is lx.symmetric_tag
 
 
-def schur(
-    problem: Problem, plan: Any, rows: Array, columns: Array, g: Array, shift: Array | None = None
-) -> SchurLinearOperator:
-    """The operator at a point whose plan has these sums; `shift` is added to the diagonal of `S`."""
+def diagonals(
+    problem: Problem, rows: Array, columns: Array, g: Array, shift: Array | None
+) -> tuple[Array, Array, Array]:
+    """`D1`, `D2` and what `S` has on its diagonal beyond a Laplacian, from the plan's sums."""
     epsilon = problem.geometry.epsilon
     added = jnp.zeros_like(columns) if shift is None else shift
     if problem.rho_b is not None:
@@ -98,7 +98,14 @@ def schur(
         ratio = epsilon / problem.rho_a  # the rows are what the dual asks for
         rows = rows * (1 + ratio)
         rest = rest + columns * ratio / (1 + ratio)
-    columns = columns + added
+    return rows, columns + added, rest
+
+
+def schur(
+    problem: Problem, plan: Any, rows: Array, columns: Array, g: Array, shift: Array | None = None
+) -> SchurLinearOperator:
+    """The operator at a point whose plan has these sums; `shift` is added to the diagonal of `S`."""
+    rows, columns, rest = diagonals(problem, rows, columns, g, shift)
     weighted = columns > 0
     inverse_rows = safe_divide(jnp.ones_like(rows), rows)
     # a plan that is nearly a permutation leaves a rounding error, of either sign

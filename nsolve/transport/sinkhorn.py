@@ -85,7 +85,7 @@ class Sinkhorn(AbstractTransportSolver):
         g = jnp.zeros_like(problem.b) if start is None else start
         scale = target if self.decay is None or start is not None else continuation_start(problem, self.decay)
         infinite = jnp.full((), jnp.inf, dtype)
-        memory = jnp.full((self.anderson, g.size), 0.0, dtype)
+        memory = jnp.zeros((self.anderson, g.size), dtype)
         omega = jnp.asarray(1.0 if isinstance(self.relaxation, str) else self.relaxation, dtype)
         zero = jnp.zeros((), jnp.int32)
         state = _State(

@@ -32,9 +32,9 @@ from jaxtyping import Array
 from .._vectors import safe_divide
 from ..linear import CG
 from ._point import Kernel, Point, best_column, stand_at
-from ._problem import Problem, wanted
+from ._problem import Problem
 from .base import AbstractTransportSolver, Outcome, continuation_start, next_epsilon
-from .schur import DENSE, factorised, schur
+from .schur import DENSE, diagonals, factorised, schur
 from .sparsify import by_density, by_mass
 
 #: Steps of conjugate gradients for a Newton step; then, up to this many unknowns, it is Cholesky's turn.
@@ -263,11 +263,7 @@ class _Run(eqx.Module):
 
 def curvature(problem: Problem, point: Point, shift: Array, step: Array) -> Array:
     """`step^T S step`, with the shift."""
-    epsilon = problem.geometry.epsilon
-    rows = point.rows if problem.rho_a is None else point.rows * (1 + epsilon / problem.rho_a)
-    columns = point.columns + shift
-    if problem.rho_b is not None:
-        columns = columns + (epsilon / problem.rho_b) * wanted(problem.b, point.g, problem.rho_b)
+    rows, columns, _ = diagonals(problem, point.rows, point.columns, point.g, shift)
     sent = point.plan.mv(step)
     return jnp.vdot(columns * step, step) - jnp.vdot(sent, safe_divide(sent, rows))
 

@@ -14,7 +14,7 @@ from ._implicit import dual_value, potentials
 from ._problem import Problem
 from .base import AbstractTransportSolver
 from .certificate import certify
-from .geometry import AbstractGeometry
+from .geometry import AbstractGeometry, as_real
 from .plan import Plan
 from .sinkhorn_newton import SinkhornNewton
 
@@ -168,15 +168,11 @@ def _as_weights(name: str, weights: ArrayLike | None, shape: tuple[int, ...], dt
     size = int(np.prod(shape))
     if weights is None:
         return jnp.full(size, 1 / size, dtype)
-    array = jnp.asarray(weights)
+    array = as_real(name, weights)
     if array.shape != shape:
         raise ValueError(f"`{name}` must have the geometry's shape {shape}, but has shape {array.shape}.")
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise TypeError(f"`{name}` must be real, but has dtype {array.dtype}.")
     if not is_traced(weights):
         values = np.asarray(weights)
-        if not np.all(np.isfinite(values)):
-            raise ValueError(f"`{name}` must be finite, but contains NaN or infinity.")
         if np.any(values < 0):
             where = np.unravel_index(np.argmin(values), shape)
             position = ", ".join(map(str, where))
