@@ -1,5 +1,6 @@
 """nsolve: numerical solvers as differentiable Equinox modules."""
 
+from . import diffusion as diffusion
 from . import linear as linear
 from . import operators as operators
 from . import preconditioners as preconditioners

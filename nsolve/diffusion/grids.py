@@ -1,0 +1,85 @@
+"""Grids: at which times a sampler stands.
+
+Each function returns a `Grid`, resolved against a schedule when it is used; `grid(schedule)` gives the times, N+1
+numbers from large to small. An explicit array of times does as well, and is differentiable.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from ._arrays import is_traced, namespace, on_host
+from .schedules import AbstractSchedule
+
+
+class Grid(eqx.Module):
+    """N steps from `start` to `end` (the schedule's `t_max` and `t_min`), spaced evenly in a variable of the schedule."""
+
+    spacing: str = eqx.field(static=True)
+    num_steps: int = eqx.field(static=True)
+    start: Any = None
+    end: Any = None
+    rho: float = eqx.field(static=True, default=1.0)
+
+    def __check_init__(self):
+        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 1:
+            raise ValueError(f"`num_steps` must be a positive integer, got {self.num_steps!r}.")
+        if not self.rho > 0:
+            raise ValueError(f"`rho` must be positive, got {self.rho}.")
+
+    def __call__(self, schedule: AbstractSchedule) -> Any:
+        """The times (num_steps + 1,), from large to small."""
+        start = schedule.t_max if self.start is None else self.start
+        end = schedule.t_min if self.end is None else self.end
+        traced = is_traced((schedule, start, end))
+        xp = jnp if traced else np
+        if not traced:
+            schedule, start, end = on_host((schedule, start, end))
+        start, end = xp.asarray(start, float), xp.asarray(end, float)
+        fraction = np.linspace(0.0, 1.0, self.num_steps + 1)
+        if self.spacing == "time":
+            return _power(start, end, fraction, self.rho)
+        lam, last = schedule.lam(start), schedule.lam(end)
+        if not traced and not (np.isfinite(lam) and np.isfinite(last)):
+            raise ValueError(
+                f"a grid spaced in the noise needs noise and signal at both ends, but lam = {lam} at t = {start} and "
+                f"{last} at t = {end}. Give `start` and `end` inside the schedule's range."
+            )
+        if self.spacing == "lam":
+            inner = schedule.t_of_lam(_power(lam, last, fraction[1:-1], 1.0))
+        else:  # noise-to-signal ratio to the power 1/rho
+            ratio = _power(xp.exp(-lam), xp.exp(-last), fraction[1:-1], self.rho)
+            inner = schedule.t_of_lam(-xp.log(ratio))
+        return xp.concatenate([start[None], inner, end[None]])
+
+
+def _power(first: Any, last: Any, fraction: Any, rho: float) -> Any:
+    """From `first` to `last`, evenly in the variable to the power 1/rho; the ends are met exactly."""
+    xp = namespace(first, last)
+    if rho == 1.0:
+        return first * (1.0 - fraction) + last * fraction
+    even = first ** (1.0 / rho) * (1.0 - fraction) + last ** (1.0 / rho) * fraction
+    return xp.where(fraction == 0.0, first, xp.where(fraction == 1.0, last, even**rho))
+
+
+def log_snr_grid(num_steps: int, start: Any = None, end: Any = None) -> Grid:
+    """Even steps in lam = log(alpha / sigma), also called exponential or log-sigma spacing: best for small images and
+    few steps (DPM-Solver, arXiv:2206.00927)."""
+    return Grid("lam", num_steps, start, end)
+
+
+def uniform_grid(num_steps: int, start: Any = None, end: Any = None) -> Grid:
+    """Even steps in the time: what high-resolution and latent models are sampled with."""
+    return Grid("time", num_steps, start, end)
+
+
+def quadratic_grid(num_steps: int, start: Any = None, end: Any = None) -> Grid:
+    """Even steps in the root of the time (DDIM, arXiv:2010.02502; DEIS, arXiv:2204.13902)."""
+    return Grid("time", num_steps, start, end, rho=2.0)
+
+
+def karras_grid(num_steps: int, start: Any = None, end: Any = None, rho: float = 7.0) -> Grid:
+    """Even steps in (sigma / alpha)^(1/rho) (Karras et al., arXiv:2206.00364)."""
+    return Grid("noise", num_steps, start, end, rho=rho)

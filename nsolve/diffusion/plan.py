@@ -1,0 +1,121 @@
+"""Plans: a sampler on a grid as a table of numbers.
+
+Every sampler here with fixed steps is linear in the state, the network's outputs and the noise, so all of it that is
+left after the grid is chosen is a table. One compiled loop (`sample`) runs any table of the same size; a table can be
+differentiated, tuned, edited by hand, and saved.
+"""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ._arrays import namespace
+from .points import Points
+
+
+class Plan(eqx.Module):
+    """K network evaluations, and how their outputs make the result.
+
+    The loop has a state x and n registers. Row 0 of `weights` makes the first point from x_T (most often it is that).
+    Then for k = 0 ... K-1: the network sees x at `model_time[k]`; the register `registers[k]` keeps
+    y = reads[k, 0] x + reads[k, 1] x0; and row k+1 makes the next point,
+
+        x <- w[0] x + w[1] register_1 + ... + w[n] register_n + w[n+1] xi,
+
+    xi standard normal. The point that the last row makes is the result. Methods with several evaluations a step, and
+    predictors with correctors, need no second state: what they start a step from is itself a combination of the
+    present point and the registers, and has been eliminated.
+
+    - `t` (K+1,): the schedule's time of every point, the result's last; `alpha`, `sigma` (K+1,) its signal and noise.
+    - `model_time` (K,): what the network is told.
+    - `reads` (K, 2), `registers` (K,), `weights` (K+1, n+2). `reads` and `weights` may have the shape of the state
+      as further axes: coefficients of their own for each component.
+    - `shifts` (K+1, ...): added to the points; None for nothing.
+    - `clock` (K+1,): the noise's own time at every point, for noise that survives refinement (`BrownianPath`): the
+      xi of a row is the increment between two points of a Brownian motion B, scaled to variance one, and `clock` is
+      the logarithm of the time of B. None where there is no such motion.
+    - `stochastic`: whether any weight of xi differs from zero.
+    """
+
+    t: Float[Array, " K1"] | Any
+    model_time: Float[Array, " K"] | Any
+    alpha: Float[Array, " K1"] | Any
+    sigma: Float[Array, " K1"] | Any
+    reads: Float[Array, "K 2 ..."] | Any
+    registers: Int[Array, " K"] | Any
+    weights: Float[Array, "K1 n2 ..."] | Any
+    shifts: Any = None
+    clock: Any = None
+    stochastic: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        k, width = self.model_time.shape[0], self.weights.shape[1]
+        for name, value, expected in (
+            ("t", self.t.shape, (k + 1,)),
+            ("alpha", self.alpha.shape, (k + 1,)),
+            ("sigma", self.sigma.shape, (k + 1,)),
+            ("reads", self.reads.shape[:2], (k, 2)),
+            ("registers", self.registers.shape, (k,)),
+            ("weights", self.weights.shape[:2], (k + 1, max(width, 3))),
+        ):
+            if tuple(value) != expected:
+                raise ValueError(
+                    f"`{name}` must have shape {expected} in a plan of {k} evaluations, got {tuple(value)}."
+                )
+
+    @property
+    def num_evaluations(self) -> int:
+        """How often the network is called."""
+        return self.model_time.shape[0]
+
+    @property
+    def num_registers(self) -> int:
+        """How many network outputs are kept."""
+        return self.weights.shape[1] - 2
+
+
+Form = Literal["x0", "eps", "flow"]
+
+
+def reads(form: Form, at: Points) -> Any:
+    """How to keep the outputs at the points `at` (K,): as clean states, as noises, or as velocities eps - x0."""
+    xp = namespace(at.log_alpha, at.log_sigma)
+    alpha, sigma = at.alpha, at.sigma
+    if form == "x0":
+        pair = xp.zeros_like(sigma), xp.ones_like(sigma)
+    elif form == "eps":
+        pair = 1.0 / sigma, -alpha / sigma
+    else:
+        pair = 1.0 / sigma, -(alpha + sigma) / sigma
+    return xp.stack(pair, axis=-1)
+
+
+def build(
+    visited: Points,
+    form: Form,
+    registers: Any,
+    weights: Any,
+    *,
+    clock: Any = None,
+    stochastic: bool = False,
+) -> Plan:
+    """The plan that evaluates at all points of `visited` (K+1,) but the last, and keeps its outputs in one form.
+
+    `weights` (K, n+2) are the rows after the first, which is the identity."""
+    xp = namespace(weights)
+    first = np.zeros((1, weights.shape[1]))
+    first[0, 0] = 1.0
+    inner = visited[:-1]
+    return Plan(
+        t=visited.t,
+        model_time=visited.schedule.model_time(inner.t),
+        alpha=visited.alpha,
+        sigma=visited.sigma,
+        reads=reads(form, inner),
+        registers=np.asarray(registers),
+        weights=xp.concatenate([xp.asarray(first), weights]),
+        clock=clock,
+        stochastic=stochastic,
+    )

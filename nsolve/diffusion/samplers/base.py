@@ -1,0 +1,61 @@
+"""What a sampler is: a module that turns a grid into a plan."""
+
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+
+from .._arrays import as_times, is_traced, on_host
+from ..grids import Grid
+from ..plan import Plan
+from ..points import Points, check_grid, points
+from ..schedules import AbstractSchedule
+
+
+class AbstractSampler(eqx.Module):
+    """A sampler with fixed steps. Its fields are the method's options.
+
+    `order`: the power of the step with which its error falls on smooth problems, of the drift where it adds noise;
+    for predictors with a corrector, the predictor's.
+    """
+
+    order: eqx.AbstractVar[int]
+
+    @abstractmethod
+    def table(self, grid: Points, known: int) -> Plan:
+        """The plan on the points of a grid, whose first `known` outputs the registers 0 ... known-1 already hold."""
+
+    def plan(self, grid: Any, schedule: AbstractSchedule, known: int = 0) -> Plan:
+        """The table of this sampler on a grid (times (N+1,) from large to small, or a `Grid`).
+
+        Worked out in float64 on the host, or within a trace where the grid, the schedule or the sampler's own fields
+        are traced. With `known` = m the plan begins at the grid's point m, and the outputs at the m points before it
+        are taken from the registers: a multistep method then needs no start-up steps of lower order.
+        """
+        times = grid(schedule) if isinstance(grid, Grid) else as_times(grid)
+        sampler = self
+        if not is_traced((times, schedule, sampler)):
+            schedule, sampler = on_host((schedule, sampler))
+        checked = check_grid(points(schedule, times))
+        if known and not 0 < known < len(checked) - 1:
+            raise ValueError(f"`known` must leave at least one step of {len(checked) - 1}, got {known}.")
+        return sampler.table(checked, known)
+
+
+class AbstractAdaptiveSampler(eqx.Module):
+    """A sampler that chooses its steps while it runs."""
+
+
+def no_history(known: int, sampler: AbstractSampler) -> None:
+    if known:
+        raise ValueError(f"`known` must be 0: {type(sampler).__name__} keeps no outputs from step to step.")
+
+
+def check_order(order: Any, largest: int) -> None:
+    if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= largest:
+        raise ValueError(f"`order` must be a number from 1 to {largest}, got {order!r}.")
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")

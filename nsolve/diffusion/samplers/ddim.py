@@ -1,0 +1,73 @@
+"""DDIM and DDPM: one evaluation a step, first order."""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import numpy as np
+
+from .._arrays import namespace
+from ..plan import Plan, build
+from ..points import Points
+from .base import AbstractSampler, check_choice, no_history
+
+
+class DDIM(AbstractSampler):
+    """x_t = alpha_t x0 + sqrt(sigma_t^2 - s^2) eps + s xi with s = eta sigma_t sqrt(1 - e^{-2h}).
+
+    One evaluation a step; order 1. `eta = 0` is deterministic (then the same as DPM-Solver-1), `eta = 1` DDPM's
+    posterior. Song et al., arXiv:2010.02502.
+    """
+
+    eta: Any = 0.0
+    order: int = eqx.field(static=True, default=1, init=False)
+
+    def __check_init__(self):
+        if isinstance(self.eta, float | int) and not 0 <= self.eta <= 1:
+            raise ValueError(f"`eta` must lie in [0, 1], got {self.eta}.")
+
+    def table(self, grid: Points, known: int) -> Plan:
+        no_history(known, self)
+        return _posterior(grid, self.eta, grid[1:].sigma * self.eta)
+
+
+class DDPM(AbstractSampler):
+    """Ancestral sampling: the posterior mean of DDPM with the small or the large variance.
+
+    One evaluation a step; order 1 in the drift. `variance="small"` is sigma_t^2 (1 - e^{-2h}), exact for data of one
+    point; `"large"` is sigma_s^2 (1 - e^{-2h}), exact for normal data of variance one. No noise in a last step that
+    ends at sigma = 0. Ho et al., arXiv:2006.11239.
+    """
+
+    variance: Literal["small", "large"] = eqx.field(static=True, default="small")
+    order: int = eqx.field(static=True, default=1, init=False)
+
+    def __check_init__(self):
+        check_choice("variance", self.variance, ("small", "large"))
+
+    def table(self, grid: Points, known: int) -> Plan:
+        no_history(known, self)
+        ends = grid[1:].sigma
+        scale = ends if self.variance == "small" else namespace(ends).where(ends > 0, grid[:-1].sigma, 0.0)
+        return _posterior(grid, 1.0, scale)
+
+
+def _posterior(grid: Points, eta: Any, noise_scale: Any) -> Plan:
+    """DDIM's mean at `eta`, with noise of standard deviation noise_scale sqrt(1 - e^{-2h})."""
+    xp = namespace(grid.lam, eta, noise_scale)
+    with np.errstate(divide="ignore"):
+        h = xp.diff(grid.lam)
+        spread = -xp.expm1(-2.0 * h)
+        # log of sigma-ratio that is left for the predicted noise; alpha_t - alpha_s ratio = -alpha_t expm1(...) is stable
+        shrink = -h + 0.5 * xp.log1p(-(eta**2) * spread)
+    ends = grid[1:]
+    decay = xp.exp(ends.log_alpha - grid[:-1].log_alpha + shrink)
+    weights = xp.stack([decay, -ends.alpha * xp.expm1(shrink), noise_scale * xp.sqrt(spread)], axis=1)
+    stochastic = not (isinstance(eta, float | int) and eta == 0)
+    return build(
+        grid,
+        "x0",
+        np.zeros(len(ends), int),
+        weights,
+        clock=2.0 * eta**2 * grid.lam if stochastic else None,
+        stochastic=stochastic,
+    )

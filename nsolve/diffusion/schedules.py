@@ -1,0 +1,304 @@
+"""Noise schedules: how much signal and how much noise a state holds at time t.
+
+A state is x = alpha(t) x0 + sigma(t) eps. Everything that a sampler needs follows from `log_alpha`, `log_sigma`
+and lam = log_alpha - log_sigma (half of the logarithm of the signal-to-noise ratio), which grows during sampling.
+Methods take a time or an array of times; on NumPy arrays they work in float64 on the host, on JAX arrays they are
+differentiable in the times and in the fields of the schedule.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._arrays import is_traced, namespace
+
+_Number = Any  # a float, a NumPy array or a JAX array
+
+
+def _log(value: _Number) -> _Number:
+    """log with log(0) = -inf and no warning."""
+    xp = namespace(value)
+    with np.errstate(divide="ignore"):
+        return xp.log(value)
+
+
+def _log_sigma_preserving(log_alpha: _Number) -> _Number:
+    """log sqrt(1 - alpha^2) without the cancellation at alpha ~ 1."""
+    return 0.5 * _log(-namespace(log_alpha).expm1(2.0 * log_alpha))
+
+
+def _log_alpha_preserving(lam: _Number) -> _Number:
+    """log alpha of a schedule with alpha^2 + sigma^2 = 1 at the given lam."""
+    return -0.5 * namespace(lam).logaddexp(0.0, -2.0 * lam)
+
+
+class AbstractSchedule(eqx.Module):
+    """What every schedule offers. `t_max` is where sampling begins, `t_min` where it ends.
+
+    `model_time(t)` is the time that the network is told.
+    """
+
+    t_min: eqx.AbstractVar[float]
+    t_max: eqx.AbstractVar[float]
+
+    @abstractmethod
+    def log_alpha(self, t: _Number) -> _Number:
+        """Logarithm of the signal's factor."""
+
+    @abstractmethod
+    def log_sigma(self, t: _Number) -> _Number:
+        """Logarithm of the noise's factor (-inf where there is no noise)."""
+
+    @abstractmethod
+    def t_of_lam(self, lam: _Number) -> _Number:
+        """The time at which `lam` is reached."""
+
+    @abstractmethod
+    def model_time(self, t: _Number) -> _Number:
+        """The time that the network is told."""
+
+    def lam(self, t: _Number) -> _Number:
+        """Half of the logarithm of the signal-to-noise ratio, log(alpha / sigma)."""
+        return self.log_alpha(t) - self.log_sigma(t)
+
+    def alpha(self, t: _Number) -> _Number:
+        log_alpha = self.log_alpha(t)
+        return namespace(log_alpha).exp(log_alpha)
+
+    def sigma(self, t: _Number) -> _Number:
+        log_sigma = self.log_sigma(t)
+        return namespace(log_sigma).exp(log_sigma)
+
+
+class VPLinear(AbstractSchedule):
+    """Variance preserving with a rate that grows linearly: d log alpha / dt = -(beta_min + t (beta_max - beta_min))/2.
+
+    The continuous form of DDPM's schedule; t in [0, 1] (Song et al., arXiv:2011.13456).
+    """
+
+    beta_min: float | jax.Array = 0.1
+    beta_max: float | jax.Array = 20.0
+    t_min: float = 1e-3
+    t_max: float = 1.0
+
+    def log_alpha(self, t: _Number) -> _Number:
+        return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
+
+    def log_sigma(self, t: _Number) -> _Number:
+        return _log_sigma_preserving(self.log_alpha(t))
+
+    def t_of_lam(self, lam: _Number) -> _Number:
+        # The root of the quadratic without cancellation.
+        xp = namespace(lam, self.beta_min, self.beta_max)
+        length = xp.logaddexp(0.0, -2.0 * lam)
+        discriminant = self.beta_min**2 + 2.0 * (self.beta_max - self.beta_min) * length
+        return 2.0 * length / (xp.sqrt(discriminant) + self.beta_min)
+
+    def model_time(self, t: _Number) -> _Number:
+        return t
+
+
+class VPCosine(AbstractSchedule):
+    """Variance preserving, alpha a quarter of a cosine (Nichol & Dhariwal, arXiv:2102.09672).
+
+    `t_max` stops short of 1, where no signal would be left.
+    """
+
+    offset: float = 0.008
+    t_min: float = 1e-3
+    t_max: float = 0.9946
+
+    def _angle(self, t: _Number) -> _Number:
+        return (t + self.offset) / (1.0 + self.offset) * (np.pi / 2)
+
+    def _log_cos(self, t: _Number) -> _Number:
+        xp = namespace(t)
+        angle = self._angle(t)
+        return _log(xp.cos(angle)) if xp is np else jnp.log(jnp.cos(angle))
+
+    def log_alpha(self, t: _Number) -> _Number:
+        return self._log_cos(t) - np.log(np.cos(self._angle(0.0)))
+
+    def log_sigma(self, t: _Number) -> _Number:
+        # 1 - cos^2 u / cos^2 u0 = sin(u - u0) sin(u + u0) / cos^2 u0 has no cancellation at t ~ 0.
+        xp = namespace(t)
+        angle, first = self._angle(t), self._angle(0.0)
+        difference = t / (1.0 + self.offset) * (np.pi / 2)
+        return 0.5 * _log(xp.sin(difference) * xp.sin(angle + first)) - np.log(np.cos(first))
+
+    def t_of_lam(self, lam: _Number) -> _Number:
+        # alpha/sigma = e^lam gives tan u; arctan2 keeps its digits at both ends.
+        xp = namespace(lam)
+        first = self._angle(0.0)
+        # sigma^2 cos^2 u0 = cos^2 u0 - cos^2 u, so tan^2 u = (sin^2 u0 + e^{-2 lam}) / cos^2 u0.
+        tangent = xp.sqrt(np.sin(first) ** 2 + xp.exp(-2.0 * lam)) / np.cos(first)
+        return xp.arctan(tangent) * (2.0 * (1.0 + self.offset) / np.pi) - self.offset
+
+    def model_time(self, t: _Number) -> _Number:
+        return t
+
+
+class VE(AbstractSchedule):
+    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t in [0, 1] (arXiv:2011.13456)."""
+
+    sigma_min: float | jax.Array = 0.01
+    sigma_max: float | jax.Array = 50.0
+    t_min: float = 0.0
+    t_max: float = 1.0
+
+    def log_alpha(self, t: _Number) -> _Number:
+        return 0.0 * t
+
+    def log_sigma(self, t: _Number) -> _Number:
+        first, last = _log(self.sigma_min), _log(self.sigma_max)
+        return first + t * (last - first)
+
+    def t_of_lam(self, lam: _Number) -> _Number:
+        first, last = _log(self.sigma_min), _log(self.sigma_max)
+        return (-lam - first) / (last - first)
+
+    def model_time(self, t: _Number) -> _Number:
+        return t
+
+
+class EDM(AbstractSchedule):
+    """alpha = 1 and sigma = t: the time is the noise (Karras et al., arXiv:2206.00364)."""
+
+    t_min: float = 0.002
+    t_max: float = 80.0
+
+    def log_alpha(self, t: _Number) -> _Number:
+        return 0.0 * t
+
+    def log_sigma(self, t: _Number) -> _Number:
+        return _log(t)
+
+    def t_of_lam(self, lam: _Number) -> _Number:
+        return namespace(lam).exp(-lam)
+
+    def model_time(self, t: _Number) -> _Number:
+        return t
+
+
+class Flow(AbstractSchedule):
+    """The straight path alpha = 1 - s, sigma = s with s = shift t / (1 + (shift - 1) t), t in [0, 1].
+
+    Rectified flow and flow matching (arXiv:2209.03003, 2210.02747); `shift` moves the grid towards the noise as
+    large images need it (arXiv:2403.03206). Networks of this kind are told s, so `model_time(t)` is s.
+    At t = 1 there is no signal: only `x0`, `v` and `flow` predictions can begin there, and a grid in lam cannot.
+    """
+
+    shift: float | jax.Array = 1.0
+    t_min: float = 1e-3
+    t_max: float = 1.0
+
+    def __check_init__(self):
+        if isinstance(self.shift, float | int) and not self.shift > 0:
+            raise ValueError(f"`shift` must be positive, got {self.shift}.")
+
+    def log_alpha(self, t: _Number) -> _Number:
+        return _log((1.0 - t) / (1.0 + (self.shift - 1.0) * t))
+
+    def log_sigma(self, t: _Number) -> _Number:
+        return _log(self.model_time(t))
+
+    def t_of_lam(self, lam: _Number) -> _Number:
+        xp = namespace(lam, self.shift)
+        # s = 1 / (1 + e^lam); solving the shift for t gives s / (shift - (shift - 1) s).
+        return 1.0 / (1.0 + self.shift * xp.exp(lam))
+
+    def model_time(self, t: _Number) -> _Number:
+        return self.shift * t / (1.0 + (self.shift - 1.0) * t)
+
+
+class Discrete(AbstractSchedule):
+    """The schedule of a network that was trained at integer times 0 ... T-1.
+
+    `alphas_cumprod` (T,) holds alpha^2 at these times, as DDPM's code calls it; `t` is the index, and between two
+    integers log alpha is interpolated linearly (as DPM-Solver does, arXiv:2206.00927). An array that ends in 0
+    (no signal at T-1) is legal; then sampling cannot begin there from an `eps` or `score` prediction.
+    """
+
+    log_alphas: jax.Array | np.ndarray
+    t_min: float
+    t_max: float
+
+    def __init__(self, alphas_cumprod: _Number):
+        if is_traced(alphas_cumprod):
+            self.log_alphas = 0.5 * jnp.log(alphas_cumprod)
+        else:
+            values = np.asarray(alphas_cumprod, np.float64)
+            if values.ndim != 1 or len(values) < 2:
+                raise ValueError(
+                    f"`alphas_cumprod` must be an array of two or more numbers, got shape {values.shape}."
+                )
+            if not (np.all(np.diff(values) < 0) and values[0] <= 1 and values[-1] >= 0):
+                raise ValueError("`alphas_cumprod` must fall strictly within [0, 1].")
+            self.log_alphas = 0.5 * _log(values)
+        self.t_min = 0.0
+        self.t_max = float(self.log_alphas.shape[0] - 1)
+
+    def log_alpha(self, t: _Number) -> _Number:
+        xp = namespace(t, self.log_alphas)
+        times = np.arange(self.log_alphas.shape[0], dtype=float)
+        return xp.interp(t, times, self.log_alphas)
+
+    def log_sigma(self, t: _Number) -> _Number:
+        return _log_sigma_preserving(self.log_alpha(t))
+
+    def t_of_lam(self, lam: _Number) -> _Number:
+        xp = namespace(lam, self.log_alphas)
+        times = np.arange(self.log_alphas.shape[0], dtype=float)
+        return xp.interp(_log_alpha_preserving(lam), self.log_alphas[::-1], times[::-1].copy())
+
+    def model_time(self, t: _Number) -> _Number:
+        return t
+
+
+class FromFunctions(AbstractSchedule):
+    """A schedule from two functions of the time, written with `jax.numpy`; they may be Equinox modules with parameters.
+
+    lam(t) has to fall strictly over [t_min, t_max]; its inverse is found by bisection, and differentiated by the
+    implicit function theorem.
+    """
+
+    log_alpha_function: Callable[[_Number], _Number]
+    log_sigma_function: Callable[[_Number], _Number]
+    t_min: float
+    t_max: float
+
+    def log_alpha(self, t: _Number) -> _Number:
+        return self._call(self.log_alpha_function, t)
+
+    def log_sigma(self, t: _Number) -> _Number:
+        return self._call(self.log_sigma_function, t)
+
+    def t_of_lam(self, lam: _Number) -> _Number:
+        xp = jnp if is_traced(self) else namespace(lam)
+        lam = xp.asarray(lam)
+        frozen = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, self)
+        goal = jax.lax.stop_gradient(lam) if xp is jnp else lam
+        low, high = xp.full_like(goal, self.t_min), xp.full_like(goal, self.t_max)
+        for _ in range(60):  # to the last digit of float64
+            middle = 0.5 * (low + high)
+            noisy = frozen.lam(middle) < goal
+            low, high = xp.where(noisy, low, middle), xp.where(noisy, middle, high)
+        t = 0.5 * (low + high)
+        if xp is np:
+            return t
+        _, slope = jax.jvp(frozen.lam, (t,), (jnp.ones_like(t),))
+        return t - (self.lam(t) - lam) / slope  # changes nothing but the derivative
+
+    def model_time(self, t: _Number) -> _Number:
+        return t
+
+    def _call(self, function: Callable[[_Number], _Number], t: _Number) -> _Number:
+        if namespace(t) is jnp or is_traced(self):
+            return function(jnp.asarray(t))
+        with jax.enable_x64(True):
+            return np.asarray(function(jnp.asarray(t, jnp.float64)), np.float64)
