@@ -120,7 +120,7 @@ def reference_flow(
     """Where the probability-flow ODE carries x_T (B, D), to 12 digits, by no sampler of ours; with JAX in
     float64.
 
-    Divided by sqrt(alpha^2 + sigma^2) every schedule moves on the circle (alpha, sigma) = (cos u, sin u), where
+    Divided by sqrt(alpha^2 + sigma^2) every schedule moves on a circle (alpha, sigma) = (cos u, sin u); there
     dy/du = cos u eps - sin u x0 has no end at infinity: Dormand and Prince's method of order 8."""
     (start, first), (end, last) = (_on_circle(schedule, t) for t in (t_start, t_end))
     y = np.asarray(x_T, np.float64) / first
