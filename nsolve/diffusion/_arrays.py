@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 _Tree = TypeVar("_Tree")
 
@@ -23,7 +24,7 @@ def namespace(*values: Any) -> ModuleType:
 
 def is_traced(tree: Any) -> bool:
     """Whether some leaf is known only while a function is being traced."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def on_host(tree: _Tree) -> _Tree:

@@ -18,16 +18,17 @@ class Denoiser(eqx.Module):
 
     **Arguments:**
 
-    - `model`: called as `model(x, t)` with the state (any pytree of real arrays, by convention with the batch as
-      leading axis) and the time, an array of shape () as `schedule.model_time` gives it. Returns what it predicts,
-      with the structure, shapes and dtypes of the state.
-    - `prediction`: `"eps"` (the noise), `"x0"` (the clean state, also an EDM denoiser), `"v"` (alpha eps - sigma x0),
-      `"score"` (gradient of the log-density of x) or `"flow"` (eps - x0).
+    - `model`: called as `model(x, t)` with the state (any pytree of real arrays, by convention with the batch
+      as leading axis) and the time, an array of shape () as `schedule.model_time` gives it. Returns what it
+      predicts, with the structure, shapes and dtypes of the state.
+    - `prediction`: `"eps"` (the noise), `"x0"` (the clean state, also an EDM denoiser), `"v"` (alpha eps -
+      sigma x0), `"score"` (gradient of the log-density of x) or `"flow"` (eps - x0).
     - `schedule`: one of `ns.diffusion.VPLinear, VPCosine, VE, EDM, Flow, Discrete, FromFunctions`.
-    - `transform`: called as `transform(x0, t)` on every predicted clean state: thresholding, data consistency, any
-      function. Samplers lose their order where it is not smooth.
+    - `transform`: called as `transform(x0, t)` on every predicted clean state: thresholding, data
+      consistency, any function. Samplers lose their order where it is not smooth.
 
-    Methods `x0(x, t)`, `eps(x, t)` and `score(x, t)` give the three faces of one evaluation at a time t of shape ().
+    Methods `x0(x, t)`, `eps(x, t)` and `score(x, t)` give the three faces of one evaluation at a time t of
+    shape ().
     """
 
     model: Callable[..., Any]
@@ -105,10 +106,9 @@ def transformed(denoiser: Denoiser, x0: PyTree[Array], t: Any) -> PyTree[Array]:
 
 
 def _check_like(name: str, value: Any, like: Any) -> None:
-    if jax.tree.structure(value) != jax.tree.structure(like):
-        raise ValueError(
-            f"{name} must return the structure of the state, {jax.tree.structure(like)}, got {jax.tree.structure(value)}."
-        )
+    structure, expected = jax.tree.structure(value), jax.tree.structure(like)
+    if structure != expected:
+        raise ValueError(f"{name} must return the structure of the state, {expected}, got {structure}.")
     for leaf, expected in zip(jax.tree.leaves(value), jax.tree.leaves(like), strict=True):
         if jnp.shape(leaf) != jnp.shape(expected):
             raise ValueError(

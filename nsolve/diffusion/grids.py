@@ -1,7 +1,7 @@
 """Grids: at which times a sampler stands.
 
-Each function returns a `Grid`, resolved against a schedule when it is used; `grid(schedule)` gives the times, N+1
-numbers from large to small. An explicit array of times does as well, and is differentiable.
+Each function returns a `Grid`, resolved against a schedule when it is used; `grid(schedule)` gives the times,
+N+1 numbers from large to small. An explicit array of times does as well, and is differentiable.
 """
 
 from typing import Any
@@ -15,7 +15,8 @@ from .schedules import AbstractSchedule
 
 
 class Grid(eqx.Module):
-    """N steps from `start` to `end` (the schedule's `t_max` and `t_min`), spaced evenly in a variable of the schedule."""
+    """N steps from `start` to `end` (the schedule's `t_max` and `t_min`), spaced evenly in a variable of the
+    schedule."""
 
     spacing: str = eqx.field(static=True)
     num_steps: int = eqx.field(static=True)
@@ -44,8 +45,8 @@ class Grid(eqx.Module):
         lam, last = schedule.lam(start), schedule.lam(end)
         if not traced and not (np.isfinite(lam) and np.isfinite(last)):
             raise ValueError(
-                f"a grid spaced in the noise needs noise and signal at both ends, but lam = {lam} at t = {start} and "
-                f"{last} at t = {end}. Give `start` and `end` inside the schedule's range."
+                "a grid spaced in the noise needs noise and signal at both ends, but lam is "
+                f"{lam} at t = {start} and {last} at t = {end}. Give `start` and `end` inside that range."
             )
         if self.spacing == "lam":
             inner = schedule.t_of_lam(_power(lam, last, fraction[1:-1], 1.0))
@@ -65,8 +66,8 @@ def _power(first: Any, last: Any, fraction: Any, rho: float) -> Any:
 
 
 def log_snr_grid(num_steps: int, start: Any = None, end: Any = None) -> Grid:
-    """Even steps in lam = log(alpha / sigma), also called exponential or log-sigma spacing: best for small images and
-    few steps (DPM-Solver, arXiv:2206.00927)."""
+    """Even steps in lam = log(alpha / sigma), also called exponential or log-sigma spacing: best for small
+    images and few steps (DPM-Solver, arXiv:2206.00927)."""
     return Grid("lam", num_steps, start, end)
 
 

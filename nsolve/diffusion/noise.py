@@ -21,13 +21,16 @@ class AbstractNoise(eqx.Module):
     def draw(
         self, state: PyTree, row: Any, clock: Any, next_clock: Any, like: PyTree[Array]
     ) -> tuple[PyTree, PyTree]:
-        """(xi, state): standard normal numbers in the shape of `like` for a row, between two times of the clock."""
+        """(xi, state): standard normal numbers in the shape of `like` for a row, between two times of the
+        clock."""
 
 
 class IndependentNoise(AbstractNoise):
-    """Fresh numbers for every row and every sample: sample i of a batch gets the same ones whatever the batch's size.
+    """Fresh numbers for every row and every sample: sample i of a batch gets the same ones whatever the
+    batch's size.
 
-    `key` is one key, of which sample i (along the leading axis) takes the i-th child, or an array of one key a sample.
+    `key` is one key, of which sample i (along the leading axis) takes the i-th child, or an array of one key
+    a sample.
     """
 
     key: PRNGKeyArray

@@ -1,8 +1,8 @@
 """The functions of exponential integrators, phi_k(z) = int_0^1 e^{(1-s) z} s^{k-1} / (k-1)! ds.
 
 phi_0 = exp, phi_{k+1}(z) = (phi_k(z) - 1/k!) / z, phi_k(0) = 1/k! (Hochbruck & Ostermann, Acta Numerica 2010,
-doi:10.1017/S0962492910000048). The recurrence loses every digit at small z; the integral has a positive integrand
-and loses none.
+doi:10.1017/S0962492910000048). The recurrence loses every digit at small z; the integral has a positive
+integrand and loses none.
 """
 
 import math
@@ -19,7 +19,8 @@ _NEAR = 6.0
 
 
 def phi(order: int, z: Any) -> Any:
-    """phi_order(z), elementwise, to rounding for every real z; z = -inf gives 0 (1 for order 0 has no such limit)."""
+    """phi_order(z), elementwise, to rounding for every real z; z = -inf gives 0 (1 for order 0 has no such
+    limit)."""
     xp = namespace(z)
     z = xp.asarray(z)
     if order == 0:
@@ -37,7 +38,8 @@ def phi(order: int, z: Any) -> Any:
 
 
 def lagrange(nodes: Any) -> Any:
-    """Coefficients of the Lagrange polynomials: nodes (..., n) -> (..., n, n), [j, k] belongs to node j and power k."""
+    """Coefficients of the Lagrange polynomials: nodes (..., n) -> (..., n, n), [j, k] belongs to node j and
+    power k."""
     xp = namespace(nodes)
     n = nodes.shape[-1]
     rows = []

@@ -1,8 +1,8 @@
 """Plans: a sampler on a grid as a table of numbers.
 
-Every sampler here with fixed steps is linear in the state, the network's outputs and the noise, so all of it that is
-left after the grid is chosen is a table. One compiled loop (`sample`) runs any table of the same size; a table can be
-differentiated, tuned, edited by hand, and saved.
+Every sampler here with fixed steps is linear in the state, the network's outputs and the noise, so all of it
+that is left after the grid is chosen is a table. One compiled loop (`sample`) runs any table of the same
+size; a table can be differentiated, tuned, edited by hand, and saved.
 """
 
 from typing import Any, Literal
@@ -18,24 +18,25 @@ from .points import Points
 class Plan(eqx.Module):
     """K network evaluations, and how their outputs make the result.
 
-    The loop has a state x and n registers. Row 0 of `weights` makes the first point from x_T (most often it is that).
-    Then for k = 0 ... K-1: the network sees x at `model_time[k]`; the register `registers[k]` keeps
+    The loop has a state x and n registers. Row 0 of `weights` makes the first point from x_T (most often it
+    is that). Then for k = 0 ... K-1: the network sees x at `model_time[k]`; the register `registers[k]` keeps
     y = reads[k, 0] x + reads[k, 1] x0; and row k+1 makes the next point,
 
         x <- w[0] x + w[1] register_1 + ... + w[n] register_n + w[n+1] xi,
 
-    xi standard normal. The point that the last row makes is the result. Methods with several evaluations a step, and
-    predictors with correctors, need no second state: what they start a step from is itself a combination of the
-    present point and the registers, and has been eliminated.
+    xi standard normal. The point that the last row makes is the result. Methods with several evaluations a
+    step, and predictors with correctors, need no second state: what they start a step from is itself a
+    combination of the present point and the registers, and has been eliminated.
 
-    - `t` (K+1,): the schedule's time of every point, the result's last; `alpha`, `sigma` (K+1,) its signal and noise.
+    - `t` (K+1,): the schedule's time of every point, the result's last; `alpha`, `sigma` (K+1,) its signal
+      and noise.
     - `model_time` (K,): what the network is told.
-    - `reads` (K, 2), `registers` (K,), `weights` (K+1, n+2). `reads` and `weights` may have the shape of the state
-      as further axes: coefficients of their own for each component.
+    - `reads` (K, 2), `registers` (K,), `weights` (K+1, n+2). `reads` and `weights` may have the shape of the
+      state as further axes: coefficients of their own for each component.
     - `shifts` (K+1, ...): added to the points; None for nothing.
-    - `clock` (K+1,): the noise's own time at every point, for noise that survives refinement (`BrownianPath`): the
-      xi of a row is the increment between two points of a Brownian motion B, scaled to variance one, and `clock` is
-      the logarithm of the time of B. None where there is no such motion.
+    - `clock` (K+1,): the noise's own time at every point, for noise that survives refinement
+      (`BrownianPath`): the xi of a row is the increment between two points of a Brownian motion B, scaled to
+      variance one, and `clock` is the logarithm of the time of B. None where there is no such motion.
     - `stochastic`: whether any weight of xi differs from zero.
     """
 
@@ -80,7 +81,8 @@ Form = Literal["x0", "eps", "flow"]
 
 
 def reads(form: Form, at: Points) -> Any:
-    """How to keep the outputs at the points `at` (K,): as clean states, as noises, or as velocities eps - x0."""
+    """How to keep the outputs at the points `at` (K,): as clean states, as noises, or as velocities eps -
+    x0."""
     xp = namespace(at.log_alpha, at.log_sigma)
     alpha, sigma = at.alpha, at.sigma
     if form == "x0":
@@ -101,7 +103,8 @@ def build(
     clock: Any = None,
     stochastic: bool = False,
 ) -> Plan:
-    """The plan that evaluates at all points of `visited` (K+1,) but the last, and keeps its outputs in one form.
+    """The plan that evaluates at all points of `visited` (K+1,) but the last, and keeps its outputs in one
+    form.
 
     `weights` (K, n+2) are the rows after the first, which is the identity."""
     xp = namespace(weights)

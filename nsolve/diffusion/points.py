@@ -56,6 +56,20 @@ def points(schedule: AbstractSchedule, t: Any) -> Points:
     return Points(t, schedule.log_alpha(t), schedule.log_sigma(t), schedule)
 
 
+def stack(stages: list[Points]) -> Points:
+    """Points (S,) of several stages as Points (S, m)."""
+
+    def merge(values: list[Any]) -> Any:
+        return namespace(*values).stack(values, axis=1)
+
+    return Points(
+        merge([p.t for p in stages]),
+        merge([p.log_alpha for p in stages]),
+        merge([p.log_sigma for p in stages]),
+        stages[0].schedule,
+    )
+
+
 def check_grid(grid: Points) -> Points:
     """`grid` if it runs strictly from noise to signal; only its last point may be free of noise.
 
@@ -75,7 +89,7 @@ def check_grid(grid: Points) -> Points:
     if (np.isposinf(lam[:-1])).any():
         where = int(np.flatnonzero(np.isposinf(lam[:-1]))[0])
         raise ValueError(
-            f"`grid` has sigma = 0 at position {where} (t = {t[where]}): only its last time may be free of noise."
+            f"`grid` has sigma = 0 at position {where} (t = {t[where]}); only the last time may be so."
         )
     steps = np.diff(lam)
     if not np.all(steps > 0):

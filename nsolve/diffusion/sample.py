@@ -20,8 +20,8 @@ Checkpoints = Literal["none", "step", "sqrt"] | int
 
 
 class Trajectory(eqx.Module):
-    """All points of a run: times `t` (K+1,), states `x` (K+1, ...), the last of them the result, and the clean states
-    `x0` (K, ...) that the network saw in the others."""
+    """All points of a run: times `t` (K+1,), states `x` (K+1, ...), the last of them the result, and the
+    clean states `x0` (K, ...) that the network saw in the others."""
 
     t: Array
     x: PyTree[Array]
@@ -45,28 +45,30 @@ def sample(
 
     - `denoiser`: a `Denoiser`.
     - `sampler`: one of `ns.diffusion`'s samplers, or a `Plan` (which has its grid).
-    - `x_T`: the state at the grid's first time, any pytree of bfloat16, float16, float32 or float64 arrays, by
-      convention with the batch as leading axis. `schedule.sigma(t_max)` times normal noise for a fresh sample.
-    - `grid`: times (N+1,) from large to small, or one of `log_snr_grid(num_steps)`, `uniform_grid`, `quadratic_grid`,
-      `karras_grid`.
-    - `key`: for stochastic samplers. A key, or one key a sample: sample i is then the same whatever the batch. Or a
-      `BrownianPath`, which stays the same when the grid is refined.
+    - `x_T`: the state at the grid's first time, any pytree of bfloat16, float16, float32 or float64 arrays,
+      by convention with the batch as leading axis. `schedule.sigma(t_max)` times normal noise for a fresh
+      sample.
+    - `grid`: times (N+1,) from large to small, or one of `log_snr_grid(num_steps)`, `uniform_grid`,
+      `quadratic_grid`, `karras_grid`.
+    - `key`: for stochastic samplers. A key, or one key a sample: sample i is then the same whatever the
+      batch. Or a `BrownianPath`, which stays the same when the grid is refined.
     - `trajectory`: return `(x, Trajectory)`.
-    - `checkpoints`: what reverse mode keeps of N evaluations. `"step"` the N states (the network is evaluated again);
-      `"none"` all that the network needs (fastest, and largest); `"sqrt"` about 2 sqrt(N) states; a number c at most c
-      states, constant in N. Only the last excludes forward mode.
+    - `checkpoints`: what reverse mode keeps of N evaluations. `"step"` the N states (the network is evaluated
+      again); `"none"` all that the network needs (fastest, and largest); `"sqrt"` about 2 sqrt(N) states; a
+      number c at most c states, constant in N. Only the last excludes forward mode.
     - `throw`: raise if the network returns NaN or infinity (else such a sample is returned).
 
     **Returns:** the sample, in the structure, shapes and dtypes of x_T.
 
-    Differentiable in x_T, the network, guidance, the schedule's parameters, an explicit grid and a plan's numbers.
-    The loop is compiled once for all plans of a size. Weighted sums of half-precision states are made in float32.
+    Differentiable in x_T, the network, guidance, the schedule's parameters, an explicit grid and a plan's
+    numbers. The loop is compiled once for all plans of a size. Weighted sums of half-precision states are
+    made in float32.
     """
     _check_state(x_T)
     _check_checkpoints(checkpoints)
     if isinstance(sampler, AbstractAdaptiveSampler):
         raise TypeError(
-            f"{type(sampler).__name__} chooses its own steps: call `ns.diffusion.sample_adaptive` instead of `sample`."
+            f"{type(sampler).__name__} chooses its own steps: call `ns.diffusion.sample_adaptive` instead."
         )
     if isinstance(sampler, Plan):
         if grid is not None:
@@ -108,9 +110,9 @@ class _Rows(eqx.Module):
         if denoiser.prediction in ("eps", "score") and not is_traced(alpha) and not np.all(alpha > 0):
             where = int(np.flatnonzero(~(np.asarray(alpha) > 0))[0])
             raise ValueError(
-                f"at evaluation {where} (t = {plan.t[where]}) there is no signal: prediction={denoiser.prediction!r} says "
-                "nothing about the clean state there. Begin the grid at a smaller time, or use an `x0`, `v` or `flow` "
-                "prediction."
+                f"at evaluation {where} (t = {plan.t[where]}) there is no signal, and prediction="
+                f"{denoiser.prediction!r} says nothing of the clean state there. Begin the grid at a "
+                "smaller time, or use an `x0`, `v` or `flow` prediction."
             )
         a, b = affine(denoiser.prediction, alpha, sigma)
         reads = plan.reads
@@ -250,13 +252,9 @@ def _noise(plan: Plan, key: Any, name: str) -> AbstractNoise | None:
 def _raise_if_failed(x: PyTree[Array], failed: Array) -> PyTree[Array]:
     message = "the network returned NaN or infinity"
     if is_traced(failed):
-        return eqx.error_if(
-            x, failed >= 0, f"{message} while sampling. Pass throw=False to get the result anyway."
-        )
+        return eqx.error_if(x, failed >= 0, f"{message} while sampling; throw=False returns such a sample.")
     if int(failed) >= 0:
-        raise FloatingPointError(
-            f"{message} at evaluation {int(failed)} (counted from 0). Pass throw=False to get the result anyway."
-        )
+        raise FloatingPointError(f"{message} at evaluation {int(failed)}; throw=False returns such a sample.")
     return x
 
 

@@ -1,9 +1,9 @@
 """Noise schedules: how much signal and how much noise a state holds at time t.
 
-A state is x = alpha(t) x0 + sigma(t) eps. Everything that a sampler needs follows from `log_alpha`, `log_sigma`
-and lam = log_alpha - log_sigma (half of the logarithm of the signal-to-noise ratio), which grows during sampling.
-Methods take a time or an array of times; on NumPy arrays they work in float64 on the host, on JAX arrays they are
-differentiable in the times and in the fields of the schedule.
+A state is x = alpha(t) x0 + sigma(t) eps. Everything that a sampler needs follows from `log_alpha`,
+`log_sigma` and lam = log_alpha - log_sigma (half of the logarithm of the signal-to-noise ratio), which grows
+during sampling. Methods take a time or an array of times; on NumPy arrays they work in float64 on the host,
+on JAX arrays they are differentiable in the times and in the fields of the schedule.
 """
 
 from abc import abstractmethod
@@ -76,7 +76,8 @@ class AbstractSchedule(eqx.Module):
 
 
 class VPLinear(AbstractSchedule):
-    """Variance preserving with a rate that grows linearly: d log alpha / dt = -(beta_min + t (beta_max - beta_min))/2.
+    """Variance preserving with a rate that grows linearly: d log alpha / dt = -(beta_min + t (beta_max -
+    beta_min))/2.
 
     The continuous form of DDPM's schedule; t in [0, 1] (Song et al., arXiv:2011.13456).
     """
@@ -144,7 +145,8 @@ class VPCosine(AbstractSchedule):
 
 
 class VE(AbstractSchedule):
-    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t in [0, 1] (arXiv:2011.13456)."""
+    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t in [0, 1]
+    (arXiv:2011.13456)."""
 
     sigma_min: float | jax.Array = 0.01
     sigma_max: float | jax.Array = 50.0
@@ -188,9 +190,10 @@ class EDM(AbstractSchedule):
 class Flow(AbstractSchedule):
     """The straight path alpha = 1 - s, sigma = s with s = shift t / (1 + (shift - 1) t), t in [0, 1].
 
-    Rectified flow and flow matching (arXiv:2209.03003, 2210.02747); `shift` moves the grid towards the noise as
-    large images need it (arXiv:2403.03206). Networks of this kind are told s, so `model_time(t)` is s.
-    At t = 1 there is no signal: only `x0`, `v` and `flow` predictions can begin there, and a grid in lam cannot.
+    Rectified flow and flow matching (arXiv:2209.03003, 2210.02747); `shift` moves the grid towards the noise
+    as large images need it (arXiv:2403.03206). Networks of this kind are told s, so `model_time(t)` is s.
+    At t = 1 there is no signal: only `x0`, `v` and `flow` predictions can begin there, and a grid in lam
+    cannot.
     """
 
     shift: float | jax.Array = 1.0
@@ -219,9 +222,9 @@ class Flow(AbstractSchedule):
 class Discrete(AbstractSchedule):
     """The schedule of a network that was trained at integer times 0 ... T-1.
 
-    `alphas_cumprod` (T,) holds alpha^2 at these times, as DDPM's code calls it; `t` is the index, and between two
-    integers log alpha is interpolated linearly (as DPM-Solver does, arXiv:2206.00927). An array that ends in 0
-    (no signal at T-1) is legal; then sampling cannot begin there from an `eps` or `score` prediction.
+    `alphas_cumprod` (T,) holds alpha^2 at these times, as DDPM's code calls it; `t` is the index, and between
+    two integers log alpha is interpolated linearly (as DPM-Solver does, arXiv:2206.00927). An array that ends
+    in 0 (no signal at T-1) is legal; then sampling cannot begin there from an `eps` or `score` prediction.
     """
 
     log_alphas: jax.Array | np.ndarray
@@ -261,10 +264,11 @@ class Discrete(AbstractSchedule):
 
 
 class FromFunctions(AbstractSchedule):
-    """A schedule from two functions of the time, written with `jax.numpy`; they may be Equinox modules with parameters.
+    """A schedule from two functions of the time, written with `jax.numpy`; they may be Equinox modules with
+    parameters.
 
-    lam(t) has to fall strictly over [t_min, t_max]; its inverse is found by bisection, and differentiated by the
-    implicit function theorem.
+    lam(t) has to fall strictly over [t_min, t_max]; its inverse is found by bisection, and differentiated by
+    the implicit function theorem.
     """
 
     log_alpha_function: Callable[[_Number], _Number]

@@ -175,23 +175,18 @@ def table():
     yield "ddim-sample", "DDIMScheduler", by_index, ddim | {"prediction_type": "sample"}
     for eta in (0.5, 1.0):
         yield f"ddim-eta-{eta}", "DDIMScheduler", by_index, ddim, {"step": {"eta": eta}}
-    yield "ddpm", "DDPMScheduler", by_index, ddim
-    yield "ddpm-large", "DDPMScheduler", by_index, ddim | {"variance_type": "fixed_large"}
+    yield "ddpm", "DDPMScheduler", by_index, plain
+    yield "ddpm-large", "DDPMScheduler", by_index, plain | {"variance_type": "fixed_large"}
     yield from dpm_multistep()
     long = {"algorithm_type": "dpmsolver++", "solver_order": 2}
     yield "dpmsolver++-2-16-steps", "DPMSolverMultistepScheduler", by_sigma, long, {"steps": 16}
-    for algorithm, order, kind in [
-        ("dpmsolver++", 2, "midpoint"),
-        ("dpmsolver++", 2, "heun"),
-        ("dpmsolver++", 3, "midpoint"),
-        ("dpmsolver++", 3, "heun"),
-        ("dpmsolver", 2, "midpoint"),
-        ("dpmsolver", 3, "heun"),
-    ]:
-        config = {"algorithm_type": algorithm, "solver_order": order, "solver_type": kind}
-        label = f"{algorithm}-{order}-single" + ("-heun" if kind == "heun" else "")
-        end = {"final_sigmas_type": "sigma_min", "lower_order_final": False}
-        yield label, "DPMSolverSinglestepScheduler", by_sigma, config | end, {"steps": 9 if order == 3 else 8}
+    for algorithm in ("dpmsolver++", "dpmsolver"):
+        for order, kind in ((2, "midpoint"), (2, "heun"), (3, "midpoint"), (3, "heun")):
+            config = {"algorithm_type": algorithm, "solver_order": order, "solver_type": kind}
+            config |= {"final_sigmas_type": "sigma_min", "lower_order_final": order == 3}
+            label = f"{algorithm}-{order}-single" + ("-heun" if kind == "heun" else "")
+            steps = {"steps": 9 if order == 3 else 8}
+            yield label, "DPMSolverSinglestepScheduler", by_sigma, config, steps
     for order in (1, 2, 3):
         for final in (True, False):
             label = f"deis-{order}" + ("" if final else "-full")

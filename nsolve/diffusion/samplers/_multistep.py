@@ -1,15 +1,17 @@
 """The kernel: exponential multistep methods of any order as rows of a plan.
 
-With lam as variable, the probability-flow ODE and the reverse SDEs are linear in x but for the network's output y,
-so that over a step from lam_s to lam_t = lam_s + h
+With lam as variable, the probability-flow ODE and the reverse SDEs are linear in x but for the network's
+output y, so that over a step from lam_s to lam_t = lam_s + h
 
-    x_t = A x_s + B sum_j w_j y_j + s xi,        sum_j w_j r_j^k = k! phi_{k+1}(z),   r_j = (lam_j - lam_s) / h,
+    x_t = A x_s + B sum_j w_j y_j + s xi,        sum_j w_j r_j^k = k! phi_{k+1}(z),   r_j = (lam_j - lam_s) /
+    h,
 
-is exact for every y that is a polynomial in lam through the nodes lam_j: as many orders as nodes. With y = x0,
-A = (sigma_t / sigma_s) e^{-eta h}, B = alpha_t (1 + eta) h, z = -(1 + eta) h, s^2 = sigma_t^2 (1 - e^{-2 eta h}); with
-y = eps, A = alpha_t / alpha_s, B = -sigma_t (1 + eta) h, z = h, s^2 = eta sigma_t^2 (e^{2h} - 1). eta = 0 is the ODE,
-eta = 1 the reverse SDE. DDIM, DPM-Solver and DPM-Solver++ (multistep), UniPC, SA-Solver and DEIS in log rho are
-this formula (arXiv:2206.00927, 2211.01095, 2302.04867, 2309.05019, 2204.13902).
+is exact for every y that is a polynomial in lam through the nodes lam_j: as many orders as nodes. With y =
+x0, A = (sigma_t / sigma_s) e^{-eta h}, B = alpha_t (1 + eta) h, z = -(1 + eta) h, s^2 = sigma_t^2 (1 - e^{-2
+eta h}); with y = eps, A = alpha_t / alpha_s, B = -sigma_t (1 + eta) h, z = h, s^2 = eta sigma_t^2 (e^{2h} -
+1). eta = 0 is the ODE, eta = 1 the reverse SDE. DDIM, DPM-Solver and DPM-Solver++ (multistep), UniPC,
+SA-Solver and DEIS in log rho are this formula (arXiv:2206.00927, 2211.01095, 2302.04867, 2309.05019,
+2204.13902).
 """
 
 import math
@@ -18,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._arrays import namespace
+from .._arrays import is_traced, namespace
 from ..phi import lagrange, phi
 from ..plan import Plan, build
 from ..points import Points
@@ -68,7 +70,8 @@ class Step:
                 self.noise = xp.sqrt(eta * variance) if _nonzero(eta) else 0.0 * end.alpha
 
     def weights(self, rows: np.ndarray, nodes: np.ndarray, moments: Moments) -> Any:
-        """B w for some steps: `rows` (R,) their numbers, `nodes` (R, n) the numbers of the points that carry outputs."""
+        """B w for some steps: `rows` (R,) their numbers, `nodes` (R, n) the numbers of the points that carry
+        outputs."""
         if nodes.shape[1] == 1 and moments is exact_moments:
             return self.first[rows][:, None]
         lam = self.points.lam
@@ -85,8 +88,8 @@ _FEW_STEPS = 15
 
 
 def start_up(num_steps: int, order: int, lower_order_final: bool | None = False) -> np.ndarray:
-    """Orders of the steps of a multistep method: as many as there are outputs, and towards the end, if wished (None:
-    on short grids), as few as there are steps left."""
+    """Orders of the steps of a multistep method: as many as there are outputs, and towards the end, if wished
+    (None: on short grids), as few as there are steps left."""
     step = np.arange(num_steps)
     orders = np.minimum(step + 1, order)
     if num_steps < _FEW_STEPS if lower_order_final is None else lower_order_final:
@@ -107,22 +110,29 @@ def multistep(
 ) -> Plan:
     """The plan of a multistep predictor, with or without corrector.
 
-    `orders[i]` is the number of outputs that step i uses, `corrector_orders[i]` that of earlier outputs that correct
-    the point at which step i ends, once the network has seen it (0: none; the network is not called again, and the
-    last point is not corrected). Steps before `known` are not taken.
+    `orders[i]` is the number of outputs that step i uses, `corrector_orders[i]` that of earlier outputs that
+    correct the point at which step i ends, once the network has seen it (0: none; the network is not called
+    again, and the last point is not corrected). Steps before `known` are not taken.
     """
     num_steps = len(points) - 1
     orders = np.array(orders)
     orders[-1] = 1 if _free_of_noise(points) else orders[-1]
     correct = np.zeros(num_steps, int) if corrector_orders is None else np.array(corrector_orders)
     correct[-1] = 0
+    if _free_of_signal(points):
+        # lam = -inf at the start: a point that no later interpolation can use.
+        if form == "eps":
+            raise ValueError("`grid` begins where there is no signal: interpolate x0 there, or begin later.")
+        orders = np.minimum(orders, np.maximum(np.arange(num_steps), 1))
+        correct = np.minimum(correct, np.arange(num_steps))
     width = max(int(orders.max()), int(correct.max()) + 1 if correct.any() else 0)
     step = Step(form, points, eta)
     xp = namespace(step.first, step.decay)
     rows = np.arange(known, num_steps)
 
     def newest_first(counts: np.ndarray, offset: int, moments: Moments) -> Any:
-        """(R, width): the weights of outputs at points i+offset, i+offset-1, ... in step i, zeros where unused."""
+        """(R, width): the weights of outputs at points i+offset, i+offset-1, ... in step i, zeros where
+        unused."""
         blocks, positions = [], []
         for count in sorted(set(counts[rows].tolist())):
             these = rows[counts[rows] == count]
@@ -139,7 +149,8 @@ def multistep(
     predicted = newest_first(orders, 0, predictor_moments)
     table = predicted
     if correct.any():
-        # x_corrected = x + sum (c - p) y: what the next step starts from, in terms of the point that the network saw.
+        # x_corrected = x + sum (c - p) y: what the next step starts from, in terms of the point that the
+        # network saw.
         corrected = newest_first(np.where(correct > 0, correct + 1, 1), 1, corrector_moments)
         applies = (correct[rows] > 0)[:, None]
         older = xp.concatenate([xp.zeros((len(rows), 1)), predicted[:, : width - 1]], axis=1)
@@ -166,5 +177,8 @@ def in_registers(newest_first: Any, rows: np.ndarray, width: int) -> tuple[Any, 
 
 
 def _free_of_noise(points: Points) -> bool:
-    last = points.log_sigma[-1]
-    return isinstance(last, np.generic | np.ndarray) and bool(np.isneginf(last))
+    return not is_traced(points.log_sigma) and bool(np.isneginf(points.log_sigma[-1]))
+
+
+def _free_of_signal(points: Points) -> bool:
+    return not is_traced(points.log_alpha) and bool(np.isneginf(points.log_alpha[0]))

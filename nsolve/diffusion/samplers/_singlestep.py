@@ -1,7 +1,8 @@
 """Methods with several evaluations a step, as rows of a plan.
 
-The stages of a step start from its first point x_s: u_i = a_i x_s + sum_j b_ij y_j. A plan knows only the present
-point, so x_s is expressed by it: u_{i+1} = (a_{i+1} / a_i) (u_i - sum_j b_ij y_j) + sum_j b_{i+1,j} y_j.
+The stages of a step start from its first point x_s: u_i = a_i x_s + sum_j b_ij y_j. A plan knows only the
+present point, so x_s is expressed by it: u_{i+1} = (a_{i+1} / a_i) (u_i - sum_j b_ij y_j) + sum_j b_{i+1,j}
+y_j.
 """
 
 from typing import Any
@@ -14,7 +15,8 @@ from ..points import Points
 
 
 def stage_rows(a: Any, b: Any) -> Any:
-    """Rows (S, m, 1 + m) from a (S, m + 1) and b (S, m + 1, m); index 0 is the step's start, index m its end."""
+    """Rows (S, m, 1 + m) from a (S, m + 1) and b (S, m + 1, m); index 0 is the step's start, index m its
+    end."""
     ratio = a[:, 1:] / a[:, :-1]
     change = b[:, 1:] - ratio[:, :, None] * b[:, :-1]
     return namespace(a, b).concatenate([ratio[:, :, None], change], axis=2)

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import Any
 
 import equinox as eqx
+import numpy as np
 
 from .._arrays import as_times, is_traced, on_host
 from ..grids import Grid
@@ -15,22 +16,24 @@ from ..schedules import AbstractSchedule
 class AbstractSampler(eqx.Module):
     """A sampler with fixed steps. Its fields are the method's options.
 
-    `order`: the power of the step with which its error falls on smooth problems, of the drift where it adds noise;
-    for predictors with a corrector, the predictor's.
+    `order`: the power of the step with which its error falls on smooth problems, of the drift where it adds
+    noise; for predictors with a corrector, the predictor's.
     """
 
     order: eqx.AbstractVar[int]
 
     @abstractmethod
     def table(self, grid: Points, known: int) -> Plan:
-        """The plan on the points of a grid, whose first `known` outputs the registers 0 ... known-1 already hold."""
+        """The plan on the points of a grid, whose first `known` outputs the registers 0 ... known-1 already
+        hold."""
 
     def plan(self, grid: Any, schedule: AbstractSchedule, known: int = 0) -> Plan:
         """The table of this sampler on a grid (times (N+1,) from large to small, or a `Grid`).
 
-        Worked out in float64 on the host, or within a trace where the grid, the schedule or the sampler's own fields
-        are traced. With `known` = m the plan begins at the grid's point m, and the outputs at the m points before it
-        are taken from the registers: a multistep method then needs no start-up steps of lower order.
+        Worked out in float64 on the host, or within a trace where the grid, the schedule or the sampler's own
+        fields are traced. With `known` = m the plan begins at the grid's point m, and the outputs at the m
+        points before it are taken from the registers: a multistep method then needs no start-up steps of
+        lower order.
         """
         times = grid(schedule) if isinstance(grid, Grid) else as_times(grid)
         sampler = self
@@ -39,7 +42,13 @@ class AbstractSampler(eqx.Module):
         checked = check_grid(points(schedule, times))
         if known and not 0 < known < len(checked) - 1:
             raise ValueError(f"`known` must leave at least one step of {len(checked) - 1}, got {known}.")
-        return sampler.table(checked, known)
+        plan = sampler.table(checked, known)
+        if not is_traced(plan) and not np.all(np.isfinite(plan.weights)):
+            raise ValueError(
+                f"{type(self).__name__} cannot step over this grid: some weight is not finite. Where there "
+                "is no signal (`t_max` of some schedules) or no noise (t = 0), begin later or end earlier."
+            )
+        return plan
 
 
 class AbstractAdaptiveSampler(eqx.Module):

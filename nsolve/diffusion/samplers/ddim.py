@@ -14,8 +14,8 @@ from .base import AbstractSampler, check_choice, no_history
 class DDIM(AbstractSampler):
     """x_t = alpha_t x0 + sqrt(sigma_t^2 - s^2) eps + s xi with s = eta sigma_t sqrt(1 - e^{-2h}).
 
-    One evaluation a step; order 1. `eta = 0` is deterministic (then the same as DPM-Solver-1), `eta = 1` DDPM's
-    posterior. Song et al., arXiv:2010.02502.
+    One evaluation a step; order 1. `eta = 0` is deterministic (then the same as DPM-Solver-1), `eta = 1`
+    DDPM's posterior. Song et al., arXiv:2010.02502.
     """
 
     eta: Any = 0.0
@@ -33,9 +33,9 @@ class DDIM(AbstractSampler):
 class DDPM(AbstractSampler):
     """Ancestral sampling: the posterior mean of DDPM with the small or the large variance.
 
-    One evaluation a step; order 1 in the drift. `variance="small"` is sigma_t^2 (1 - e^{-2h}), exact for data of one
-    point; `"large"` is sigma_s^2 (1 - e^{-2h}), exact for normal data of variance one. No noise in a last step that
-    ends at sigma = 0. Ho et al., arXiv:2006.11239.
+    One evaluation a step; order 1 in the drift. `variance="small"` is sigma_t^2 (1 - e^{-2h}), exact for data
+    of one point; `"large"` is sigma_s^2 (1 - e^{-2h}), exact for normal data of variance one. No noise in a
+    last step that ends at sigma = 0. Ho et al., arXiv:2006.11239.
     """
 
     variance: Literal["small", "large"] = eqx.field(static=True, default="small")
@@ -57,7 +57,8 @@ def _posterior(grid: Points, eta: Any, noise_scale: Any) -> Plan:
     with np.errstate(divide="ignore"):
         h = xp.diff(grid.lam)
         spread = -xp.expm1(-2.0 * h)
-        # log of sigma-ratio that is left for the predicted noise; alpha_t - alpha_s ratio = -alpha_t expm1(...) is stable
+        # log of sigma-ratio that is left for the predicted noise; alpha_t - alpha_s ratio = -alpha_t
+        # expm1(...) is stable
         shrink = -h + 0.5 * xp.log1p(-(eta**2) * spread)
     ends = grid[1:]
     decay = xp.exp(ends.log_alpha - grid[:-1].log_alpha + shrink)

@@ -8,7 +8,7 @@ import numpy as np
 from .._arrays import namespace
 from ..phi import phi
 from ..plan import Plan
-from ..points import Points
+from ..points import Points, stack
 from ._multistep import exact_moments, multistep, start_up
 from ._singlestep import singlestep
 from .base import AbstractSampler, check_choice, check_order, no_history
@@ -20,9 +20,9 @@ Variant = Literal["midpoint", "heun"]
 class DPMSolver(AbstractSampler):
     """Exponential integrator for the probability-flow ODE that interpolates the predicted noise.
 
-    `mode="multi"`: one evaluation a step, earlier outputs serve again (any order up to 8). `"single"`: `order`
-    evaluations a step and no history (up to 3). `"fast"`: single steps over the grid's own points, exactly one
-    evaluation for each of them. For guided or latent models take `DPMSolverPP`.
+    `mode="multi"`: one evaluation a step, earlier outputs serve again (any order up to 8). `"single"`:
+    `order` evaluations a step and no history (up to 3). `"fast"`: single steps over the grid's own points,
+    exactly one evaluation for each of them. For guided or latent models take `DPMSolverPP`.
 
     - `variant`: how two outputs are weighted: `"midpoint"` (phi_1 / 2, smaller error) or `"heun"` (phi_2).
     - `lower_order_final`: the last multisteps use fewer outputs; None: only on grids of less than 15 steps.
@@ -45,10 +45,12 @@ class DPMSolver(AbstractSampler):
 
 
 class DPMSolverPP(AbstractSampler):
-    """Exponential integrator that interpolates the predicted clean state: the workhorse for guided and latent models.
+    """Exponential integrator that interpolates the predicted clean state: the workhorse for guided and latent
+    models.
 
-    Modes and options as in `DPMSolver`. `sde=True` integrates the reverse SDE instead of the ODE (multistep only;
-    `order` is then that of the drift), and a number eta in between, or beyond, is an SDE with that much noise.
+    Modes and options as in `DPMSolver`. `sde=True` integrates the reverse SDE instead of the ODE (multistep
+    only; `order` is then that of the drift), and a number eta in between, or beyond, is an SDE with that much
+    noise.
 
     Lu et al., arXiv:2211.01095.
     """
@@ -127,7 +129,8 @@ def _fast_orders(budget: int, order: int) -> list[int]:
 def _stages(
     form: Literal["x0", "eps"], start: Points, inner: list[Points], end: Points, variant: Variant
 ) -> Any:
-    """(stages' points (S, m), a (S, m + 1), b (S, m + 1, m)) of steps of order m = 1, 2, 3 (algorithms 1, 4, 5)."""
+    """(stages' points (S, m), a (S, m + 1), b (S, m + 1, m)) of steps of order m = 1, 2, 3 (algorithms 1, 4,
+    5)."""
     xp = namespace(start.lam, end.lam)
     h = end.lam - start.lam
     zero, one = xp.zeros_like(start.alpha), xp.ones_like(start.alpha)
@@ -171,10 +174,5 @@ def _stages(
             first, second = gain * phi(2, z), 2.0 * gain * phi(3, z)
             c1, c2 = (r2 * first - second) / (r1 * (r2 - r1)), (second - r1 * first) / (r2 * (r2 - r1))
             rows.append([euler(end) - c1 - c2, c1, c2])
-    at = [start, *inner]
-    stages = Points(
-        *(xp.stack([getattr(p, f) for p in at], axis=1) for f in ("t", "log_alpha", "log_sigma")),
-        start.schedule,
-    )
     b = xp.stack([xp.stack(row, axis=-1) for row in rows], axis=1)
-    return stages, xp.stack(factors, axis=1), b
+    return stack([start, *inner]), xp.stack(factors, axis=1), b

@@ -15,15 +15,16 @@ from .base import AbstractSampler, check_choice, check_order
 class UniPC(AbstractSampler):
     """Unified predictor-corrector: each output serves to correct its own point and to predict the next.
 
-    One evaluation a step. Order of the predictor `order`, one more with the corrector. The best general choice
-    for few evaluations; with strong guidance leave the corrector out or choose `order=2`.
+    One evaluation a step. Order of the predictor `order`, one more with the corrector. The best general
+    choice for few evaluations; with strong guidance leave the corrector out or choose `order=2`.
 
     - `order`: 1, 2, 3, ... outputs; start-up steps use as many as there are.
     - `corrector`: correct each point with its own output (the last is not: that would cost an evaluation).
     - `prediction`: interpolate the clean state (`"x0"`, robust with guidance) or the noise (`"eps"`).
-    - `variant`: None uses the exact weights. `"bh1"`, `"bh2"`: the published shortcuts, which differ only in the
-      predictor of order 2 and the corrector of order 1, at the same orders.
-    - `lower_order_final`: the last steps use fewer outputs (published: always); None: only on grids of less than 15.
+    - `variant`: None uses the exact weights. `"bh1"`, `"bh2"`: the published shortcuts, which differ only in
+      the predictor of order 2 and the corrector of order 1, at the same orders.
+    - `lower_order_final`: the last steps use fewer outputs (published: always); None: only on grids of less
+      than 15.
 
     Zhao et al., arXiv:2302.04867.
     """
