@@ -21,6 +21,11 @@ class Points(eqx.Module):
     log_sigma: Any
     schedule: AbstractSchedule
 
+    @staticmethod
+    def of(schedule: AbstractSchedule, t: Any) -> "Points":
+        """The points of a schedule at times t."""
+        return Points(t, schedule.log_alpha(t), schedule.log_sigma(t), schedule)
+
     @property
     def lam(self) -> Any:
         return self.log_alpha - self.log_sigma
@@ -45,15 +50,11 @@ class Points(eqx.Module):
 
     def at(self, t: Any) -> "Points":
         """Points of the same schedule at other times."""
-        return points(self.schedule, t)
+        return Points.of(self.schedule, t)
 
     def at_lam(self, lam: Any) -> "Points":
         """Points of the same schedule at given lam = log(alpha / sigma)."""
-        return points(self.schedule, self.schedule.t_of_lam(lam))
-
-
-def points(schedule: AbstractSchedule, t: Any) -> Points:
-    return Points(t, schedule.log_alpha(t), schedule.log_sigma(t), schedule)
+        return Points.of(self.schedule, self.schedule.t_of_lam(lam))
 
 
 def stack(stages: list[Points]) -> Points:

@@ -53,12 +53,12 @@ class Step:
             # The last step may reach sigma = 0 (h = inf), where only the limit of order 1 has a meaning.
             self.h = h
             if form == "x0":
-                self.decay = xp.exp(end.log_sigma - start.log_sigma - (eta * h if _nonzero(eta) else 0.0))
+                self.decay = xp.exp(end.log_sigma - start.log_sigma - (eta * h if is_noisy(eta) else 0.0))
                 self.gain = end.alpha * (1.0 + eta) * h
                 self.first = -end.alpha * xp.expm1(-(1.0 + eta) * h)
                 self.z = -(1.0 + eta) * h
                 self.noise = (
-                    end.sigma * xp.sqrt(-xp.expm1(-2.0 * eta * h)) if _nonzero(eta) else 0.0 * end.alpha
+                    end.sigma * xp.sqrt(-xp.expm1(-2.0 * eta * h)) if is_noisy(eta) else 0.0 * end.alpha
                 )
             else:
                 self.decay = xp.exp(end.log_alpha - start.log_alpha)
@@ -67,19 +67,20 @@ class Step:
                 self.first = -(1.0 + eta) * (self.decay * start.sigma - end.sigma)
                 self.z = h
                 variance = end.alpha**2 * (xp.exp(-2.0 * start.lam) - xp.exp(-2.0 * end.lam))
-                self.noise = xp.sqrt(eta * variance) if _nonzero(eta) else 0.0 * end.alpha
+                self.noise = xp.sqrt(eta * variance) if is_noisy(eta) else 0.0 * end.alpha
 
     def weights(self, rows: np.ndarray, nodes: np.ndarray, moments: Moments) -> Any:
         """B w for some steps: `rows` (R,) their numbers, `nodes` (R, n) the numbers of the points that carry
         outputs."""
-        if nodes.shape[1] == 1 and moments is exact_moments:
+        if nodes.shape[1] == 1:  # phi_1, in a form that is finite where h is not
             return self.first[rows][:, None]
         lam = self.points.lam
         weights = node_weights(lam[nodes], lam[rows], self.h[rows], self.z[rows], moments)
         return self.gain[rows][:, None] * weights
 
 
-def _nonzero(eta: Any) -> bool:
+def is_noisy(eta: Any) -> bool:
+    """Whether noise is added: a traced eta may be anything."""
     return not (isinstance(eta, float | int) and eta == 0)
 
 
@@ -159,7 +160,7 @@ def multistep(
         table = predicted + step.decay[rows][:, None] * change
     table, registers = in_registers(table, rows, width)
     weights = xp.concatenate([step.decay[rows][:, None], table, step.noise[rows][:, None]], axis=1)
-    stochastic = _nonzero(eta)
+    stochastic = is_noisy(eta)
     return build(
         points[known:],
         form,

@@ -9,7 +9,7 @@ import numpy as np
 from .._arrays import as_times, is_traced, on_host
 from ..grids import Grid
 from ..plan import Plan
-from ..points import Points, check_grid, points
+from ..points import Points, check_grid
 from ..schedules import AbstractSchedule
 
 
@@ -39,7 +39,7 @@ class AbstractSampler(eqx.Module):
         sampler = self
         if not is_traced((times, schedule, sampler)):
             schedule, sampler = on_host((schedule, sampler))
-        checked = check_grid(points(schedule, times))
+        checked = check_grid(Points.of(schedule, times))
         if known and not 0 < known < len(checked) - 1:
             raise ValueError(f"`known` must leave at least one step of {len(checked) - 1}, got {known}.")
         plan = sampler.table(checked, known)

@@ -8,6 +8,7 @@ import numpy as np
 from .._arrays import namespace
 from ..plan import Plan, build
 from ..points import Points
+from ._multistep import is_noisy
 from .base import AbstractSampler, check_choice, no_history
 
 
@@ -57,13 +58,13 @@ def _posterior(grid: Points, eta: Any, noise_scale: Any) -> Plan:
     with np.errstate(divide="ignore"):
         h = xp.diff(grid.lam)
         spread = -xp.expm1(-2.0 * h)
-        # log of sigma-ratio that is left for the predicted noise; alpha_t - alpha_s ratio = -alpha_t
-        # expm1(...) is stable
-        shrink = -h + 0.5 * xp.log1p(-(eta**2) * spread)
+        # What the fresh noise leaves of the predicted one: log sqrt(sigma_t^2 - s^2) - log sigma_t.
+        left = 0.5 * xp.log1p(-(eta**2) * spread)
     ends = grid[1:]
-    decay = xp.exp(ends.log_alpha - grid[:-1].log_alpha + shrink)
-    weights = xp.stack([decay, -ends.alpha * xp.expm1(shrink), noise_scale * xp.sqrt(spread)], axis=1)
-    stochastic = not (isinstance(eta, float | int) and eta == 0)
+    decay = xp.exp(ends.log_sigma - grid[:-1].log_sigma + left)
+    # alpha_t - alpha_s decay, without the cancellation
+    weights = xp.stack([decay, -ends.alpha * xp.expm1(left - h), noise_scale * xp.sqrt(spread)], axis=1)
+    stochastic = is_noisy(eta)
     return build(
         grid,
         "x0",

@@ -9,7 +9,7 @@ from .._arrays import namespace
 from ..phi import phi
 from ..plan import Plan
 from ..points import Points, stack
-from ._multistep import exact_moments, multistep, start_up
+from ._multistep import exact_moments, is_noisy, multistep, start_up
 from ._singlestep import singlestep
 from .base import AbstractSampler, check_choice, check_order, no_history
 
@@ -27,6 +27,8 @@ class DPMSolver(AbstractSampler):
     - `variant`: how two outputs are weighted: `"midpoint"` (phi_1 / 2, smaller error) or `"heun"` (phi_2).
     - `lower_order_final`: the last multisteps use fewer outputs; None: only on grids of less than 15 steps.
     - `legacy`: the published third-order multistep, which misses a factor 2 and has order 2.
+
+    `"fast"` ends with steps of lower order, so its global order is at most 2.
 
     Lu et al., arXiv:2206.00927.
     """
@@ -88,7 +90,8 @@ def _table(
             if order == 2 and solver.variant == "midpoint":
                 values[1] = 0.5 * phi(1, z)
             if order == 3 and solver.legacy:
-                values[2] = 0.5 * values[2]
+                # Published: half of the last divided difference; the SDE form of diffusers has a wrong sign, too.
+                values[2] = (phi(2, z) + 0.5) / z if is_noisy(eta) else 0.5 * values[2]
             return values
 
         orders = start_up(len(grid) - 1, solver.order, solver.lower_order_final)

@@ -1,0 +1,78 @@
+"""The one table of samplers: what each claims. `tests/test_diffusion_laws.py` holds every row to it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from nsolve import diffusion as D
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sampler, the global order that it has with exact starting values, and how many of these it needs.
+
+    `form`, `variable`, `degree`: it is exact where the output in that form is a polynomial of that degree in that
+    variable ("lam", "t", "rho" = sigma/alpha, "snr" = alpha/sigma, "flow" = sigma/(alpha+sigma)); degree None: no
+    such claim. `invariant`: the same in every schedule. `first`: the number of steps from which its error falls regularly.
+    """
+
+    sampler: Any
+    order: int
+    known: int = 0
+    form: str = "x0"
+    variable: str = "lam"
+    degree: int | None = None
+    stochastic: bool = False
+    invariant: bool = True
+    first: int = 40
+
+    @property
+    def name(self) -> str:
+        fields = [
+            f"{key}={value}"
+            for key, value in vars(self.sampler).items()
+            if isinstance(value, str | int | float) and not (key == "legacy" and not value)
+        ]
+        return f"{type(self.sampler).__name__}({', '.join(fields)})"
+
+
+CASES = [
+    Case(D.DDIM(), 1, form="x0", degree=0),
+    # DPM-Solver and DPM-Solver++
+    Case(D.DPMSolver(1), 1, form="eps", degree=0),
+    Case(D.DPMSolver(2), 2, known=1, form="eps", degree=0),
+    Case(D.DPMSolver(2, variant="heun"), 2, known=1, form="eps", degree=1),
+    Case(D.DPMSolver(3), 3, known=2, form="eps", degree=2),
+    Case(D.DPMSolver(4), 4, known=3, form="eps", degree=3),
+    Case(D.DPMSolver(2, "single"), 2, form="eps", degree=0),
+    Case(D.DPMSolver(2, "single", variant="heun"), 2, form="eps", degree=1),
+    Case(D.DPMSolver(3, "single"), 3, form="eps", degree=1),
+    Case(D.DPMSolver(3, "single", variant="heun"), 3, form="eps", degree=2),
+    Case(D.DPMSolver(2, "fast"), 2, form="eps", degree=0),
+    Case(D.DPMSolverPP(2), 2, known=1, degree=0),
+    Case(D.DPMSolverPP(2, variant="heun"), 2, known=1, degree=1),
+    Case(D.DPMSolverPP(3), 3, known=2, degree=2),
+    Case(D.DPMSolverPP(3, legacy=True), 2, known=2, degree=1, first=80),
+    Case(D.DPMSolverPP(4), 4, known=3, degree=3),
+    Case(D.DPMSolverPP(2, "single"), 2, degree=0),
+    Case(D.DPMSolverPP(3, "single"), 3, degree=1),
+    Case(D.DPMSolverPP(3, "single", variant="heun"), 3, degree=2),
+    # UniPC: the corrector adds one
+    Case(D.UniPC(1), 2, degree=0),
+    Case(D.UniPC(2), 3, known=1, degree=1),
+    Case(D.UniPC(2, variant="bh1"), 3, known=1, degree=0),
+    Case(D.UniPC(2, variant="bh2"), 3, known=1, degree=0),
+    Case(D.UniPC(3), 4, known=2, degree=2),
+    Case(D.UniPC(3, prediction="eps"), 4, known=2, form="eps", degree=2, first=80),
+    Case(D.UniPC(3, corrector=False), 3, known=2, degree=2),
+    Case(D.UniPC(4, corrector=False), 4, known=3, degree=3),
+    # Stochastic: `order` is that of the drift
+    Case(D.DDIM(0.5), 1, stochastic=True),
+    Case(D.DDIM(1.0), 1, stochastic=True),
+    Case(D.DDPM(), 1, stochastic=True),
+    Case(D.DDPM("large"), 1, stochastic=True, invariant=False),
+    Case(D.DPMSolverPP(2, sde=True), 2, known=1, stochastic=True),
+    Case(D.DPMSolverPP(3, sde=True), 3, known=2, stochastic=True),
+]
+
+DETERMINISTIC = [case for case in CASES if not case.stochastic]
+STOCHASTIC = [case for case in CASES if case.stochastic]
