@@ -2,6 +2,7 @@
 record."""
 
 import datetime
+import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from . import peers, problems, record, transport
+from . import diffusion, peers, problems, record, transport
 from .environment import environment
 from .peers.base import Answer, Missing, Run, Task
-from .specs import Spec, parse_part
+from .specs import Part, Spec, parse_part
 from .timing import measure
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -86,10 +87,9 @@ def run_cell(cell: Cell, settings: Settings, suite: str, config: str) -> record.
     }
     try:
         row["version"] = _find(cell).version()
-        if transport.is_transport(cell.problem):
-            from .transport.measure import measure as measure_transport
-
-            row |= measure_transport(cell, settings)
+        own = wing(cell.problem)
+        if own is not None:
+            row |= importlib.import_module(f"{own.__name__}.measure").measure(cell, settings)
         elif cell.count is not None:
             measure_sequence = _sequences(cell.problem)
             row["length"] = cell.count
@@ -112,11 +112,16 @@ def run_cell(cell: Cell, settings: Settings, suite: str, config: str) -> record.
     return row
 
 
+def wing(problem: str | Part) -> Any:
+    """The package whose problems have columns of their own, or None where a problem is a linear system."""
+    if transport.is_transport(problem):
+        return transport
+    return diffusion if diffusion.is_diffusion(problem) else None
+
+
 def _find(cell: Cell) -> Any:
     """The library that runs the cell's column."""
-    if transport.is_transport(cell.problem):
-        return transport.find(cell.spec.peer)
-    return peers.find(cell.spec.peer)
+    return (wing(cell.problem) or peers).find(cell.spec.peer)
 
 
 def _sequences(problem: str) -> Callable[[Cell, Settings], dict[str, Any]]:

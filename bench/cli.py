@@ -55,9 +55,9 @@ def run(
 
     An interrupted run goes on where it stopped when it is started again with the same --out."""
     from . import suite as suites
+    from .cells import wing
     from .execute import Interrupted, execute
     from .show import show as show_records
-    from .transport import is_transport
 
     only_ad_hoc = {
         "size": size, "solver": solver, "rtol": rtol, "dtype": dtype, "seed": seed,
@@ -80,7 +80,7 @@ def run(
         }  # fmt: skip
         group = {key: value for key, value in group.items() if value not in (None, [])}
         # Residual histories are of single linear systems.
-        history = count is None and not any(is_transport(name) for name in problem)
+        history = count is None and all(wing(name) is None for name in problem)
         chosen = suites.ad_hoc({"history": history, **group})
     chosen = suites.repeat(chosen, repeats)
     if html is not None:

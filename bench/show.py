@@ -6,7 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import peers, problems, sequences, suite, table, transport
+from . import diffusion, peers, problems, sequences, suite, table, transport
+from .cells import wing
+from .diffusion import report as diffusion_report
 from .record import Record
 from .relaxation import report as relaxation_report
 from .sequences import report
@@ -55,7 +57,7 @@ def _tables(records: Sequence[Record], width: int) -> Iterator[tuple[str, list[s
     """Each system's title, headings, rows, and a sentence below them."""
     groups: dict[tuple[str, ...], list[Record]] = {}
     for row in records:
-        if "length" in row or transport_report.is_transport(row):
+        if "length" in row or wing(row["problem"]) is not None:
             continue
         groups.setdefault(table.system_key(row), []).append(row)
     many_tolerances = len({row["rtol"] for row in records}) > 1
@@ -74,7 +76,8 @@ def _tables(records: Sequence[Record], width: int) -> Iterator[tuple[str, list[s
     sequences_of = [row for row in records if "length" in row]
     yield from report.tables([row for row in sequences_of if not relaxation_report.is_tuned(row)])
     yield from relaxation_report.tables([row for row in sequences_of if relaxation_report.is_tuned(row)])
-    yield from transport_report.tables([row for row in records if transport_report.is_transport(row)])
+    yield from transport_report.tables([row for row in records if wing(row["problem"]) is transport])
+    yield from diffusion_report.tables([row for row in records if wing(row["problem"]) is diffusion])
 
 
 def show_names(console: Console) -> None:
@@ -96,24 +99,25 @@ def show_names(console: Console) -> None:
         options = ", ".join(f"{key}={value}" for key, value in sequences.options(name).items())
         view.add_row(name, options, Text(what.strip().split("\n")[0].rstrip(".")))
     console.print(view)
-    view = Table(title="transport problems", title_justify="left")
-    view.add_column("name")
-    view.add_column("options", overflow="fold")
-    view.add_column("what", overflow="fold")
-    for name, make in transport.PROBLEMS.items():
-        options = ", ".join(f"{key}={value}" for key, value in transport.options(name).items())
-        view.add_row(name, options, Text((make.__doc__ or "").strip().split("\n")[0].rstrip(".")))
-    console.print(view)
-    view = Table(title="columns of transport problems", title_justify="left")
-    for heading in ("peer", "version", "solvers"):
-        view.add_column(heading, overflow="fold")
-    for name in transport.MODULES:
-        module = transport.find(name)
-        version = module.version()
-        view.add_row(
-            name, Text(version or "missing", style="" if version else "red"), Text(_names(module.SOLVERS))
-        )
-    console.print(view)
+    for kind, own in (("transport", transport), ("diffusion", diffusion)):
+        view = Table(title=f"{kind} problems", title_justify="left")
+        view.add_column("name")
+        view.add_column("options", overflow="fold")
+        view.add_column("what", overflow="fold")
+        for name, make in own.PROBLEMS.items():
+            options = ", ".join(f"{key}={value}" for key, value in own.options(name).items())
+            view.add_row(name, options, Text((make.__doc__ or "").strip().split("\n")[0].rstrip(".")))
+        console.print(view)
+        view = Table(title=f"columns of {kind} problems", title_justify="left")
+        for heading in ("peer", "version", "solvers"):
+            view.add_column(heading, overflow="fold")
+        for name in own.MODULES:
+            module = own.find(name)
+            version = module.version()
+            view.add_row(
+                name, Text(version or "missing", style="" if version else "red"), Text(_names(module.SOLVERS))
+            )
+        console.print(view)
     view = Table(title="columns: peer:solver+preconditioner (ours without a peer)")
     view.title_justify = "left"
     for heading in ("peer", "version", "solvers", "preconditioners"):

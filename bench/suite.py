@@ -30,6 +30,14 @@ marginals, and `limit_s` the seconds after which a column has failed:
     size = 500
     limit_s = 30.0
     solver = ["sinkhorn_newton", "ott:sinkhorn", "pot:log"]
+
+So does a group of diffusion problems (`bench.diffusion`), which have no tolerance; what its `size` is depends on
+what is measured:
+
+    [[group]]
+    problem = ["ring", "cloud[dimension=64]"]
+    size = [5, 10, 20]            # network evaluations
+    solver = ["ddim", "unipc[order=3]", "diffusers:unipc[order=3]"]
 """
 
 import dataclasses
@@ -42,7 +50,7 @@ from pathlib import Path
 from typing import Any
 
 from . import peers, problems, sequences, specs, transport
-from .cells import DTYPES, Cell, Settings
+from .cells import DTYPES, Cell, Settings, wing
 
 FOLDER = Path(__file__).parent / "suites"
 DEFAULTS: dict[str, list[Any]] = {
@@ -103,8 +111,8 @@ def select(suite: Suite, filters: list[str], only_problems: list[str]) -> Suite:
     cells = suite.cells
     patterns = [specs.parse(text) for text in filters]
     for pattern in patterns:
-        of_transport = all(transport.is_transport(cell.problem) for cell in cells)
-        (transport if of_transport else peers).check(pattern)
+        wings = {wing(cell.problem) for cell in cells}
+        ((wings.pop() if len(wings) == 1 else None) or peers).check(pattern)
         if not any(specs.matches(pattern, cell.spec) for cell in cells):
             found = ", ".join(dict.fromkeys(str(cell.spec) for cell in cells))
             raise ValueError(f"filter {str(pattern)!r} admits no cell of {suite.name}: {found}")
@@ -161,16 +169,17 @@ def _cells(group: dict[str, Any], where: str) -> dict[Cell, Settings]:
         axes[axis] = value if isinstance(value, list) else [value]
     parts = [_parse_problem(_text(p, "problem", where), count is not None) for p in axes["problem"]]
     columns = [specs.parse(_text(s, "solver", where)) for s in axes["solver"]]
-    of_transport = {transport.is_transport(part) for part in parts}
-    if of_transport == {True, False}:
-        raise ValueError(f"{where} mixes transport problems and linear systems; make two groups of them")
-    if True in of_transport:
-        _check_transport(settings, count, where)
-    elif settings.limit_s:
+    wings = {wing(part) for part in parts}
+    if len(wings) > 1:
+        raise ValueError(f"{where} mixes {' and '.join(sorted(map(_kind, wings)))}; make groups of them")
+    own = wings.pop()
+    if own is not None:
+        _check_own(settings, count, where, _kind(own))
+    if settings.limit_s and own is not transport:
         raise ValueError(f"limit_s of {where} belongs to transport problems")
     for column in columns:
-        if True in of_transport:
-            transport.check(column)
+        if own is not None:
+            own.check(column)
             continue
         peers.check(column)
         if count is not None:
@@ -182,16 +191,15 @@ def _cells(group: dict[str, Any], where: str) -> dict[Cell, Settings]:
         if not isinstance(rtol, int | float) or not 0 < rtol < 1:
             raise ValueError(f"rtol of {where} must lie between 0 and 1, got {rtol!r}")
     for dtype in axes["dtype"]:
-        free = count is None and True not in of_transport
-        specs.check_name("dtype", str(dtype), DTYPES if free else ("float64",))
+        free = DTYPES if own is None else own.DTYPES
+        specs.check_name("dtype", str(dtype), free if count is None else ("float64",))
     for axis in ("size", "seed"):
         for value in axes[axis]:
             if value is not None and type(value) is not int:
                 raise ValueError(f"{axis} of {where} must be an integer, got {value!r}")
     cells = []
     for part in parts:
-        known = transport if transport.is_transport(part) else problems
-        sized = count is not None or known.is_sized(part.name)
+        sized = count is not None or (own or problems).is_sized(part.name)
         sizes = axes["size"] if sized else [None]
         if sized and None in sizes:
             raise ValueError(f"problem {part.name!r} of {where} needs a size")
@@ -207,18 +215,22 @@ def _cells(group: dict[str, Any], where: str) -> dict[Cell, Settings]:
 
 
 def _parse_problem(text: str, sequence: bool) -> specs.Part:
-    if transport.is_transport(text):
-        return transport.parse(text)
+    own = wing(text)
+    if own is not None:
+        return own.parse(text)
     return sequences.parse(text) if sequence else problems.parse(text)
 
 
-def _check_transport(settings: Settings, count: int | None, where: str) -> None:
-    """That nothing is asked for that transport problems have not got."""
+def _kind(own: Any) -> str:
+    """What the problems of a wing are called."""
+    return "linear systems" if own is None else f"{own.__name__.rsplit('.', 1)[-1]} problems"
+
+
+def _check_own(settings: Settings, count: int | None, where: str, kind: str) -> None:
+    """That nothing is asked for that only linear systems have got."""
     for name, value in (("count", count), ("history", settings.history), ("first_call", settings.first_call)):
         if value:
-            raise ValueError(
-                f"{name} of {where} belongs to linear systems; leave it out of transport problems"
-            )
+            raise ValueError(f"{name} of {where} belongs to linear systems; leave it out of {kind}")
 
 
 def _check_count(count: int | None, settings: Settings, where: str) -> None:

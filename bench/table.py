@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.record import Record
+from bench.diffusion import is_diffusion
 from bench.transport import is_transport
 
 # Rounding in `||b - A x||` itself: the slack with which "meets the tolerance" is judged.
@@ -20,6 +21,7 @@ _REASONS = {
     "nonfinite_input": "NaN or Inf in the input",
     "nonfinite_output": "NaN or Inf in the answer",
     "missing": "not installed",
+    "order_missed": "below its order",
 }
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
@@ -46,6 +48,8 @@ def succeeded(record: Record) -> bool:
 
 def error_name(record: Record) -> str:
     """What the column `true_residual` of a record holds, in words."""
+    if is_diffusion(record["problem"]):
+        return "error"
     return "marginal error" if is_transport(record["problem"]) else "relative residual"
 
 

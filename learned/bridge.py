@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
-from scipy.spatial.distance import cdist
+from jaxtyping import Array, PRNGKeyArray
 
 from nsolve.transport.light_bridge import LightBridge
 
-from .checkpoint import save
+from .checkpoint import claim, save
+from .distances import energy_distance
 from .fit import fit
 from .samples import Points, Sampler, sampler
 
@@ -112,17 +112,6 @@ def measure(bridge: LightBridge, draws: Draws, key: PRNGKeyArray) -> dict[str, f
     return dict(zip(names, np.mean(rows, 0).tolist(), strict=True))
 
 
-def energy_distance(p: Float[Array, "n d"], q: Float[Array, "m d"]) -> float:
-    """`2 E|p - q| - E|p - p'| - E|q - q'|` of two sets of points: 0 where they are the same, else positive.
-
-    Szekely & Rizzo (2013), doi:10.1016/j.jspi.2013.03.018."""
-
-    def mean(a, b):
-        return cdist(np.asarray(a, float), np.asarray(b, float)).mean()
-
-    return float(2 * mean(p, q) - mean(p, p) - mean(q, q))
-
-
 def _initial(request: Request, draws: Draws, key: PRNGKeyArray) -> LightBridge:
     """The bridge that training starts from; says what does not fit together."""
     for name in ("epsilon", "learning_rate"):
@@ -149,29 +138,10 @@ def _initial(request: Request, draws: Draws, key: PRNGKeyArray) -> LightBridge:
 
 
 def _claim(request: Request, draws: Draws) -> None:
-    """Write the settings into the folder, or see that the run in it has the same.
-
-    A run may be made longer, so the number of steps is no part of them."""
+    """Make the folder this run's.  A run may be made longer, so the number of steps is no part of it."""
     settings: dict[str, Any] = {k: v for k, v in asdict(request).items() if k not in ("out", "steps")}
     for name in ("source", "target"):
         points = getattr(draws, name)
         if isinstance(points, Points):
             settings[f"{name}_digest"] = points.digest
-    file = request.out / "settings.json"
-    try:
-        request.out.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            file.write_text(json.dumps(settings, indent=1) + "\n")
-        there = json.loads(file.read_text())
-    except OSError as error:
-        raise ValueError(
-            f"cannot write to {request.out}: {error.strerror or error}; choose another --out"
-        ) from None
-    except ValueError:
-        raise ValueError(f"{file} is not the settings of a run; choose another --out, or --fresh") from None
-    for name in sorted(settings.keys() | there.keys()):
-        if settings.get(name) != there.get(name):
-            raise ValueError(
-                f"{request.out} holds a run with {name} {there.get(name)!r}, not {settings.get(name)!r}; "
-                "choose another --out, or --fresh to start over"
-            )
+    claim(request.out, settings)

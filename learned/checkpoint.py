@@ -70,6 +70,30 @@ class Checkpoints:
         return eqx.combine(structure.unflatten(kept), rest)
 
 
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Write a run's settings into its folder, or see that the run in it has the same.
+
+    Raises ValueError for a folder of another run, or one that cannot be written to."""
+    file = folder / "settings.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.write_text(json.dumps(settings, indent=1) + "\n")
+        there = json.loads(file.read_text())
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {folder}: {error.strerror or error}; choose another --out"
+        ) from None
+    except ValueError:
+        raise ValueError(f"{file} is not the settings of a run; choose another --out, or --fresh") from None
+    for name in sorted(settings.keys() | there.keys()):
+        if settings.get(name) != there.get(name):
+            raise ValueError(
+                f"{folder} holds a run with {name} {there.get(name)!r}, not {settings.get(name)!r}; "
+                "choose another --out, or --fresh to start over"
+            )
+
+
 def save(path: str | os.PathLike, model: eqx.Module, **arguments: Any) -> None:
     """Write a model's arrays into a file, after a line of JSON with the `arguments` that make such a model.
 

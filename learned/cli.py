@@ -6,8 +6,9 @@ What was measured goes to stdout, progress and messages to stderr.  Exit codes: 
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,16 +44,42 @@ def bridge(
     from .bridge import Request, train
 
     request = Request(source, target, out, epsilon, components, batch_size, steps, learning_rate, seed)
+    _run(train, request, fresh)
+
+
+@app.command()
+def diffusion(
+    data: Annotated[str, typer.Option(help="Images: digits (8 by 8, of scikit-learn).")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, model, picture and metrics.")],
+    prediction: Annotated[str, typer.Option(help="Of the network: eps, x0, v, score or flow.")] = "v",
+    schedule: Annotated[
+        str, typer.Option(help="Of the noise: vp-linear, vp-cosine, flow, ve or edm.")
+    ] = "vp-cosine",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a step.")] = 128,
+    steps: Annotated[int, typer.Option(min=1, help="Steps in all; more than a run has extend it.")] = 30000,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Seed of the start and of all draws.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming.")] = False,
+) -> None:
+    """Train a diffusion model that makes images like those of DATA."""
+    from .diffusion import Request, train
+
+    request = Request(data, out, prediction, schedule, batch_size, steps, learning_rate, seed)
+    _run(train, request, fresh)
+
+
+def _run(train: Callable[[Any], dict[str, float]], request: Any, fresh: bool) -> None:
+    """Train, and print what was measured."""
     if fresh:
-        _clear(out)
+        _clear(request.out)
     try:
         metrics = train(request)
     except KeyboardInterrupt:
-        print(f"interrupted; the same command (without --fresh) goes on from {out}", file=sys.stderr)
+        print(f"interrupted; the same command (without --fresh) goes on from {request.out}", file=sys.stderr)
         raise typer.Exit(130) from None
     for name, value in metrics.items():
-        print(f"{name:26} {value:.5g}")
-    print(f"model, picture and metrics: {out}", file=sys.stderr)
+        print(f"{name:28} {value:.5g}")
+    print(f"model, picture and metrics: {request.out}", file=sys.stderr)
 
 
 def _clear(out: Path) -> None:

@@ -10,9 +10,10 @@ from nsolve import diffusion as D
 class Case:
     """A sampler, the global order that it has with exact starting values, and how many of these it needs.
 
-    `form`, `variable`, `degree`: it is exact where the output in that form is a polynomial of that degree in that
-    variable ("lam", "t", "rho" = sigma/alpha, "snr" = alpha/sigma, "flow" = sigma/(alpha+sigma)); degree None: no
-    such claim. `invariant`: the same in every schedule. `first`: the number of steps from which its error falls regularly.
+    `form`, `variable`, `degree`: it is exact where the output in that form is a polynomial of that degree in
+    that variable ("lam", "t", "rho" = sigma/alpha, "snr" = alpha/sigma, "flow" = sigma/(alpha+sigma)); degree
+    None: no such claim. `invariant`: the same in every schedule. `first`: the number of steps from which its
+    error falls regularly.
     """
 
     sampler: Any

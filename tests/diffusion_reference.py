@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.integrate import solve_ivp
 
-# A mixture of three normal distributions in the plane: smooth enough for orders to show at some tens of steps.
+# A mixture of three normal distributions in the plane: smooth enough for orders to show at some tens of
+# steps.
 WEIGHTS = np.array([0.3, 0.45, 0.25])
 MEANS = np.array([[-1.0, 0.6], [0.9, 0.3], [0.1, -1.1]])
 DEVIATIONS = np.array([0.55, 0.45, 0.65])

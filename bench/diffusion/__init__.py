@@ -17,6 +17,8 @@ from .problems import PROBLEMS as PROBLEMS
 from .problems import options as options
 from .problems import parse as parse
 
+DTYPES = ("float32", "float64")
+
 
 def is_diffusion(problem: str | Part) -> bool:
     """Whether a problem, by its name or its text, is one of these."""

@@ -19,6 +19,7 @@ from nsolve.diffusion.schedules import AbstractSchedule, Flow
 
 from .. import specs
 from .mixtures import Gaussian, Mixture
+from .networks import Images
 
 
 def mixture1d() -> Mixture:
@@ -60,9 +61,10 @@ def gaussian(dimension: int = 16, low: float = 1e-4, high: float = 1e2) -> Gauss
     return Gaussian(rng.standard_normal(dimension), np.geomspace(low, high, dimension), basis)
 
 
-PROBLEMS: Mapping[str, Callable[..., Mixture]] = {
+MIXTURES: Mapping[str, Callable[..., Mixture]] = {
     function.__name__: function for function in (mixture1d, ring, lattice, cloud, near_singular, gaussian)
 }
+PROBLEMS: Mapping[str, Callable[..., Any]] = {**MIXTURES, "images": Images}
 
 
 def options(name: str) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def parse(text: str) -> specs.Part:
 
 
 @functools.lru_cache(maxsize=16)
-def build(text: str) -> Mixture:
+def build(text: str) -> Any:
     """The problem of that text."""
     part = parse(text)
     return PROBLEMS[part.name](**part.options)

@@ -15,6 +15,9 @@ from .problems import options as options
 from .problems import parse as parse
 
 
+DTYPES = ("float64",)
+
+
 def is_transport(problem: str | Part) -> bool:
     """Whether a problem, by its name or its text, is one of these."""
     name = problem.name if isinstance(problem, Part) else problem.split("[")[0].strip()

@@ -10,6 +10,7 @@ import ast
 import functools
 import importlib
 import json
+import math
 import pathlib
 import sys
 import types
@@ -17,12 +18,19 @@ import warnings
 
 import jax
 import numpy as np
+import scipy.integrate
 import torch
 from model import model
 
 HERE = pathlib.Path(__file__).parent
 SHAPE = (2, 3)
 T_END = 1e-3
+fraction = np.linspace(0.0, 1.0, 33)[:, None, None, None] + 0.1 * np.arange(3)[:, None, None]
+V3_STATISTICS = {
+    "l": 0.8 + 0.2 * np.sin(3 * fraction),
+    "s": -0.3 * np.cos(2 * fraction),
+    "b": 0.2 * fraction**2,
+}
 rng = np.random.default_rng(20232)
 X_T = rng.standard_normal(SHAPE)
 NOISE = rng.standard_normal((17, *SHAPE))
@@ -48,19 +56,41 @@ class Recorder:
         return np.stack([*self.states, np.reshape(result.numpy(), SHAPE)]), np.asarray([*self.times, end])
 
 
-def noise_source():
-    """`randn_like` that hands out `NOISE` and counts."""
-    count = [0]
+class Draws:
+    """Stands in for `randn_like`: hands out `NOISE`, after `unused` draws that nothing is made of, and counts."""
 
-    def randn_like(x):
-        count[0] += 1
-        return torch.as_tensor(NOISE[count[0] - 1]).reshape(x.shape)
+    def __init__(self, unused=0):
+        self.num_draws = -unused
 
-    return randn_like, count
+    def __call__(self, *like):
+        self.num_draws += 1
+        return torch.as_tensor(NOISE[max(self.num_draws, 1) - 1]).reshape(like[0].shape)
+
+
+def with_draws(draws):
+    """torch, but for its `randn_like`."""
+    seen = types.SimpleNamespace(**{name: getattr(torch, name) for name in dir(torch)})
+    seen.randn_like = draws
+    return seen
+
+
+def only(path, *names, **namespace):
+    """Some functions of a file whose imports are not wanted."""
+    tree = ast.parse(path.read_text())
+    body = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and (node.name in names or not names)
+    ]
+    exec(compile(ast.Module(body, type_ignores=[]), path.name, "exec"), namespace)
+    return types.SimpleNamespace(**namespace)
 
 
 def images(x):
     return torch.as_tensor(x).reshape(*SHAPE, 1, 1)
+
+
+def ve_share(t):
+    """sigma / sqrt(1 + sigma^2), the time being sigma."""
+    return t / math.hypot(1.0, t)
 
 
 def vp_share(t, b0=0.1, b1=20.0):
@@ -95,9 +125,8 @@ def dpm_solver():
                     "solver_type": kind,
                 }
                 cases[key] = fixed | single
-            cases[f"{algorithm}-{order}-single-time"] = cases[f"{algorithm}-{order}-single"] | {
-                "skip_type": "time_uniform"
-            }
+            uneven = {"method": "singlestep", "skip_type": "time_uniform", "order": order, "steps": 10}
+            cases[f"{algorithm}-{order}-single-time"] = fixed | uneven
             cases[f"{algorithm}-{order}-adaptive"] = fixed | {
                 "method": "adaptive",
                 "order": order,
@@ -166,55 +195,139 @@ def deis():
 def er_sde():
     """github.com/QinpengCui/ER-SDE-Solver: `er_sde_solver.py`."""
     source = importlib.import_module("er_sde_solver")
+    source.np = types.SimpleNamespace(exp=np.exp, log10=np.log10, sqrt=torch.sqrt, sum=torch.sum)
     sigmas = torch.as_tensor(np.geomspace(40.0, 0.02, 9))
     for order in (1, 2, 3):
         for kind in (1, 2, 4, 5, 6, 7):
-            randn_like, count = noise_source()
-            torch_seen = types.SimpleNamespace(**{k: getattr(torch, k) for k in dir(torch)})
-            torch_seen.randn_like = randn_like
-            source.torch = torch_seen
-            source.np = types.SimpleNamespace(
-                **{k: getattr(np, k) for k in ("float64", "arange", "exp", "log10")},
-                sqrt=torch.sqrt,
-                sum=torch.sum,
-            )
-            network = Recorder(lambda t: t / np.hypot(1.0, t))
+            draws = Draws()
+            source.torch = with_draws(draws)
+            network = Recorder(ve_share)
             solver = source.ER_SDE_Solver("ve", "x_start")
-            step = {1: solver.ve_1_order, 2: solver.ve_2_order_taylor, 3: solver.ve_3_order_taylor}[order]
+            run = {1: solver.ve_1_order, 2: solver.ve_2_order_taylor, 3: solver.ve_3_order_taylor}[order]
             scale = functools.partial(source.customized_func, func_type=kind)
-            x = step(network, torch.as_tensor(X_T) * sigmas[0], sigmas, sigmas, fn_sigma=scale)
-            case = {"order": order, "noise_scale": kind, "prediction": "x0", "schedule": "VE"}
-            yield f"er-sde/{order}-{kind}", case, network.record(x, float(sigmas[-1])), count[0]
+            x = run(network, torch.as_tensor(X_T) * sigmas[0], sigmas, sigmas, fn_sigma=scale)
+            case = {"order": order, "noise_scale": kind, "schedule": "VE"}
+            yield f"er-sde/{order}-{kind}", case, network.record(x, float(sigmas[-1])), draws.num_draws
 
 
 def edm(folder):
     """github.com/NVlabs/edm: the function `edm_sampler` of `generate.py`, alone."""
-    tree = ast.parse((folder / "edm" / "generate.py").read_text())
-    body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "edm_sampler"]
-    namespace = {"torch": torch, "np": np}
-    exec(compile(ast.Module(body, type_ignores=[]), "generate.py", "exec"), namespace)
-    churns = {
-        "heun": {},
-        "churn": {"S_churn": 4.0},
-        "churn-window": {"S_churn": 6.0, "S_min": 0.05, "S_max": 50.0, "S_noise": 1.003},
-    }
-    for name, case in churns.items():
-        network = Recorder(lambda t: t / np.hypot(1.0, t))
+    source = only(folder / "edm" / "generate.py", "edm_sampler", torch=torch, np=np)
+    window = {"S_churn": 6.0, "S_min": 0.05, "S_max": 50.0, "S_noise": 1.003}
+    for name, case in {"heun": {}, "churn": {"S_churn": 4.0}, "churn-window": window}.items():
+        network = Recorder(ve_share)
         network.sigma_min, network.sigma_max, network.round_sigma = 0.0, float("inf"), torch.as_tensor
-        randn_like, count = noise_source()
-        x = namespace["edm_sampler"](
-            network, torch.as_tensor(X_T), randn_like=randn_like, num_steps=8, **case
-        )
-        yield f"edm/{name}", case | {"prediction": "x0", "schedule": "EDM"}, network.record(x, 0.0), count[0]
+        draws = Draws()
+        x = source.edm_sampler(network, torch.as_tensor(X_T), randn_like=draws, num_steps=8, **case)
+        yield f"edm/{name}", case | {"schedule": "EDM"}, network.record(x, 0.0), draws.num_draws
+
+
+def k_diffusion(folder):
+    """github.com/crowsonkb/k-diffusion: functions of `k_diffusion/sampling.py`."""
+    path = folder / "k-diffusion" / "k_diffusion" / "sampling.py"
+    cases = {"dpmpp_2m": {}, "dpm_2": {}}
+    cases |= {f"lms-{order}": {"order": order} for order in (1, 2, 3, 4)}
+    for eta in (0.0, 0.5, 1.0):
+        cases[f"dpmpp_3m_sde-{eta}"] = {"eta": eta}
+        cases[f"dpmpp_2m_sde-{eta}"] = {"eta": eta, "solver_type": "midpoint"}
+        cases[f"dpmpp_2m_sde-heun-{eta}"] = {"eta": eta, "solver_type": "heun"}
+    for name, case in cases.items():
+        draws = Draws()
+        x = torch.as_tensor(X_T) * 80.0
+        source = only(path, torch=with_draws(draws), math=math, integrate=scipy.integrate, trange=trange)
+        options = case | ({"noise_sampler": lambda *_: draws(x)} if "eta" in case else {})  # noqa: B023
+        network = Recorder(ve_share)
+        sampler = getattr(source, "sample_" + name.split("-")[0])
+        result = sampler(network, x, source.get_sigmas_karras(8, 0.02, 80.0), **options)
+        yield f"k-diffusion/{name}", case | {"schedule": "EDM"}, network.record(result, 0.0), draws.num_draws
+
+
+def trange(n, disable=None):
+    return range(n)
+
+
+def sa_solver():
+    """github.com/scxue/SA-Solver: `sa_solver.py`."""
+    source = importlib.import_module("sa_solver")
+    source.tqdm = lambda steps: steps
+    schedule = source.NoiseScheduleVP("linear")
+    for predictor, corrector in ((1, 0), (1, 1), (2, 0), (2, 2), (3, 3), (3, 4)):
+        for algorithm in ("data_prediction", "noise_prediction"):
+            for tau in (0.0, 0.6, 1.0):
+                network = Recorder(vp_share)
+                draws = Draws(unused=1)
+                source.torch = with_draws(draws)
+                solver = source.SASolver(network, schedule, algorithm_type=algorithm)
+                orders = {"predictor_order": predictor, "corrector_order": corrector}
+                x = solver.sample_few_steps(
+                    images(X_T), lambda t, tau=tau: tau, 8, 1.0, T_END, skip_type="logSNR", **orders
+                )
+                name = f"sa-solver/{predictor}-{corrector}-{algorithm.split('_')[0]}-{tau}"
+                case = orders | {"tau": tau, "algorithm_type": algorithm}
+                yield name, case, network.record(x, T_END), draws.num_draws
+
+
+def pndm(folder):
+    """github.com/luping-liu/PNDM: `runner/method.py`; times count from the clean state, here 0."""
+    source = only(folder / "PNDM" / "runner" / "method.py", th=torch)
+    products = torch.cat([torch.ones(1), torch.cumprod(1 - torch.linspace(1e-4, 2e-2, 800), 0)])
+    for name, method in {"s": "S-PNDM", "f": "F-PNDM", "ddim": "DDIM"}.items():
+        network = Recorder(lambda t: math.sqrt(1 - float(products[int(t)])))
+        x, outputs = images(X_T) * 1.0, []
+        for t in range(799, 0, -100):
+            now, then = torch.tensor([t]), torch.tensor([t - 100])
+            step = source.choose_method(method)
+            x = step(x, now, then, lambda x, t: network(x, t + 1), products, outputs)
+        states, times = network.record(x, 0.0)
+        case = {"method": method, "alphas_cumprod": products[times.astype(int)].tolist()}
+        yield f"pndm/{name}", case, (states, times), 0
+
+
+def dpm_solver_v3():
+    """github.com/thu-ml/DPM-Solver-v3: `codebases/edm/samplers/dpm_solver_v3.py`, on made-up smooth statistics."""
+    source = importlib.import_module("dpm_solver_v3")
+    schedule = importlib.import_module("dpm_solver_pytorch").NoiseScheduleVP("linear")
+    source.np = types.SimpleNamespace(**{name: getattr(np, name) for name in dir(np)})
+    source.np.load = lambda path: V3_STATISTICS
+    source.print = lambda *_: None
+    torch.Tensor.cuda = lambda self: self
+    for order in (1, 2, 3):
+        for corrector in (False, True):
+            for pseudo in (False, True):
+                for degenerated in (False, True):
+                    solver = source.DPM_Solver_v3(
+                        "", schedule, 8, 1.0, T_END, degenerated=degenerated, device="cpu"
+                    )
+                    network = Recorder(vp_share)
+                    case = {
+                        "order": order,
+                        "p_pseudo": pseudo,
+                        "use_corrector": corrector,
+                        "c_pseudo": pseudo,
+                    }
+                    x = solver.sample(network, images(X_T), lower_order_final=True, **case)
+                    marks = ("-corrected" if corrector else "") + ("-pseudo" if pseudo else "")
+                    name = f"dpm-solver-v3/{order}{marks}" + ("-degenerated" if degenerated else "")
+                    yield name, case | {"degenerated": degenerated}, network.record(x, T_END), 0
 
 
 def main():
     warnings.simplefilter("ignore")
     folder = pathlib.Path(sys.argv[1])
-    sys.path[:0] = [str(folder / part) for part in ("dpm-solver", "UniPC", "deis", "ER-SDE-Solver")]
+    parts = (
+        "dpm-solver",
+        "UniPC",
+        "deis",
+        "ER-SDE-Solver",
+        "SA-Solver",
+        "DPM-Solver-v3/codebases/edm/samplers",
+    )
+    sys.path[:0] = [str(folder / part) for part in parts]
+    torch.FloatTensor = torch.DoubleTensor
     torch.Tensor.float = torch.Tensor.double  # the adaptive solver rounds its steps to float32 by this name
-    index, arrays = [], {}
-    for part in (dpm_solver(), uni_pc(), deis(), er_sde(), edm(folder)):
+    rest = (run(folder) for run in (edm, k_diffusion, pndm))
+    index, arrays = [], {f"v3/{name}": value[:, :, 0, 0] for name, value in V3_STATISTICS.items()}
+    for part in (*(run() for run in (dpm_solver, uni_pc, deis, er_sde, sa_solver, dpm_solver_v3)), *rest):
         for name, case, (states, times), num_draws in part:
             assert states.dtype == np.float64 and np.all(np.isfinite(states)), name
             index.append(

@@ -42,7 +42,8 @@ def node_weights(lam: Any, start: Any, h: Any, z: Any, moments: Moments = exact_
 
 
 class Step:
-    """A, B, z, s of steps between consecutive points, in one form of output."""
+    """A, B, z, s of steps between consecutive points, in one form of output, and the clock of the noise at the
+    points. `eta` is a number, or one for each step."""
 
     def __init__(self, form: Literal["x0", "eps"], points: Points, eta: Any):
         start, end = points[:-1], points[1:]
@@ -53,12 +54,13 @@ class Step:
             # The last step may reach sigma = 0 (h = inf), where only the limit of order 1 has a meaning.
             self.h = h
             if form == "x0":
-                self.decay = xp.exp(end.log_sigma - start.log_sigma - (eta * h if is_noisy(eta) else 0.0))
+                damping = xp.where(eta == 0, 0.0, eta * h)  # also where h is infinite
+                self.decay = xp.exp(end.log_sigma - start.log_sigma - damping)
                 self.gain = end.alpha * (1.0 + eta) * h
                 self.first = -end.alpha * xp.expm1(-(1.0 + eta) * h)
                 self.z = -(1.0 + eta) * h
                 self.noise = (
-                    end.sigma * xp.sqrt(-xp.expm1(-2.0 * eta * h)) if is_noisy(eta) else 0.0 * end.alpha
+                    end.sigma * xp.sqrt(-xp.expm1(-2.0 * damping)) if is_noisy(eta) else 0.0 * end.alpha
                 )
             else:
                 self.decay = xp.exp(end.log_alpha - start.log_alpha)
@@ -68,6 +70,7 @@ class Step:
                 self.z = h
                 variance = end.alpha**2 * (xp.exp(-2.0 * start.lam) - xp.exp(-2.0 * end.lam))
                 self.noise = xp.sqrt(eta * variance) if is_noisy(eta) else 0.0 * end.alpha
+            self.clock = _clock(form, points, eta) if is_noisy(eta) else None
 
     def weights(self, rows: np.ndarray, nodes: np.ndarray, moments: Moments) -> Any:
         """B w for some steps: `rows` (R,) their numbers, `nodes` (R, n) the numbers of the points that carry
@@ -77,6 +80,30 @@ class Step:
         lam = self.points.lam
         weights = node_weights(lam[nodes], lam[rows], self.h[rows], self.z[rows], moments)
         return self.gain[rows][:, None] * weights
+
+
+def _clock(form: Literal["x0", "eps"], points: Points, eta: Any) -> Any:
+    """Logarithm of the Brownian time whose increments are the steps' noise.
+
+    With x0 the noise is that of int e^{eta lam} dW, with eps that of int e^{-lam} dW, of which the Brownian time
+    runs back. Where eta changes from step to step the times of the steps are added up, from the first point or
+    from the last.
+    """
+    lam = points.lam
+    xp = namespace(lam, eta)
+    if xp.ndim(eta) == 0:
+        return 2.0 * eta * lam if form == "x0" else -2.0 * lam
+    if form == "x0":
+        spent = xp.where(eta == 0, 0.0, 2.0 * eta * xp.diff(lam))
+        inner = xp.cumsum(xp.where(xp.isinf(spent), 0.0, spent))
+        clock = xp.concatenate([xp.zeros(1), inner])
+        begins, ends = xp.isinf(lam[0]), xp.isinf(spent[-1])
+        number = np.arange(len(clock))
+        clock = xp.where(begins & (number == 0), -np.inf, clock)
+        return xp.where(ends & (number == len(clock) - 1), np.inf, clock)
+    time = xp.exp(-2.0 * lam)
+    left = xp.cumsum((eta * -xp.diff(time))[::-1])[::-1]
+    return xp.log(time[-1] + xp.concatenate([left, xp.zeros(1)]))
 
 
 def is_noisy(eta: Any) -> bool:
@@ -166,7 +193,7 @@ def multistep(
         form,
         registers,
         weights,
-        clock=2.0 * eta * points.lam[known:] if stochastic else None,
+        clock=step.clock[known:] if stochastic else None,
         stochastic=stochastic,
     )
 
