@@ -17,7 +17,7 @@ SCHEDULES = {
     "edm": D.EDM(),
     "flow": D.Flow(shift=2.0),
 }
-LAM = (-2.5, 2.0)
+LAM = reference.LAM
 
 
 def rows(cases):

@@ -5,6 +5,9 @@ that is left after the grid is chosen is a table. One compiled loop (`sample`) r
 size; a table can be differentiated, tuned, edited by hand, and saved.
 """
 
+import dataclasses
+import json
+from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
@@ -66,6 +69,50 @@ class Plan(eqx.Module):
                     f"`{name}` must have shape {expected} in a plan of {k} evaluations, got {tuple(value)}."
                 )
 
+    def save(self, path: str | Path) -> None:
+        """Write the table to a `.json` or `.npz` file that any language can read.
+
+        Both hold the arrays above by name, in float64 (npz: NumPy's archive; JSON: nested lists with all digits),
+        `stochastic`, and `format = "nsolve-plan-1"`; what is None is left out."""
+        path = _checked(path)
+        content = {name: np.asarray(value) for name, value in vars(self).items() if value is not None}
+        content["format"] = np.asarray(_FORMAT)
+        if path.suffix == ".npz":
+            np.savez(path, **content)
+        else:
+            path.write_text(json.dumps({name: value.tolist() for name, value in content.items()}, indent=1))
+
+    @staticmethod
+    def load(path: str | Path) -> "Plan":
+        """Read a table that `save` wrote, or that was written by hand in its format."""
+        path = _checked(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                content: dict[str, Any] = dict(archive)
+        else:
+            try:
+                content = json.loads(path.read_text())
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path} is not valid JSON: {error}") from None
+        found = str(content.pop("format", None))
+        if found != _FORMAT:
+            raise ValueError(f"{path} does not hold a plan: its `format` is {found!r}, not {_FORMAT!r}.")
+        names = {field.name for field in dataclasses.fields(Plan)}
+        if content.keys() - names:
+            raise ValueError(f"{path} holds what no plan has: {sorted(content.keys() - names)}.")
+        optional = {"shifts", "clock", "stochastic"}
+        if names - optional - content.keys():
+            raise ValueError(f"{path} lacks {sorted(names - optional - content.keys())}.")
+        stochastic = bool(content.pop("stochastic", False))
+        registers = np.asarray(content.pop("registers"), int)
+        arrays = {name: np.asarray(value, np.float64) for name, value in content.items()}
+        plan = Plan(**arrays, registers=registers, stochastic=stochastic)
+        if registers.size and not 0 <= registers.min() <= registers.max() < plan.num_registers:
+            raise ValueError(
+                f"{path}: `registers` must lie in 0 ... {plan.num_registers - 1}, got {registers}."
+            )
+        return plan
+
     @property
     def num_evaluations(self) -> int:
         """How often the network is called."""
@@ -75,6 +122,16 @@ class Plan(eqx.Module):
     def num_registers(self) -> int:
         """How many network outputs are kept."""
         return self.weights.shape[1] - 2
+
+
+_FORMAT = "nsolve-plan-1"
+
+
+def _checked(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix not in (".json", ".npz"):
+        raise ValueError(f"`path` must end in .json or .npz, got {path}.")
+    return path
 
 
 Form = Literal["x0", "eps", "flow"]

@@ -94,13 +94,10 @@ def _clock(form: Literal["x0", "eps"], points: Points, eta: Any) -> Any:
     if xp.ndim(eta) == 0:
         return 2.0 * eta * lam if form == "x0" else -2.0 * lam
     if form == "x0":
-        spent = xp.where(eta == 0, 0.0, 2.0 * eta * xp.diff(lam))
-        inner = xp.cumsum(xp.where(xp.isinf(spent), 0.0, spent))
-        clock = xp.concatenate([xp.zeros(1), inner])
-        begins, ends = xp.isinf(lam[0]), xp.isinf(spent[-1])
-        number = np.arange(len(clock))
-        clock = xp.where(begins & (number == 0), -np.inf, clock)
-        return xp.where(ends & (number == len(clock) - 1), np.inf, clock)
+        finite = xp.where(xp.isinf(lam), 0.0, lam)
+        spent = 2.0 * eta * xp.diff(finite)
+        sums = xp.cumsum(xp.concatenate([2.0 * eta[:1] * finite[:1], spent]))
+        return xp.where(xp.isinf(lam), lam, sums)
     time = xp.exp(-2.0 * lam)
     left = xp.cumsum((eta * -xp.diff(time))[::-1])[::-1]
     return xp.log(time[-1] + xp.concatenate([left, xp.zeros(1)]))
@@ -196,6 +193,12 @@ def multistep(
         clock=step.clock[known:] if stochastic else None,
         stochastic=stochastic,
     )
+
+
+def noise_clock(eta: Any, lam: Any) -> Any:
+    """Logarithm of the Brownian time e^{2 eta lam} that the noise of an eta-SDE is an increment over (see
+    `BrownianPath`), cut where there is no signal or no noise."""
+    return 2.0 * eta * namespace(lam, eta).clip(lam, -30.0, 30.0)
 
 
 def in_registers(newest_first: Any, rows: np.ndarray, width: int) -> tuple[Any, np.ndarray]:
