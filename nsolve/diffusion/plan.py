@@ -72,8 +72,8 @@ class Plan(eqx.Module):
     def save(self, path: str | Path) -> None:
         """Write the table to a `.json` or `.npz` file that any language can read.
 
-        Both hold the arrays above by name, in float64 (npz: NumPy's archive; JSON: nested lists with all digits),
-        `stochastic`, and `format = "nsolve-plan-1"`; what is None is left out."""
+        Both hold the arrays above by name, in float64 (npz: NumPy's archive; JSON: nested lists with all
+        digits), `stochastic`, and `format = "nsolve-plan-1"`; what is None is left out."""
         path = _checked(path)
         content = {name: np.asarray(value) for name, value in vars(self).items() if value is not None}
         content["format"] = np.asarray(_FORMAT)
@@ -176,6 +176,7 @@ def build(
         reads=reads(form, inner),
         registers=np.asarray(registers),
         weights=xp.concatenate([xp.asarray(first), weights]),
-        clock=clock,
+        # Cut where there is no signal or no noise, and the logarithm infinite.
+        clock=None if clock is None else namespace(clock).clip(clock, -60.0, 60.0),
         stochastic=stochastic,
     )

@@ -8,7 +8,7 @@ import numpy as np
 from .._arrays import namespace
 from ..plan import Plan, build
 from ..points import Points
-from ._multistep import is_noisy, noise_clock
+from ._multistep import is_noisy
 from .base import AbstractSampler, check_choice, no_history
 
 
@@ -70,6 +70,6 @@ def _posterior(grid: Points, eta: Any, noise_scale: Any) -> Plan:
         "x0",
         np.zeros(len(ends), int),
         weights,
-        clock=noise_clock(eta**2, grid.lam) if stochastic else None,
+        clock=2.0 * eta**2 * grid.lam if stochastic else None,
         stochastic=stochastic,
     )

@@ -90,7 +90,7 @@ def _table(
             if order == 2 and solver.variant == "midpoint":
                 values[1] = 0.5 * phi(1, z)
             if order == 3 and solver.legacy:
-                # Published: half of the last divided difference; the SDE form of diffusers has a wrong sign, too.
+                # Published: half of the last divided difference; diffusers' SDE has a wrong sign, too.
                 values[2] = (phi(2, z) + 0.5) / z if is_noisy(eta) else 0.5 * values[2]
             return values
 
