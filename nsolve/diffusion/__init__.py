@@ -6,6 +6,8 @@ from .grids import karras_grid as karras_grid
 from .grids import log_snr_grid as log_snr_grid
 from .grids import quadratic_grid as quadratic_grid
 from .grids import uniform_grid as uniform_grid
+from .guidance import ClassifierFree as ClassifierFree
+from .guidance import DynamicThreshold as DynamicThreshold
 from .noise import AbstractNoise as AbstractNoise
 from .noise import IndependentNoise as IndependentNoise
 from .plan import Plan as Plan
