@@ -57,7 +57,7 @@ class Recorder:
 
 
 class Draws:
-    """Stands in for `randn_like`: hands out `NOISE`, after `unused` draws that nothing is made of, and counts."""
+    """Stands in for `randn_like`: hands out `NOISE`, but for the first `unused` draws, and counts."""
 
     def __init__(self, unused=0):
         self.num_draws = -unused
@@ -234,7 +234,8 @@ def k_diffusion(folder):
     for name, case in cases.items():
         draws = Draws()
         x = torch.as_tensor(X_T) * 80.0
-        source = only(path, torch=with_draws(draws), math=math, integrate=scipy.integrate, trange=trange)
+        modules = {"torch": with_draws(draws), "math": math, "integrate": scipy.integrate}
+        source = only(path, trange=trange, utils=UTILS, **modules)
         options = case | ({"noise_sampler": lambda *_: draws(x)} if "eta" in case else {})  # noqa: B023
         network = Recorder(ve_share)
         sampler = getattr(source, "sample_" + name.split("-")[0])
@@ -244,6 +245,9 @@ def k_diffusion(folder):
 
 def trange(n, disable=None):
     return range(n)
+
+
+UTILS = types.SimpleNamespace(append_dims=lambda x, dims: x.reshape(*x.shape, *[1] * (dims - x.ndim)))
 
 
 def sa_solver():
@@ -274,17 +278,20 @@ def pndm(folder):
     for name, method in {"s": "S-PNDM", "f": "F-PNDM", "ddim": "DDIM"}.items():
         network = Recorder(lambda t: math.sqrt(1 - float(products[int(t)])))
         x, outputs = images(X_T) * 1.0, []
+        step, ask = source.choose_method(method), functools.partial(one_later, network)
         for t in range(799, 0, -100):
-            now, then = torch.tensor([t]), torch.tensor([t - 100])
-            step = source.choose_method(method)
-            x = step(x, now, then, lambda x, t: network(x, t + 1), products, outputs)
+            x = step(x, torch.tensor([t]), torch.tensor([t - 100]), ask, products, outputs)
         states, times = network.record(x, 0.0)
         case = {"method": method, "alphas_cumprod": products[times.astype(int)].tolist()}
         yield f"pndm/{name}", case, (states, times), 0
 
 
+def one_later(network, x, t):
+    return network(x, t + 1)
+
+
 def dpm_solver_v3():
-    """github.com/thu-ml/DPM-Solver-v3: `codebases/edm/samplers/dpm_solver_v3.py`, on made-up smooth statistics."""
+    """github.com/thu-ml/DPM-Solver-v3: `codebases/edm/samplers/dpm_solver_v3.py`; smooth statistics."""
     source = importlib.import_module("dpm_solver_v3")
     schedule = importlib.import_module("dpm_solver_pytorch").NoiseScheduleVP("linear")
     source.np = types.SimpleNamespace(**{name: getattr(np, name) for name in dir(np)})
@@ -325,9 +332,10 @@ def main():
     sys.path[:0] = [str(folder / part) for part in parts]
     torch.FloatTensor = torch.DoubleTensor
     torch.Tensor.float = torch.Tensor.double  # the adaptive solver rounds its steps to float32 by this name
-    rest = (run(folder) for run in (edm, k_diffusion, pndm))
     index, arrays = [], {f"v3/{name}": value[:, :, 0, 0] for name, value in V3_STATISTICS.items()}
-    for part in (*(run() for run in (dpm_solver, uni_pc, deis, er_sde, sa_solver, dpm_solver_v3)), *rest):
+    runs = [run() for run in (dpm_solver, uni_pc, deis, er_sde, sa_solver, dpm_solver_v3)]
+    runs += [run(folder) for run in (edm, k_diffusion, pndm)]
+    for part in runs:
         for name, case, (states, times), num_draws in part:
             assert states.dtype == np.float64 and np.all(np.isfinite(states)), name
             index.append(

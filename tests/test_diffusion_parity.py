@@ -1,0 +1,265 @@
+"""Parity: our samplers pass through the same states as diffusers' schedulers and the authors' own code.
+
+The records and how they were made: `tests/golden/README.md`. Every plan is carried out in NumPy, row by row
+as its docstring says, and compared with the record at every point; `sample` itself on a few of each kind.
+"""
+
+import json
+import pathlib
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nsolve.diffusion as nd
+from nsolve.diffusion import AbstractNoise
+
+from .golden.model import model
+
+HERE = pathlib.Path(__file__).parent / "golden"
+
+
+class Record:
+    """One run of another library: its states, where they stand on a schedule of ours, what its network is."""
+
+    def __init__(self, file, entry):
+        self.entry, self.config = entry, entry["config"]
+        self.states = file[f"{entry['name']}/states"]
+        self.noise = file["noise"]
+        if "level" in entry:
+            self._from_levels(*np.asarray(file[f"{entry['name']}/levels"], float), entry["level"])
+        else:
+            self._from_times(file[f"{entry['name']}/times"])
+
+    def _from_levels(self, alpha, sigma, level):
+        self.network, self.prediction = "plain", PREDICTIONS[self.config.get("prediction_type", "epsilon")]
+        if level in ("variance_exploding", "log_midpoint"):
+            self.schedule, self.times = nd.EDM(), sigma
+            self.network = "scaled"
+            if self.entry["scheduler"].startswith("EDM"):
+                self.network, self.prediction = "preconditioned", "x0"
+        elif level == "flow" or self.config.get("use_flow_sigmas"):
+            self.schedule, self.times, self.prediction = nd.Flow(), sigma, "flow"
+        else:
+            products, where = np.unique(alpha**2, return_inverse=True)
+            self.schedule, self.times = nd.Discrete(products[::-1]), len(products) - 1.0 - where
+            self.prediction = "v" if level == "cosine" else self.prediction
+
+    def _from_times(self, times):
+        self.network, self.times = "plain", times
+        if "alphas_cumprod" in self.config:
+            products, where = np.unique(self.config["alphas_cumprod"], return_inverse=True)
+            self.schedule, self.times = nd.Discrete(products[::-1]), len(products) - 1.0 - where
+            self.prediction = "eps"
+            return
+        exploding = self.config.get("schedule") in ("VE", "EDM")
+        self.schedule = nd.EDM() if exploding else nd.VPLinear()
+        self.prediction = "x0" if exploding else "eps"
+
+
+PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
+
+
+def _read(name):
+    with np.load(HERE / name) as file:
+        arrays = dict(file)
+    entries = json.loads(str(arrays["header"]))["records"]
+    return {entry["name"]: Record(arrays, entry) for entry in entries}
+
+
+RECORDS = _read("diffusers.npz") | _read("originals.npz")
+
+
+def network(xp, kind, x, alpha, sigma):
+    """What the network of a record answers, with the scheduler's scalings around it."""
+    share = sigma / xp.sqrt(alpha**2 + sigma**2)
+    if kind == "plain":
+        return model(xp, x, share)
+    if kind == "scaled":
+        return model(xp, x / xp.sqrt(1 + sigma**2), share)
+    norm = xp.sqrt(sigma**2 + 0.25)
+    return 0.25 / norm**2 * x + 0.5 * sigma / norm * model(xp, x / norm, share)
+
+
+def carry_out(plan, record):
+    """All points of a plan on a record's network and noise: its docstring, in NumPy."""
+    x = record.states[0].astype(float)
+    registers = np.zeros((plan.num_registers, *x.shape))
+    xi = np.concatenate([np.zeros((1, *x.shape)), record.noise])
+
+    def row(i):
+        w = plan.weights[i]
+        return w[0] * x + np.tensordot(w[1:-1], registers, 1) + w[-1] * xi[i]
+
+    points = [x := row(0)]
+    for k in range(plan.num_evaluations):
+        alpha, sigma = plan.alpha[k], plan.sigma[k]
+        m = network(np, record.network, x, alpha, sigma)
+        x0 = {"eps": (x - sigma * m) / alpha if alpha > 0 else np.nan, "x0": m, "flow": x - sigma * m}.get(
+            record.prediction, alpha * x - sigma * m
+        )
+        registers[plan.registers[k]] = plan.reads[k, 0] * x + plan.reads[k, 1] * x0
+        points.append(x := row(k + 1))
+    return np.stack(points)
+
+
+def _rows():
+    """(name of a record, our sampler, evaluations between two points of the grid)."""
+    pp, noise_form = nd.DPMSolverPP, nd.DPMSolver
+    for name in ("leading", "trailing", "v", "sample"):
+        yield f"ddim-{name}", nd.DDIM()
+    for eta in (0.5, 1.0):
+        yield f"ddim-eta-{eta}", nd.DDIM(eta=eta)
+    yield "ddpm", nd.DDPM()
+    yield "ddpm-large", nd.DDPM(variance="large")
+    for prefix, make in (
+        ("dpmsolver++", pp),
+        ("dpmsolver", noise_form),
+        ("sde-dpmsolver++", lambda **options: pp(sde=True, **options)),
+    ):
+        for order in (1, 2, 3):
+            for kind in ("midpoint", "heun"):
+                for end in ("full", "zero", "min"):
+                    name = f"{prefix}-{order}" + ("-heun" if kind == "heun" else "") + f"-{end}"
+                    if name in RECORDS:
+                        yield (
+                            name,
+                            make(order=order, variant=kind, lower_order_final=end != "full", legacy=True),
+                        )
+    for name in ("karras", "flow"):
+        yield f"dpmsolver++-2-{name}", pp(order=2)
+    yield "dpmsolver++-2-16-steps", pp(order=2)
+    for name in ("sample", "v"):
+        yield f"dpmsolver++-2-{name}", pp(order=2, lower_order_final=False)
+    yield "dpmsolver-2-sample", noise_form(order=2, lower_order_final=False)
+    for order in (2, 3):
+        yield f"dpmsolver++-{order}-single-heun", pp(order=order, mode="fast", variant="heun")
+        yield f"dpmsolver-{order}-single-heun", noise_form(order=order, mode="fast", variant="heun")
+    yield "dpmsolver++-2-single", pp(order=2, mode="fast")
+    yield "dpmsolver-2-single", noise_form(order=2, mode="fast")
+    for order in (1, 2, 3):
+        for variant in ("bh1", "bh2"):
+            for form in ("x0", "eps"):
+                options = {"order": order, "variant": variant, "prediction": form}
+                label = f"unipc-{order}-{variant}" + ("" if form == "x0" else "-noise")
+                yield f"{label}-min", nd.UniPC(lower_order_final=True, **options)
+                if form == "x0":
+                    yield f"{label}-full", nd.UniPC(lower_order_final=False, **options)
+        options = {"order": order, "corrector": False, "variant": "bh2"}
+        yield f"unip-{order}-full", nd.UniPC(lower_order_final=False, **options)
+    yield "unipc-3-zero", nd.UniPC(order=3, variant="bh2", lower_order_final=True)
+    yield "euler", nd.DDIM()
+    yield "euler-ancestral", nd.DDIM(eta=1.0)
+    yield "kdpm2", noise_form(order=2, mode="single"), 2
+    yield "edm-euler", nd.DDIM()
+    for order in (1, 2, 3):
+        yield f"edm-dpmsolver++-{order}", pp(order=order, legacy=True)
+        if order < 3:
+            yield f"edm-sde-dpmsolver++-{order}", pp(order=order, sde=True, legacy=True)
+    yield "flow-euler", nd.DDIM()
+    yield "flow-euler-shift", nd.DDIM()
+    # the authors' own code
+    for prefix, make in (("dpmsolver++", pp), ("dpmsolver", noise_form)):
+        for order in (1, 2, 3):
+            name = f"dpm-solver/{prefix}-{order}-multi"
+            yield name, make(order=order, lower_order_final=True, legacy=True)
+            yield f"{name}-full", make(order=order, lower_order_final=False, legacy=True)
+            if order > 1:
+                single = f"dpm-solver/{prefix}-{order}-single"
+                yield single, make(order=order, mode="single"), order
+                yield f"{single}-taylor", make(order=order, mode="single", variant="heun"), order
+                yield f"{single}-time", make(order=order, mode="fast")
+        yield f"dpm-solver/{prefix}-2-multi-taylor", make(order=2, variant="heun", lower_order_final=False)
+        for budget in (9, 10, 11):
+            yield f"dpm-solver/{prefix}-fast-{budget}", make(order=3, mode="fast")
+    for eta in (0.0, 0.5, 1.0):
+        yield f"k-diffusion/dpmpp_2m_sde-{eta}", pp(order=2, sde=eta)
+        yield f"k-diffusion/dpmpp_2m_sde-heun-{eta}", pp(order=2, sde=eta, variant="heun")
+    third = pp(order=3, variant="heun", lower_order_final=False, legacy=True)
+    yield "k-diffusion/dpmpp_3m_sde-0.0", third
+    yield "k-diffusion/dpmpp_2m", pp(order=2, lower_order_final=False)
+    yield "k-diffusion/dpm_2", noise_form(order=2, mode="single"), 2
+    yield "pndm/ddim", nd.DDIM()
+    for order in (1, 2, 3):
+        for variant in ("bh1", "bh2"):
+            for form, label in (("x0", "data"), ("eps", "noise")):
+                for final in (True, False):
+                    options = {"order": order, "variant": variant, "prediction": form}
+                    name = f"uni-pc/{variant}-{order}-{label}" + ("" if final else "-full")
+                    yield name, nd.UniPC(lower_order_final=final, **options)
+
+
+ROWS = [(row[0], row[1], row[2] if len(row) > 2 else 1) for row in _rows()]
+
+
+def grid_of(record, stride):
+    """The grid's times among those of the evaluations, and how many points of the record it accounts for."""
+    times = record.times[::stride]
+    if (
+        stride > 1 and record.times[-1] == 0.0
+    ):  # such schedulers end with one plain step to sigma = 0: left out
+        times = record.times[:-1:stride]
+    return times, (len(times) - 1) * stride + 1
+
+
+@pytest.mark.parametrize("name, sampler, stride", ROWS, ids=[row[0] for row in ROWS])
+def test_plan_passes_through_recorded_states(name, sampler, stride):
+    record = RECORDS[name]
+    times, length = grid_of(record, stride)
+    points = carry_out(sampler.plan(times, record.schedule), record)
+    assert len(points) == length
+    np.testing.assert_allclose(
+        points, record.states[:length], rtol=0, atol=1e-10 * np.abs(record.states).max()
+    )
+
+
+class Network(eqx.Module):
+    """The network of a record for `sample`."""
+
+    kind: str = eqx.field(static=True)
+    schedule: nd.AbstractSchedule
+
+    def __call__(self, x, t):
+        return network(jnp, self.kind, x, self.schedule.alpha(t), self.schedule.sigma(t)).astype(x.dtype)
+
+
+class RecordedNoise(AbstractNoise):
+    """The normal numbers of a record, one array for each row of a plan after the first."""
+
+    numbers: jnp.ndarray
+
+    def check(self, plan):
+        assert plan.num_evaluations <= len(self.numbers)
+
+    def init(self, like, clock):
+        return None
+
+    def draw(self, state, row, clock, next_clock, like):
+        return self.numbers[jnp.maximum(row - 1, 0)], state
+
+
+SAMPLED = {
+    "dpmsolver++-3-full": nd.DPMSolverPP(order=3, lower_order_final=False, legacy=True),
+    "ddim-eta-1.0": nd.DDIM(eta=1.0),
+    "unipc-3-bh2-min": nd.UniPC(order=3, variant="bh2", lower_order_final=True),
+    "ddim-float32": nd.DDIM(),
+    "dpmsolver++-2-float32": nd.DPMSolverPP(order=2, lower_order_final=True),
+    "unipc-3-float32": nd.UniPC(order=3, variant="bh2", lower_order_final=True),
+    "edm-dpmsolver++-2-float32": nd.DPMSolverPP(order=2),
+    "flow-euler-float32": nd.DDIM(),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_sample_passes_through_recorded_states(name):
+    record = RECORDS[name]
+    single = record.states.dtype == np.float32
+    denoiser = nd.Denoiser(Network(record.network, record.schedule), record.prediction, record.schedule)
+    noise = RecordedNoise(jnp.asarray(record.noise))
+    x_T = jnp.asarray(record.states[0])
+    x, trajectory = nd.sample(denoiser, SAMPLED[name], x_T, record.times, noise, trajectory=True)
+    assert x.dtype == record.states.dtype
+    scale = np.abs(record.states).max()
+    np.testing.assert_array_equal(x, trajectory.x[-1])
+    np.testing.assert_allclose(trajectory.x, record.states, rtol=0, atol=(1e-5 if single else 1e-10) * scale)
