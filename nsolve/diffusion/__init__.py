@@ -1,5 +1,6 @@
 """Diffusion models as differential equations: samplers of proven order, differentiable in everything."""
 
+from .brownian import BrownianPath as BrownianPath
 from .denoiser import Denoiser as Denoiser
 from .grids import Grid as Grid
 from .grids import karras_grid as karras_grid
@@ -10,14 +11,26 @@ from .guidance import ClassifierFree as ClassifierFree
 from .guidance import DynamicThreshold as DynamicThreshold
 from .noise import AbstractNoise as AbstractNoise
 from .noise import IndependentNoise as IndependentNoise
+from .pfgm import PFGMField as PFGMField
+from .pfgm import pfgm_noise as pfgm_noise
 from .plan import Plan as Plan
 from .points import Points as Points
 from .sample import Trajectory as Trajectory
 from .sample import sample as sample
 from .samplers import DDIM as DDIM
 from .samplers import DDPM as DDPM
+from .samplers import DEIS as DEIS
+from .samplers import IPNDM as IPNDM
+from .samplers import PNDM as PNDM
+from .samplers import AcceleratedDDIM as AcceleratedDDIM
+from .samplers import AcceleratedDDPM as AcceleratedDDPM
 from .samplers import DPMSolver as DPMSolver
 from .samplers import DPMSolverPP as DPMSolverPP
+from .samplers import EDMHeun as EDMHeun
+from .samplers import FlowRK as FlowRK
+from .samplers import RFSolver as RFSolver
+from .samplers import RhoRK as RhoRK
+from .samplers import SASolver as SASolver
 from .samplers import UniPC as UniPC
 from .samplers.base import AbstractSampler as AbstractSampler
 from .schedules import EDM as EDM

@@ -42,8 +42,8 @@ def node_weights(lam: Any, start: Any, h: Any, z: Any, moments: Moments = exact_
 
 
 class Step:
-    """A, B, z, s of steps between consecutive points, in one form of output, and the clock of the noise at the
-    points. `eta` is a number, or one for each step."""
+    """A, B, z, s of steps between consecutive points, in one form of output, and the clock of the noise at
+    the points. `eta` is a number, or one for each step."""
 
     def __init__(self, form: Literal["x0", "eps"], points: Points, eta: Any):
         start, end = points[:-1], points[1:]
@@ -70,7 +70,7 @@ class Step:
                 self.z = h
                 variance = end.alpha**2 * (xp.exp(-2.0 * start.lam) - xp.exp(-2.0 * end.lam))
                 self.noise = xp.sqrt(eta * variance) if is_noisy(eta) else 0.0 * end.alpha
-            self.clock = _clock(form, points, eta) if is_noisy(eta) else None
+            self.clock: Any = _clock(form, points, eta) if is_noisy(eta) else None
 
     def weights(self, rows: np.ndarray, nodes: np.ndarray, moments: Moments) -> Any:
         """B w for some steps: `rows` (R,) their numbers, `nodes` (R, n) the numbers of the points that carry
@@ -85,20 +85,17 @@ class Step:
 def _clock(form: Literal["x0", "eps"], points: Points, eta: Any) -> Any:
     """Logarithm of the Brownian time whose increments are the steps' noise.
 
-    With x0 the noise is that of int e^{eta lam} dW, with eps that of int e^{-lam} dW, of which the Brownian time
-    runs back. Where eta changes from step to step the times of the steps are added up, from the first point or
-    from the last.
+    With x0 the noise is that of int e^{eta lam} dW, with eps that of int e^{-lam} dW, of which the Brownian
+    time runs back. Where eta changes from step to step the times of the steps are added up, from the first
+    point or from the last.
     """
-    lam = points.lam
-    xp = namespace(lam, eta)
+    xp = namespace(points.lam, eta)
     if xp.ndim(eta) == 0:
-        return 2.0 * eta * lam if form == "x0" else -2.0 * lam
+        return noise_clock(eta if form == "x0" else -1.0, points.lam)
+    doubled = noise_clock(1.0, points.lam)
     if form == "x0":
-        finite = xp.where(xp.isinf(lam), 0.0, lam)
-        spent = 2.0 * eta * xp.diff(finite)
-        sums = xp.cumsum(xp.concatenate([2.0 * eta[:1] * finite[:1], spent]))
-        return xp.where(xp.isinf(lam), lam, sums)
-    time = xp.exp(-2.0 * lam)
+        return xp.cumsum(xp.concatenate([eta[:1] * doubled[:1], eta * xp.diff(doubled)]))
+    time = xp.exp(-doubled)
     left = xp.cumsum((eta * -xp.diff(time))[::-1])[::-1]
     return xp.log(time[-1] + xp.concatenate([left, xp.zeros(1)]))
 
@@ -150,7 +147,8 @@ def multistep(
             raise ValueError("`grid` begins where there is no signal: interpolate x0 there, or begin later.")
         orders = np.minimum(orders, np.maximum(np.arange(num_steps), 1))
         correct = np.minimum(correct, np.arange(num_steps))
-    width = max(int(orders.max()), int(correct.max()) + 1 if correct.any() else 0)
+    # With a corrector the predictor's outputs are needed once more, one step later.
+    width = int(max(orders.max(), correct.max())) + int(correct.any())
     step = Step(form, points, eta)
     xp = namespace(step.first, step.decay)
     rows = np.arange(known, num_steps)
