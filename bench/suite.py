@@ -31,8 +31,8 @@ marginals, and `limit_s` the seconds after which a column has failed:
     limit_s = 30.0
     solver = ["sinkhorn_newton", "ott:sinkhorn", "pot:log"]
 
-So does a group of diffusion problems (`bench.diffusion`), which have no tolerance; what its `size` is depends on
-what is measured:
+So does a group of diffusion problems (`bench.diffusion`), which have no tolerance; what its `size` counts
+depends on what is measured:
 
     [[group]]
     problem = ["ring", "cloud[dimension=64]"]

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bench.record import Record
 from bench.diffusion import is_diffusion
+from bench.record import Record
 from bench.transport import is_transport
 
 # Rounding in `||b - A x||` itself: the slack with which "meets the tolerance" is judged.

@@ -24,7 +24,7 @@ from .networks import Images
 
 def mixture1d() -> Mixture:
     """Two Gaussians on a line."""
-    return Mixture(np.array([0.4, 0.6]), np.array([[-1.0], [0.8]]), np.array([[0.2], [0.35]]) ** 2)
+    return Mixture(np.array([0.4, 0.6]), np.array([[-1.0], [0.8]]), np.array([[0.4], [0.6]]) ** 2)
 
 
 def ring(modes: int = 8, std: float = 0.2) -> Mixture:
@@ -41,7 +41,7 @@ def lattice(side: int = 5, std: float = 0.15) -> Mixture:
     return Mixture(np.full(side**2, 1 / side**2), means, np.full((side**2, 1), std**2))
 
 
-def cloud(dimension: int = 64, modes: int = 40, std: float = 0.3) -> Mixture:
+def clusters(dimension: int = 64, modes: int = 40, std: float = 0.3) -> Mixture:
     """Gaussians of unlike weights whose means are normal numbers."""
     rng = np.random.default_rng(0)
     weights = rng.uniform(0.5, 1.5, modes)
@@ -62,7 +62,7 @@ def gaussian(dimension: int = 16, low: float = 1e-4, high: float = 1e2) -> Gauss
 
 
 MIXTURES: Mapping[str, Callable[..., Mixture]] = {
-    function.__name__: function for function in (mixture1d, ring, lattice, cloud, near_singular, gaussian)
+    function.__name__: function for function in (mixture1d, ring, lattice, clusters, near_singular, gaussian)
 }
 PROBLEMS: Mapping[str, Callable[..., Any]] = {**MIXTURES, "images": Images}
 

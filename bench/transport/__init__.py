@@ -14,7 +14,6 @@ from .problems import is_sized as is_sized
 from .problems import options as options
 from .problems import parse as parse
 
-
 DTYPES = ("float64",)
 
 

@@ -9,8 +9,8 @@ from bench.diffusion import problems
 from bench.diffusion.mixtures import Gaussian, Mixture
 from nsolve.diffusion.schedules import EDM, Flow, VPCosine, VPLinear
 
-NAMES = tuple(problems.PROBLEMS)
-SMALL = {"cloud": "cloud[dimension=5,modes=3]", "gaussian": "gaussian[dimension=4]"}
+NAMES = tuple(problems.MIXTURES)
+SMALL = {"clusters": "clusters[dimension=5,modes=3]", "gaussian": "gaussian[dimension=4]"}
 
 
 def states(problem, count=6, seed=1):

@@ -1,0 +1,92 @@
+"""This project's samplers: names are short forms of the classes, their fields are the parameters.
+
+Beside them, `grid` is one of the grids of `nsolve.diffusion` without `_grid`, and `checkpoints` what
+`sample` keeps for reverse mode.
+"""
+
+import inspect
+from typing import Any
+
+from nsolve import diffusion
+
+from ..environment import version as _version
+from ..specs import Part, check_name
+
+CLASSES = {
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "dpm_solver": "DPMSolver",
+    "dpm_solver_pp": "DPMSolverPP",
+    "unipc": "UniPC",
+}
+GRIDS = ("log_snr", "uniform", "quadratic", "karras")
+#: Of the column, not of the sampler.
+COMMON = ("grid", "checkpoints")
+SOLVERS = {
+    name: (*inspect.signature(getattr(diffusion, cls)).parameters, *COMMON) for name, cls in CLASSES.items()
+}
+
+
+def version() -> str | None:
+    """The installed version of nsolve."""
+    return _version("nsolve")
+
+
+def sampler(column: Part) -> diffusion.AbstractSampler:
+    """The sampler of a column."""
+    options = {name: value for name, value in column.params if name not in COMMON}
+    return getattr(diffusion, CLASSES[column.name])(**options)
+
+
+def grid(column: Part, num_steps: int, start: Any = None, end: Any = None) -> diffusion.Grid:
+    """The grid of a column, from time `start` to `end`."""
+    name = str(column.options.get("grid", "log_snr"))
+    check_name("grid", name, GRIDS)
+    return getattr(diffusion, f"{name}_grid")(num_steps, start=start, end=end)
+
+
+def plan_of(
+    column: Part,
+    schedule: diffusion.AbstractSchedule,
+    evaluations: int,
+    ends: tuple[Any, Any] = (None, None),
+) -> diffusion.Plan:
+    """The plan with the most steps that take no more network evaluations than given, between two times.
+
+    ValueError where a single step takes more."""
+    made = sampler(column)
+    for num_steps in range(evaluations, 0, -1):
+        plan = made.plan(grid(column, num_steps, *ends), schedule)
+        if plan.num_evaluations <= evaluations:
+            return plan
+    raise ValueError(f"{column} takes more than {evaluations} evaluations for a step")
+
+
+def stated_order(made: diffusion.AbstractSampler) -> int | None:
+    """The order that its documentation states; None where it promises none, as the published forms do."""
+    if getattr(made, "legacy", False):
+        return None
+    return made.order + bool(getattr(made, "corrector", False))
+
+
+def of_order(order: int) -> list[Part]:
+    """A column of every deterministic sampler that there is at an order."""
+    columns = []
+    for name, parameters in SOLVERS.items():
+        column = Part(name, (("order", order),) if "order" in parameters else ())
+        made = sampler(column)
+        if made.order == order and not made.plan(*_FEW).stochastic:
+            columns.append(column)
+    return columns
+
+
+def has_history(made: diffusion.AbstractSampler) -> bool:
+    """Whether outputs are kept from step to step."""
+    try:
+        made.plan(*_FEW, known=1)
+    except ValueError:
+        return False
+    return True
+
+
+_FEW = diffusion.log_snr_grid(8), diffusion.VPLinear()
