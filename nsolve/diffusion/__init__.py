@@ -1,5 +1,8 @@
 """Diffusion models as differential equations: samplers of proven order, differentiable in everything."""
 
+from .adaptive import RESULTS as RESULTS
+from .adaptive import AdaptiveResult as AdaptiveResult
+from .adaptive import sample_adaptive as sample_adaptive
 from .brownian import BrownianPath as BrownianPath
 from .denoiser import Denoiser as Denoiser
 from .grids import Grid as Grid
@@ -24,6 +27,8 @@ from .samplers import IPNDM as IPNDM
 from .samplers import PNDM as PNDM
 from .samplers import AcceleratedDDIM as AcceleratedDDIM
 from .samplers import AcceleratedDDPM as AcceleratedDDPM
+from .samplers import AdaptiveDPMSolver as AdaptiveDPMSolver
+from .samplers import AdaptiveMultistep as AdaptiveMultistep
 from .samplers import DPMSolver as DPMSolver
 from .samplers import DPMSolverPP as DPMSolverPP
 from .samplers import EDMHeun as EDMHeun
@@ -32,6 +37,7 @@ from .samplers import RFSolver as RFSolver
 from .samplers import RhoRK as RhoRK
 from .samplers import SASolver as SASolver
 from .samplers import UniPC as UniPC
+from .samplers.base import AbstractAdaptiveSampler as AbstractAdaptiveSampler
 from .samplers.base import AbstractSampler as AbstractSampler
 from .schedules import EDM as EDM
 from .schedules import VE as VE

@@ -1,10 +1,12 @@
 """What a sampler is: a module that turns a grid into a plan."""
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import numpy as np
+from jaxtyping import Array, PyTree
 
 from .._arrays import as_times, is_traced, on_host
 from ..grids import Grid
@@ -51,8 +53,40 @@ class AbstractSampler(eqx.Module):
         return plan
 
 
+Output = Callable[[Literal["x0", "eps"], PyTree[Array], Points], PyTree[Array]]
+
+
+class Attempt(NamedTuple):
+    """What a step of an adaptive sampler would do: the next state, an estimate of its error, two states whose
+    size the error is measured by, and what is remembered if the step is accepted."""
+
+    x: PyTree[Array]
+    error: PyTree[Array]
+    sizes: tuple[PyTree[Array], PyTree[Array]]
+    memory: Any
+
+
 class AbstractAdaptiveSampler(eqx.Module):
-    """A sampler that chooses its steps while it runs."""
+    """A sampler that chooses its steps while it runs (`sample_adaptive`).
+
+    `output(form, x, point)` calls the network at one point of the schedule and gives x0 or eps.
+    """
+
+    first_step: eqx.AbstractVar[float]
+    initial_evaluations: eqx.AbstractVar[int]
+    evaluations: eqx.AbstractVar[int]
+
+    @abstractmethod
+    def init(self, output: Output, x: PyTree[Array], start: Points) -> Any:
+        """What is remembered at the start (`initial_evaluations` calls of the network)."""
+
+    @abstractmethod
+    def step(self, output: Output, x: PyTree[Array], memory: Any, start: Points, end: Points) -> Attempt:
+        """One step from `start` to `end` (`evaluations` calls of the network)."""
+
+    @abstractmethod
+    def growth(self, ratio: Array, previous: Array, memory: Any) -> Array:
+        """How much longer the next step should be, from the last two ratios of error to tolerance."""
 
 
 def no_history(known: int, sampler: AbstractSampler) -> None:
