@@ -10,7 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from ._arrays import is_traced, namespace, on_host
+from ._arrays import as_times, is_traced, namespace, on_host
 from .schedules import AbstractSchedule
 
 
@@ -63,6 +63,11 @@ def _power(first: Any, last: Any, fraction: Any, rho: float) -> Any:
         return first * (1.0 - fraction) + last * fraction
     even = first ** (1.0 / rho) * (1.0 - fraction) + last ** (1.0 / rho) * fraction
     return xp.where(fraction == 0.0, first, xp.where(fraction == 1.0, last, even**rho))
+
+
+def resolve(grid: Any, schedule: AbstractSchedule) -> Any:
+    """The times of a grid, whether it is given by them or to be resolved against the schedule."""
+    return grid(schedule) if isinstance(grid, Grid) else as_times(grid)
 
 
 def log_snr_grid(num_steps: int, start: Any = None, end: Any = None) -> Grid:

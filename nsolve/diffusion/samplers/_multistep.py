@@ -138,7 +138,7 @@ def multistep(
     """
     num_steps = len(points) - 1
     orders = np.array(orders)
-    orders[-1] = 1 if _free_of_noise(points) else orders[-1]
+    orders[-1] = 1 if is_free_of_noise(points) else orders[-1]
     correct = np.zeros(num_steps, int) if corrector_orders is None else np.array(corrector_orders)
     correct[-1] = 0
     if _free_of_signal(points):
@@ -205,7 +205,7 @@ def in_registers(newest_first: Any, rows: np.ndarray, width: int) -> tuple[Any, 
     return namespace(newest_first).take_along_axis(newest_first, column, axis=1), rows % width
 
 
-def _free_of_noise(points: Points) -> bool:
+def is_free_of_noise(points: Points) -> bool:
     return not is_traced(points.log_sigma) and bool(np.isneginf(points.log_sigma[-1]))
 
 

@@ -8,8 +8,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._arrays import as_times, is_traced, on_host
-from ..grids import Grid
+from .._arrays import is_traced, on_host
+from ..grids import resolve
 from ..plan import Plan
 from ..points import Points, check_grid
 from ..schedules import AbstractSchedule
@@ -37,7 +37,7 @@ class AbstractSampler(eqx.Module):
         points before it are taken from the registers: a multistep method then needs no start-up steps of
         lower order.
         """
-        times = grid(schedule) if isinstance(grid, Grid) else as_times(grid)
+        times = resolve(grid, schedule)
         sampler = self
         if not is_traced((times, schedule, sampler)):
             schedule, sampler = on_host((schedule, sampler))
