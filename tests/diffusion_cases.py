@@ -66,6 +66,42 @@ CASES = [
     Case(D.UniPC(3, prediction="eps"), 4, known=2, form="eps", degree=2, first=80),
     Case(D.UniPC(3, corrector=False), 3, known=2, degree=2),
     Case(D.UniPC(4, corrector=False), 4, known=3, degree=3),
+    # DEIS, and the Adams methods of PNDM (of each kind the last row is the one whose table is traced)
+    Case(D.DEIS(3, "log_rho"), 3, known=2, form="eps", degree=2),
+    *(
+        Case(D.DEIS(n, name), n, known=n - 1, form="eps", variable=name, degree=n - 1, first=80)
+        for name in ("rho", "t")
+        for n in (1, 2, 3, 4)
+    ),
+    *(Case(D.IPNDM(n, legacy=True), min(n, 2), known=n - 1, form="eps", degree=0) for n in (1, 2, 3, 4)),
+    *(Case(D.IPNDM(n), n, known=n - 1, form="eps", variable="t", degree=n - 1, first=80) for n in (2, 3, 4)),
+    *(Case(D.PNDM(kind, legacy=True), 2, form="eps", variable="t", degree=0) for kind in ("S", "F", "PLMS")),
+    Case(D.PNDM("S"), 2, form="eps", variable="t", degree=0),
+    Case(D.PNDM("PLMS"), 4, form="eps", variable="t", degree=0, first=80),
+    Case(D.PNDM("F"), 4, form="eps", variable="t", degree=0, first=80),
+    # Runge-Kutta in sigma / alpha and in sigma / (alpha + sigma)
+    *(
+        Case(D.RhoRK(name), n, form="eps", variable="rho", degree=n - 1)
+        for name, n in (
+            ("euler", 1),
+            ("midpoint", 2),
+            ("heun", 2),
+            ("kutta3", 3),
+            ("ralston3", 3),
+            ("heun3", 3),
+            ("vdh3", 3),
+            ("ssprk3", 3),
+            ("rk4", 4),
+        )
+    ),
+    *(
+        Case(D.FlowRK(name), n, form="flow", variable="flow", degree=n - 1)
+        for name, n in (("euler", 1), ("midpoint", 2), ("heun", 2), ("ralston3", 3), ("rk4", 4))
+    ),
+    Case(D.RFSolver(), 2, form="flow", variable="flow", degree=1),
+    Case(D.EDMHeun(), 2, form="eps", variable="rho", degree=1),
+    Case(D.EDMHeun(alpha=2 / 3), 2, form="eps", variable="rho", degree=1),
+    Case(D.AcceleratedDDIM(), 2, first=80),
     # Stochastic: `order` is that of the drift
     Case(D.DDIM(0.5), 1, stochastic=True),
     Case(D.DDIM(1.0), 1, stochastic=True),
@@ -73,6 +109,8 @@ CASES = [
     Case(D.DDPM("large"), 1, stochastic=True, invariant=False),
     Case(D.DPMSolverPP(2, sde=True), 2, known=1, stochastic=True),
     Case(D.DPMSolverPP(3, sde=True), 3, known=2, stochastic=True),
+    Case(D.EDMHeun(churn=2.0), 2, stochastic=True),
+    Case(D.AcceleratedDDPM(), 2, stochastic=True),
 ]
 
 DETERMINISTIC = [case for case in CASES if not case.stochastic]
