@@ -43,6 +43,8 @@ SCHEDULES: dict[str, AbstractSchedule] = {
 }
 #: a model is measured on so many divisions of its data in halves
 REPEATS = 5
+#: and its picture has so many samples for each label
+COLUMNS = 12
 #: share of the images that are shown without their label, so that the model learns to do without
 UNLABELLED = 0.3
 
@@ -156,7 +158,7 @@ def train(request: Request) -> dict[str, float]:
     Raises ValueError before any work for data, options or a folder that cannot be used."""
     _check(request)
     data = DATA[request.data](request.batch_size)
-    starting, training, testing, drawing = jax.random.split(jax.random.key(request.seed), 4)
+    starting, training, drawing = jax.random.split(jax.random.key(request.seed), 3)
     schedule = SCHEDULES[request.schedule]
     sizes = {"size": data.images[0].size, "num_classes": int(data.labels.max()) + 1}
     net = ScoreNet(schedule=schedule, prediction=request.prediction, key=starting, **sizes)  # pyright: ignore
@@ -186,9 +188,14 @@ def train(request: Request) -> dict[str, float]:
     sizes |= {"width": net.enter.out_features, "depth": len(net.blocks)}
     names = {"prediction": request.prediction, "schedule": request.schedule}
     save(request.out / "model.eqx", denoiser, **sizes, **names)
-    metrics = {"step": request.steps, **measure(denoiser, data, testing)}
+    # The picture has for each label a row of samples, and beside them as many without a label.
+    shown = np.stack([np.repeat(np.arange(sizes["num_classes"])[:, None], COLUMNS, 1)] * 2)
+    shown[1] = -1
+    labels = jnp.asarray(np.append(shown, np.full(len(data.images), -1)))
+    samples = np.asarray(generate(denoiser, labels, drawing, data.images.shape[1:]))
+    metrics = {"step": request.steps, **measure(samples[shown.size :], data.images, request.seed)}
     (request.out / "metrics.json").write_text(json.dumps(metrics) + "\n")
-    _draw(denoiser, data, request.out / "picture.png", drawing)
+    _draw(samples[: shown.size, ..., 0].reshape(*shown.shape, *data.images.shape[1:3]), request.out)
     return metrics
 
 
@@ -227,28 +234,25 @@ class _Labelled(eqx.Module):
         return self.model(x, t, self.labels)
 
 
-def measure(denoiser: Denoiser, data: Images, key: PRNGKeyArray) -> dict[str, float]:
-    """How samples without labels compare with the data; means over divisions of the data in halves.
+def measure(
+    samples: Float[np.ndarray, "n ..."], images: Float[Array, "n ..."], seed: int
+) -> dict[str, float]:
+    """How as many samples compare with the data; means over divisions of the data in halves.
 
     `energy_distance` is that from samples to one half, `nearest_distance` the mean distance from a sample to
     the image of that half next to it.  `..._of_data` are those of the other half in place of the samples,
     what a perfect model would have; `..._of_gaussian` those of a normal distribution with the mean and
     covariance of the data.  A nearest distance below that of the data is a sign of copies."""
-    generating, fitting, dividing = jax.random.split(key, 3)
-    images = data.images.reshape(len(data.images), -1)
-    samples = generate(denoiser, jnp.full(len(images), -1), generating, data.images.shape[1:])
-    samples = samples.reshape(images.shape)
-    gaussian = jax.random.multivariate_normal(
-        fitting, images.mean(0), jnp.cov(images.T), (len(images),), images.dtype, method="svd"
-    )
-    half = len(images) // 2
+    number, rng = len(images), np.random.default_rng(seed)
+    data = np.asarray(images, float).reshape(number, -1)
+    samples = samples.reshape(number, -1)
+    gaussian = rng.multivariate_normal(data.mean(0), np.cov(data.T), number)
     rows = []
-    for repeat in jax.random.split(dividing, REPEATS):
-        order = jax.random.permutation(repeat, len(images))
-        first, second = images[order[:half]], images[order[half:]]
-        sets = [samples[order[:half]], gaussian[order[:half]], first]
+    for _ in range(REPEATS):
+        first, second = np.array_split(rng.permutation(number), 2)
+        sets = (samples[first], gaussian[first], data[first])
         rows.append(
-            [distance(points, second) for distance in (energy_distance, nearest_distance) for points in sets]
+            [far(points, data[second]) for far in (energy_distance, nearest_distance) for points in sets]
         )
     names = [
         name + of
@@ -258,20 +262,15 @@ def measure(denoiser: Denoiser, data: Images, key: PRNGKeyArray) -> dict[str, fl
     return dict(zip(names, np.mean(rows, 0).tolist(), strict=True))
 
 
-def _draw(denoiser: Denoiser, data: Images, file: Path, key: PRNGKeyArray, columns: int = 12) -> None:
-    """A PNG: for each label a row of samples, and beside them as many samples without a label."""
+def _draw(images: Float[np.ndarray, "blocks rows columns height width"], out: Path) -> None:
+    """A PNG of blocks beside each other, of images in rows and columns."""
     from matplotlib.image import imsave  # matplotlib is slow to import
 
-    kinds = np.arange(int(data.labels.max()) + 1)
-    labels = np.stack([np.repeat(kinds[:, None], columns, 1), np.full((len(kinds), columns), -1)])
-    images = np.asarray(generate(denoiser, jnp.asarray(labels.ravel()), key, data.images.shape[1:]))
-    framed = np.pad(images[..., 0], ((0, 0), (1, 1), (1, 1)), constant_values=1)
-    height, width = framed.shape[1:]
-    halves = framed.reshape(*labels.shape, height, width).transpose(0, 1, 3, 2, 4)
-    halves = halves.reshape(2, len(kinds) * height, columns * width)
-    gap = np.ones((halves.shape[1], width // 2))
-    page = np.concatenate([halves[0], gap, halves[1]], 1)
-    imsave(file, np.kron(page, np.ones((4, 4))), cmap="gray", vmin=-1, vmax=1)
+    framed = np.pad(images, ((0, 0), (0, 0), (0, 0), (1, 1), (1, 1)), constant_values=1)
+    blocks, rows, columns, height, width = framed.shape
+    framed = framed.transpose(0, 1, 3, 2, 4).reshape(blocks, rows * height, columns * width)
+    page = np.concatenate(np.pad(framed, ((0, 0), (0, 0), (4, 4)), constant_values=1), 1)
+    imsave(out / "picture.png", np.kron(page, np.ones((4, 4))), cmap="gray", vmin=-1, vmax=1)
 
 
 def _check(request: Request) -> None:
