@@ -1,0 +1,43 @@
+"""Plans that run from the data to the noise.
+
+The formulas of the exponential integrators hold for steps of either sign, so a sampler's table on the points
+of a grid in reverse order integrates the probability-flow ODE backwards, at the sampler's own order.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ._arrays import as_times, is_traced, on_host
+from .grids import Grid
+from .plan import Plan
+from .points import Points, check_grid
+from .samplers.base import AbstractSampler
+from .schedules import AbstractSchedule
+
+
+def grid_points(schedule: AbstractSchedule, grid: Any) -> Points:
+    """The checked points of a grid, of which both ends must have signal and noise."""
+    times = grid(schedule) if isinstance(grid, Grid) else as_times(grid)
+    if not is_traced((times, schedule)):
+        schedule = on_host(schedule)
+    checked = check_grid(Points.of(schedule, times))
+    check_finite(checked.lam)
+    return checked
+
+
+def check_finite(lam: Any) -> None:
+    if not is_traced(lam) and not np.all(np.isfinite(lam)):
+        raise ValueError(
+            "`grid` must have signal and noise at both ends, where lam = log(alpha / sigma) is finite; got "
+            f"lam from {lam[0]} to {lam[-1]}. Begin and end it inside the schedule's range."
+        )
+
+
+def backward_plan(sampler: AbstractSampler, schedule: AbstractSchedule, grid: Any) -> Plan:
+    """The plan of a deterministic sampler from the grid's last time to its first."""
+    points = grid_points(schedule, grid)[::-1]
+    plan = (sampler if is_traced((points, sampler)) else on_host(sampler)).table(points, 0)
+    if plan.stochastic:
+        raise ValueError(f"`sampler` must be deterministic, but {type(sampler).__name__} adds noise.")
+    return plan
