@@ -3,6 +3,7 @@
 from .adaptive import RESULTS as RESULTS
 from .adaptive import AdaptiveResult as AdaptiveResult
 from .adaptive import sample_adaptive as sample_adaptive
+from .as_diffrax import as_diffrax as as_diffrax
 from .brownian import BrownianPath as BrownianPath
 from .denoiser import Denoiser as Denoiser
 from .grids import Grid as Grid
@@ -12,6 +13,10 @@ from .grids import quadratic_grid as quadratic_grid
 from .grids import uniform_grid as uniform_grid
 from .guidance import ClassifierFree as ClassifierFree
 from .guidance import DynamicThreshold as DynamicThreshold
+from .inversion import Inversion as Inversion
+from .inversion import invert as invert
+from .likelihood import bits_per_dim as bits_per_dim
+from .likelihood import log_likelihood as log_likelihood
 from .noise import AbstractNoise as AbstractNoise
 from .noise import IndependentNoise as IndependentNoise
 from .pfgm import PFGMField as PFGMField
@@ -23,6 +28,7 @@ from .sample import sample as sample
 from .samplers import DDIM as DDIM
 from .samplers import DDPM as DDPM
 from .samplers import DEIS as DEIS
+from .samplers import ERSDE as ERSDE
 from .samplers import IPNDM as IPNDM
 from .samplers import PNDM as PNDM
 from .samplers import AcceleratedDDIM as AcceleratedDDIM

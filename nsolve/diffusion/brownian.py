@@ -69,7 +69,7 @@ class BrownianPath(AbstractNoise):
                 "`key` is a BrownianPath, but this plan has no `clock`: its noise (churn, say) is no "
                 "increment of a Brownian motion. Give a jax.random key."
             )
-        if is_traced(plan.clock):
+        if is_traced((plan.clock, plan.weights)):
             return
         clock = np.asarray(plan.clock, np.float64)
         if np.isnan(clock).any():
@@ -79,9 +79,9 @@ class BrownianPath(AbstractNoise):
         lost = np.flatnonzero(noisy & (np.diff(clock) == 0))
         if len(lost):
             raise ValueError(
-                f"a BrownianPath cannot give noise to row {lost[0] + 1} of the plan, whose ends stand "
-                f"at {plan.clock[lost[0]]:.9g} and {plan.clock[lost[0] + 1]:.9g} of the clock: they must differ, and "
-                f"lie within [-{_END:g}, {_END:g}]. Take a jax.random key."
+                f"a BrownianPath cannot give noise to row {lost[0] + 1} of the plan: its ends stand at "
+                f"{plan.clock[lost[0]]:.9g} and {plan.clock[lost[0] + 1]:.9g} of the plan's clock, but must "
+                f"differ and lie within [-{_END:g}, {_END:g}]. Take a jax.random key."
             )
         points = np.unique(clock)
         leaf = np.floor(points * (2.0**self.depth / (2.0 * _END)))

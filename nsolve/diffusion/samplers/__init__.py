@@ -10,6 +10,7 @@ from .deis import DEIS as DEIS
 from .dpm_solver import DPMSolver as DPMSolver
 from .dpm_solver import DPMSolverPP as DPMSolverPP
 from .edm import EDMHeun as EDMHeun
+from .er_sde import ERSDE as ERSDE
 from .pndm import IPNDM as IPNDM
 from .pndm import PNDM as PNDM
 from .runge_kutta import FlowRK as FlowRK
