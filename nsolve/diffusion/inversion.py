@@ -67,8 +67,8 @@ def invert(
     - `rtol`: None runs the sampler backwards: N evaluations, and N more for the residual, which falls with
       the step to the power of the sampler's order. A number inverts the sampler's own map until
       ||sample(x_T) - x0|| <= rtol ||x0|| for every sample: for samplers of first order some 10 to 20 N
-      evaluations, for others 2 N a turn. On coarse grids there can be states that no latent leads to, or where
-      the iteration does not settle.
+      evaluations, for others 2 N a turn. On coarse grids there can be states that no latent leads to, or
+      where the iteration does not settle.
     - `max_steps`: the most turns (of each step, for first order).
     - `throw`: raise if the residual is above `rtol` (RuntimeError) or the network returned NaN or infinity
       (FloatingPointError); else return what was found, with its residual.
