@@ -11,7 +11,7 @@ from typing import Any
 
 from ..specs import OWN, Spec, check_name, check_part
 
-MODULES = {OWN: "own"}
+MODULES = {OWN: "own", "diffusers": "beside"}
 MODES = ("order", "gradient")
 
 

@@ -68,9 +68,11 @@ def grid_of(cell: Any, count: int) -> np.ndarray:
 
 def _error(cell: Any, problem: Mixture, made: diffusion.AbstractSampler, count: int) -> float:
     times = grid_of(cell, count)
-    if made.plan(times, SCHEDULE).stochastic:
+    whole = made.plan(times, SCHEDULE)
+    if whole.stochastic:
         raise ValueError(f"{cell.spec} adds noise: measure it on gaussian, where its distribution is known")
-    known = made.order - 1 if own.has_history(made) else 0
+    # A method of one evaluation a step keeps outputs from step to step; others start themselves.
+    known = whole.num_registers - 1 if whole.num_evaluations == count else 0
     path = _path(cell.problem, tuple(times[: known + 1]), float(times[-1]))
     plan = with_exact_start(made, times, path[:-1])
     x = diffusion.sample(denoiser(problem, SCHEDULE), plan, jnp.asarray(path[0]))

@@ -17,14 +17,29 @@ CLASSES = {
     "ddpm": "DDPM",
     "dpm_solver": "DPMSolver",
     "dpm_solver_pp": "DPMSolverPP",
+    "dpm_solver_v3": "DPMSolverV3",
+    "deis": "DEIS",
+    "rho_rk": "RhoRK",
+    "ipndm": "IPNDM",
+    "pndm": "PNDM",
     "unipc": "UniPC",
+    "sa_solver": "SASolver",
+    "edm_heun": "EDMHeun",
+    "er_sde": "ERSDE",
+    "flow_rk": "FlowRK",
+    "rf_solver": "RFSolver",
+    "accelerated_ddim": "AcceleratedDDIM",
+    "accelerated_ddpm": "AcceleratedDDPM",
 }
+CLASSES = {name: cls for name, cls in CLASSES.items() if hasattr(diffusion, cls)}
 GRIDS = ("log_snr", "uniform", "quadratic", "karras")
 #: Of the column, not of the sampler.
 COMMON = ("grid", "checkpoints")
+#: UniPC on a grid and with weights that are tuned to the problem (`bench.diffusion.tuned`).
+TUNED = "tuned"
 SOLVERS = {
     name: (*inspect.signature(getattr(diffusion, cls)).parameters, *COMMON) for name, cls in CLASSES.items()
-}
+} | {TUNED: ("order", "num_steps", "grid")}
 
 
 def version() -> str | None:
@@ -66,27 +81,20 @@ def stated_order(made: diffusion.AbstractSampler) -> int | None:
     """The order that its documentation states; None where it promises none, as the published forms do."""
     if getattr(made, "legacy", False):
         return None
-    return made.order + bool(getattr(made, "corrector", False))
+    corrected = made.order + bool(getattr(made, "corrector", False))
+    return max(corrected, getattr(made, "corrector_order", 0))
 
 
 def of_order(order: int) -> list[Part]:
     """A column of every deterministic sampler that there is at an order."""
     columns = []
-    for name, parameters in SOLVERS.items():
+    for name in CLASSES:
+        parameters = SOLVERS[name]
         column = Part(name, (("order", order),) if "order" in parameters else ())
         made = sampler(column)
-        if made.order == order and not made.plan(*_FEW).stochastic:
+        if made.order == order and not made.plan(*_SOME).stochastic:
             columns.append(column)
     return columns
 
 
-def has_history(made: diffusion.AbstractSampler) -> bool:
-    """Whether outputs are kept from step to step."""
-    try:
-        made.plan(*_FEW, known=1)
-    except ValueError:
-        return False
-    return True
-
-
-_FEW = diffusion.log_snr_grid(8), diffusion.VPLinear()
+_SOME = diffusion.log_snr_grid(8), diffusion.VPLinear()
