@@ -74,5 +74,26 @@ def gaussian(
 def marginal(
     mean: np.ndarray, variance: np.ndarray, alpha: float, sigma: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of alpha x0 + sigma eps for data N(mean, variance): what every reverse SDE keeps
-    to.""" return alpha * mean, alpha**2 * variance + sigma**2
+    """Mean and variance of alpha x0 + sigma eps for data N(mean, variance)."""
+    return alpha * mean, alpha**2 * variance + sigma**2
+
+
+def exact(
+    data: tuple[np.ndarray, np.ndarray],
+    start: tuple[np.ndarray, np.ndarray],
+    eta: float,
+    first: tuple[float, float],
+    last: tuple[float, float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance to which the eta-SDE for normal data carries N(*start), between two (alpha, sigma).
+
+    In z = x / alpha, dz / dlam = (1 + eta) (x0 - z) and noise; what the start deviates from the marginal
+    shrinks with the power 1 + eta of the marginal's deviation.
+    """
+    (begin_mean, begin_variance), (end_mean, end_variance) = marginal(*data, *first), marginal(*data, *last)
+    ratio = last[0] / first[0]
+    shrink = (end_variance / last[0] ** 2 / (begin_variance / first[0] ** 2)) ** (0.5 * (1.0 + eta)) * ratio
+    return (
+        end_mean + shrink * (start[0] - begin_mean),
+        end_variance + shrink**2 * (start[1] - begin_variance),
+    )

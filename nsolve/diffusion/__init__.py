@@ -23,6 +23,7 @@ from .pfgm import PFGMField as PFGMField
 from .pfgm import pfgm_noise as pfgm_noise
 from .plan import Plan as Plan
 from .points import Points as Points
+from .predictor_corrector import sample_predictor_corrector as sample_predictor_corrector
 from .sample import Trajectory as Trajectory
 from .sample import sample as sample
 from .samplers import DDIM as DDIM
