@@ -206,7 +206,11 @@ def run(capsys, monkeypatch, tmp_path):
     return command
 
 
-def test_a_run_trains_and_the_same_command_goes_on(run, tmp_path):
+def test_a_run_trains_and_the_same_command_goes_on(run, tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        "learned.diffusion.fit", lambda *a, **k: trained.append(learned.fit(*a, **k)) or trained[-1]
+    )
     code, shown, err = run("whole", "--steps", 12)
     assert code == 0 and "energy_distance_of_data" in shown and "12/12" in err and "resuming" not in err
     files = {"checkpoints", "log.jsonl", "metrics.json", "model.eqx", "picture.png", "settings.json"}
@@ -223,6 +227,7 @@ def test_a_run_trains_and_the_same_command_goes_on(run, tmp_path):
 
     denoiser = learned.load(tmp_path / "whole" / "model.eqx", blank_denoiser)
     assert (denoiser.prediction, denoiser.schedule) == ("v", VPCosine())
+    assert eqx.tree_equal(denoiser, trained[0].average) and not eqx.tree_equal(denoiser, trained[0].model)
     x_T = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
     grid = ns.diffusion.log_snr_grid(5)
     assert np.isfinite(ns.diffusion.sample(denoiser, ns.diffusion.DDIM(), x_T, grid)).all()
