@@ -4,6 +4,7 @@ The records and how they were made: `tests/golden/README.md`. Every plan is carr
 as its docstring says, and compared with the record at every point; `sample` itself on a few of each kind.
 """
 
+import functools
 import json
 import pathlib
 
@@ -26,7 +27,12 @@ class Record:
     def __init__(self, file, entry):
         self.entry, self.config = entry, entry["config"]
         self.states = file[f"{entry['name']}/states"]
-        self.noise = file["noise"]
+        self.start, self.noise = self.states[0].astype(float), file["noise"]
+        self.churned = "S_churn" in self.config
+        if self.churned:  # the noise stands before the first point of a step, that is before every other row
+            self.start, self.noise = 80.0 * file["x_T"], np.repeat(self.noise, 2, axis=0)
+        else:
+            self.noise = np.concatenate([np.zeros_like(self.noise[:1]), self.noise])
         if "level" in entry:
             self._from_levels(*np.asarray(file[f"{entry['name']}/levels"], float), entry["level"])
         else:
@@ -84,13 +90,13 @@ def network(xp, kind, x, alpha, sigma):
 
 def carry_out(plan, record):
     """All points of a plan on a record's network and noise: its docstring, in NumPy."""
-    x = record.states[0].astype(float)
+    x, xi = record.start, record.noise
     registers = np.zeros((plan.num_registers, *x.shape))
-    xi = np.concatenate([np.zeros((1, *x.shape)), record.noise])
 
     def row(i):
         w = plan.weights[i]
-        return w[0] * x + np.tensordot(w[1:-1], registers, 1) + w[-1] * xi[i]
+        mean = w[0] * x + np.tensordot(w[1:-1], registers, 1)
+        return mean + w[-1] * xi[i] if plan.stochastic else mean
 
     points = [x := row(0)]
     for k in range(plan.num_evaluations):
@@ -105,7 +111,7 @@ def carry_out(plan, record):
 
 
 def _rows():
-    """(name of a record, our sampler, evaluations between two points of the grid)."""
+    """(name of a record, our sampler, layout of the record: see `grid_of`)."""
     pp, noise_form = nd.DPMSolverPP, nd.DPMSolver
     for name in ("leading", "trailing", "v", "sample"):
         yield f"ddim-{name}", nd.DDIM()
@@ -127,6 +133,11 @@ def _rows():
                             name,
                             make(order=order, variant=kind, lower_order_final=end != "full", legacy=True),
                         )
+    yield "dpmsolver++-2-euler-at-final", pp(order=2, lower_order_final=True)
+    noise_sde = functools.partial(nd.SASolver, corrector_order=0, prediction="eps", tau=1.0)
+    yield "sde-dpmsolver-1-full", noise_sde(1)
+    yield "sde-dpmsolver-2-heun-full", noise_sde(2, lower_order_final=False)
+    yield "sde-dpmsolver-2-heun-min", noise_sde(2)
     for name in ("karras", "flow"):
         yield f"dpmsolver++-2-{name}", pp(order=2)
     yield "dpmsolver++-2-16-steps", pp(order=2)
@@ -149,6 +160,22 @@ def _rows():
         options = {"order": order, "corrector": False, "variant": "bh2"}
         yield f"unip-{order}-full", nd.UniPC(lower_order_final=False, **options)
     yield "unipc-3-zero", nd.UniPC(order=3, variant="bh2", lower_order_final=True)
+    for order in (1, 2, 3):
+        for final in (True, False):
+            options = {"order": order, "variable": "log_rho", "lower_order_final": final}
+            yield f"deis-{order}" + ("" if final else "-full"), nd.DEIS(**options)
+    for predictor, corrector in ((2, 2), (3, 3), (3, 4)):
+        for tau in (0, 1):
+            orders = {"predictor_order": predictor, "corrector_order": corrector, "legacy": True}
+            yield f"sa-{predictor}-{corrector}-tau-{tau}", nd.SASolver(tau=tau, **orders)
+    yield "sa-3-3-tau-0.6-full", nd.SASolver(3, 3, tau=0.6, lower_order_final=False, legacy=True)
+    yield "sa-2-3-noise", nd.SASolver(2, 3, prediction="eps", legacy=True)
+    yield "pndm-prk", nd.PNDM("F", legacy=True), "F"
+    yield "pndm-plms", nd.PNDM("PLMS", legacy=True), "S"
+    yield "ipndm", nd.IPNDM(legacy=True)
+    yield "heun", nd.EDMHeun(), "heun"
+    yield "heun-karras", nd.RhoRK("heun"), "heun"
+    yield "lms", nd.DEIS(order=4, variable="rho")
     yield "euler", nd.DDIM()
     yield "euler-ancestral", nd.DDIM(eta=1.0)
     yield "kdpm2", noise_form(order=2, mode="single"), 2
@@ -158,7 +185,8 @@ def _rows():
         if order < 3:
             yield f"edm-sde-dpmsolver++-{order}", pp(order=order, sde=True, legacy=True)
     yield "flow-euler", nd.DDIM()
-    yield "flow-euler-shift", nd.DDIM()
+    yield "flow-euler-shift", nd.FlowRK("euler")
+    yield "flow-heun-shift", nd.FlowRK("heun"), "heun"
     # the authors' own code
     for prefix, make in (("dpmsolver++", pp), ("dpmsolver", noise_form)):
         for order in (1, 2, 3):
@@ -180,7 +208,29 @@ def _rows():
     yield "k-diffusion/dpmpp_3m_sde-0.0", third
     yield "k-diffusion/dpmpp_2m", pp(order=2, lower_order_final=False)
     yield "k-diffusion/dpm_2", noise_form(order=2, mode="single"), 2
+    for order in (1, 2, 3, 4):
+        yield f"k-diffusion/lms-{order}", nd.DEIS(order=order, variable="rho")
+        yield f"deis/t_ab-{order - 1}", nd.DEIS(order=order, variable="t", legacy=True)
+        yield f"deis/rho_ab-{order - 1}", nd.DEIS(order=order, variable="rho", legacy=True)
+    for name, (tableau, stages) in TABLEAUX.items():
+        yield f"deis/rho_rk-{name}", nd.RhoRK(tableau), stages
+    yield "deis/ipndm", nd.IPNDM(legacy=True)
     yield "pndm/ddim", nd.DDIM()
+    yield "pndm/s", nd.PNDM("S", legacy=True), "S"
+    yield "pndm/f", nd.PNDM("F", legacy=True), "F"
+    yield "edm/heun", nd.EDMHeun(), "heun"
+    yield "edm/churn", nd.EDMHeun(churn=4.0), "heun"
+    window = {"churn_min": 0.05, "churn_max": 50.0, "noise_scale": 1.003}
+    yield "edm/churn-window", nd.EDMHeun(churn=6.0, **window), "heun"
+    for order in (1, 2, 3):
+        for number, noise in NOISE_SCALES.items():
+            yield f"er-sde/{order}-{number}", nd.ERSDE(order, noise, legacy=True)
+    for predictor, corrector in ((1, 0), (2, 0), (2, 2), (3, 3), (3, 4)):
+        for form, label in (("x0", "data"), ("eps", "noise")):
+            for tau in (0.0, 0.6, 1.0):
+                orders = {"predictor_order": predictor, "corrector_order": corrector, "prediction": form}
+                name = f"sa-solver/{predictor}-{corrector}-{label}-{tau}"
+                yield name, nd.SASolver(tau=functools.partial(but_last, tau), legacy=True, **orders)
     for order in (1, 2, 3):
         for variant in ("bh1", "bh2"):
             for form, label in (("x0", "data"), ("eps", "noise")):
@@ -190,28 +240,71 @@ def _rows():
                     yield name, nd.UniPC(lower_order_final=final, **options)
 
 
+TABLEAUX = {"1euler": ("euler", 1), "2heun": ("heun", 2), "3kutta": ("kutta3", 3), "3ral": ("ralston3", 3)}
+TABLEAUX |= {"3heun": ("heun3", 3), "3vdh": ("vdh3", 3), "3ssprk": ("ssprk3", 3), "4rk": ("rk4", 4)}
+NOISE_SCALES = {1: "ode", 2: "sde", 4: "sde2", 5: "sde3", 6: "sde4", 7: "sde5"}
+
+
+def but_last(tau, starts):
+    """The authors' SA-Solver adds no noise in its last step."""
+    return np.where(np.arange(len(starts)) < len(starts) - 1, tau, 0.0)
+
+
 ROWS = [(row[0], row[1], row[2] if len(row) > 2 else 1) for row in _rows()]
 
 
-def grid_of(record, stride):
-    """The grid's times among those of the evaluations, and how many points of the record it accounts for."""
-    times = record.times[::stride]
-    if (
-        stride > 1 and record.times[-1] == 0.0
-    ):  # such schedulers end with one plain step to sigma = 0: left out
-        times = record.times[:-1:stride]
-    return times, (len(times) - 1) * stride + 1
+def grid_of(record, layout):
+    """The grid's times, by where they are among the record's points; and how many points they account for.
+
+    `layout`: the evaluations in each step, where all have as many; "heun": two, but for a last one with one;
+    "S", "F": PNDM's start by Heun's method (whose second point is asked twice) or by three steps of four."""
+    last = len(record.times) - 1
+    if layout == "heun":
+        where = [0, *range(1, last, 2), last]
+    elif layout == "S":
+        where = [0, *range(2, last + 1)]
+    elif layout == "F":
+        where = [0, 4, 8, *range(12, last + 1)]
+    else:
+        where = list(range(0, last + 1, layout))
+    times = record.times[where]
+    if record.churned:  # what the network saw first in a step is not the grid's
+        times[0] = 80.0
+    return times, where[-1] + 1
 
 
-@pytest.mark.parametrize("name, sampler, stride", ROWS, ids=[row[0] for row in ROWS])
-def test_plan_passes_through_recorded_states(name, sampler, stride):
+@pytest.mark.parametrize("name, sampler, layout", ROWS, ids=[row[0] for row in ROWS])
+def test_plan_passes_through_recorded_states(name, sampler, layout):
     record = RECORDS[name]
-    times, length = grid_of(record, stride)
+    times, length = grid_of(record, layout)
     points = carry_out(sampler.plan(times, record.schedule), record)
     assert len(points) == length
     np.testing.assert_allclose(
         points, record.states[:length], rtol=0, atol=1e-10 * np.abs(record.states).max()
     )
+
+
+def test_every_record_is_used():
+    """But for these, which have no counterpart here."""
+    without = {
+        "dpmsolver++-3-single": "reaches its third point by another update than the published one",
+        "dpmsolver-3-single": "likewise",
+        "sde-dpmsolver-2-full": "no midpoint form of the noise's SDE",
+        "sde-dpmsolver-2-min": "likewise",
+        "unipc-2-first-steps-uncorrected": "correctors are on or off",
+        "sa-1-1": "a corrector of one output, the new one",
+        "sa-solver/1-1": "likewise",
+        "k-diffusion/dpmpp_3m_sde-0.5": "`legacy` has the sign that diffusers has",
+        "k-diffusion/dpmpp_3m_sde-1.0": "likewise",
+        "uni-pc/vary_coeff": "a corrector of first order, for any order",
+        "dpm-solver-v3": "?",
+        "adaptive": "below",
+    }
+    used = {row[0] for row in ROWS} | set(SAMPLED)
+    unused = [name for name in RECORDS if name not in used]
+    unknown = [name for name in unused if not any(key in name for key in without)]
+    assert not unknown
+    assert all(any(key in name for name in unused) for key in without)
 
 
 class Network(eqx.Module):
@@ -225,18 +318,18 @@ class Network(eqx.Module):
 
 
 class RecordedNoise(AbstractNoise):
-    """The normal numbers of a record, one array for each row of a plan after the first."""
+    """The normal numbers of a record, one array for each row of a plan."""
 
     numbers: jnp.ndarray
 
     def check(self, plan):
-        assert plan.num_evaluations <= len(self.numbers)
+        assert plan.num_evaluations < len(self.numbers)
 
     def init(self, like, clock):
         return None
 
     def draw(self, state, row, clock, next_clock, like):
-        return self.numbers[jnp.maximum(row - 1, 0)], state
+        return self.numbers[row], state
 
 
 SAMPLED = {
@@ -263,3 +356,26 @@ def test_sample_passes_through_recorded_states(name):
     scale = np.abs(record.states).max()
     np.testing.assert_array_equal(x, trajectory.x[-1])
     np.testing.assert_allclose(trajectory.x, record.states, rtol=0, atol=(1e-5 if single else 1e-10) * scale)
+
+
+ADAPTIVE = {"dpmsolver++-3": (3, "x0"), "dpmsolver-2": (2, "eps")}
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_adaptive_steps_are_the_authors(name):
+    """Ours divides what is left evenly into the last two steps: all before them are theirs."""
+    record, (order, form) = RECORDS[f"dpm-solver/{name}-adaptive"], ADAPTIVE[name]
+    options = {key: record.config[key] for key in ("rtol", "atol")}
+    sampler = nd.AdaptiveDPMSolver(order, form)
+    x_T = jnp.asarray(record.states[0])
+    denoiser = nd.Denoiser(Network("plain", record.schedule), "eps", record.schedule)
+    run = nd.sample_adaptive(denoiser, sampler, x_T, 1.0, 1e-3, max_steps=150, shared_steps=True, **options)
+    starts = record.times[:-1:order]
+    accepted = np.append(
+        starts[:1], starts[1:][np.diff(starts) != 0]
+    )  # a rejected step is tried again from there
+    assert run.num_steps == len(accepted)
+    assert run.num_evaluations == len(record.times) - 1
+    # Each step depends on the errors of those before it: up to 85 of them pass on their rounding.
+    np.testing.assert_allclose(run.t[: len(accepted) - 1], accepted[:-1], rtol=1e-9)
+    np.testing.assert_allclose(run.value, record.states[-1], atol=1e-4)

@@ -218,7 +218,8 @@ def table():
     pndm = {"steps_offset": 1}
     yield "pndm-prk", "PNDMScheduler", by_index, pndm, {"steps": 10}
     yield "pndm-plms", "PNDMScheduler", by_index, pndm | {"skip_prk_steps": True}, {"steps": 10}
-    yield "ipndm", "IPNDMScheduler", cosine, {}
+    noises = np.sin(np.linspace(0.99, 0.0, STEPS + 1) * np.pi / 2)
+    yield "ipndm", "IPNDMScheduler", cosine, {"trained_betas": noises.tolist()}
     yield "euler", "EulerDiscreteScheduler", variance_exploding, {}
     yield "euler-ancestral", "EulerAncestralDiscreteScheduler", variance_exploding, {}
     yield "heun", "HeunDiscreteScheduler", variance_exploding, {}

@@ -130,8 +130,8 @@ def dpm_solver():
             cases[f"{algorithm}-{order}-adaptive"] = fixed | {
                 "method": "adaptive",
                 "order": order,
-                "rtol": 0.02,
-                "atol": 0.002,
+                "rtol": 1e-3,
+                "atol": 1e-4,
             }
         for steps in (9, 10, 11):
             cases[f"{algorithm}-fast-{steps}"] = fixed | {"method": "singlestep", "order": 3, "steps": steps}
