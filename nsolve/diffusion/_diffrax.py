@@ -1,6 +1,7 @@
 """Our samplers as solvers of diffrax. Imported by `as_diffrax` alone, since it needs diffrax."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import diffrax
@@ -12,9 +13,12 @@ from jaxtyping import Array, PyTree
 
 from ._arrays import is_traced
 from ._row import advance, as_arrays, empty_registers, form_point, is_finite
+from .adaptive import _output
 from .denoiser import Denoiser
 from .plan import Plan
+from .points import Points
 from .sample import _Rows
+from .samplers.adaptive import AdaptiveDPMSolver, AdaptiveMultistep
 
 
 class PlanSolver(diffrax.AbstractSolver):
@@ -76,6 +80,47 @@ class PlanSolver(diffrax.AbstractSolver):
 
     def func(self, terms: Any, t0: Any, y0: PyTree[Array], args: Any) -> PyTree[Array]:
         return terms.vf(t0, y0, args)
+
+
+class AdaptiveSolver(diffrax.AbstractAdaptiveSolver):
+    """An adaptive sampler as a solver; its memory is the solver's state, which diffrax restores after a
+    rejected step."""
+
+    sampler: AdaptiveMultistep | AdaptiveDPMSolver
+
+    term_structure: ClassVar = diffrax.ODETerm
+    interpolation_cls: ClassVar[Callable[..., Any]] = diffrax.LocalLinearInterpolation
+
+    def order(self, terms: Any) -> int:
+        # Of the solution that goes on; diffrax takes the error's estimate to be one order lower.
+        del terms
+        return self.sampler.order + isinstance(self.sampler, AdaptiveMultistep)
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Any:
+        del t1, args
+        denoiser = _denoiser(terms)
+        return self.sampler.init(partial(_output, denoiser), y0, _point(denoiser, t0))
+
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any, solver_state: Any, made_jump: Any
+    ) -> Any:
+        denoiser = _denoiser(terms)
+        if not (isinstance(made_jump, bool) and not made_jump):
+            # Outputs from before a jump say nothing about the time after it.
+            solver_state = jax.lax.cond(
+                made_jump, lambda: self.init(terms, t0, t1, y0, args), lambda: solver_state
+            )
+        ends = _point(denoiser, t0), _point(denoiser, t1)
+        attempt = self.sampler.step(partial(_output, denoiser), y0, solver_state, *ends)
+        info = {"y0": y0, "y1": attempt.x}
+        return attempt.x, attempt.error, info, attempt.memory, diffrax.RESULTS.successful
+
+    def func(self, terms: Any, t0: Any, y0: PyTree[Array], args: Any) -> PyTree[Array]:
+        return terms.vf(t0, y0, args)
+
+
+def _point(denoiser: Denoiser, lam: Array) -> Points:
+    return Points.of(denoiser.schedule, denoiser.schedule.t_of_lam(lam))
 
 
 def _denoiser(terms: Any) -> Denoiser:

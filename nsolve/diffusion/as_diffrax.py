@@ -21,6 +21,7 @@ from ._backward import check_finite, grid_points
 from .denoiser import Denoiser, combine
 from .grids import uniform_grid
 from .plan import Plan
+from .samplers.adaptive import AdaptiveDPMSolver, AdaptiveMultistep
 from .samplers.base import AbstractSampler
 from .schedules import AbstractSchedule
 
@@ -66,7 +67,7 @@ class ReverseNoise(eqx.Module):
 
 def as_diffrax(
     denoiser: Denoiser,
-    sampler: AbstractSampler | Plan | None = None,
+    sampler: AbstractSampler | AdaptiveMultistep | AdaptiveDPMSolver | Plan | None = None,
     grid: Any = None,
     *,
     eta: Any = 0.0,
@@ -89,23 +90,29 @@ def as_diffrax(
         problem = ns.diffusion.as_diffrax(denoiser, ns.diffusion.DPMSolverPP(2), grid)
         solution = diffrax.diffeqsolve(**problem, y0=x_T)
 
-    Both agree with each other as the steps shrink, and the second with `sample` to rounding. Use it for what
+    With an adaptive sampler diffrax controls the steps, by the sampler's own estimate of its error:
+
+        problem = ns.diffusion.as_diffrax(denoiser, ns.diffusion.AdaptiveMultistep(order=3))
+        controller = diffrax.PIDController(rtol=1e-4, atol=1e-4)
+        solution = diffrax.diffeqsolve(**problem, y0=x_T, stepsize_controller=controller)
+
+    All agree as the steps shrink, and samplers with `sample` on the same grid to rounding. Use it for what
     diffrax has and `sample` has not: implicit solvers, its adjoints, events, dense output, progress meters.
-    `sample` is leaner otherwise.
+    `sample` and `sample_adaptive` are leaner otherwise.
 
     **Arguments:**
 
     - `denoiser`: a `Denoiser`, on any pytree of real arrays.
-    - `sampler`: a deterministic sampler of ns.diffusion or its `Plan`. One network evaluation a row, as in
-      `sample`; the steps of diffrax are those between the points that are not visited again.
-    - `grid`: as for `sample`. Without a sampler only its ends matter; None for all of the schedule. Both ends
-      need signal and noise: a grid that ends at sigma = 0 has lam = infinity there.
+    - `sampler`: a deterministic sampler of ns.diffusion or its `Plan`, or an adaptive one. As many network
+      evaluations as in `sample`; diffrax steps between the points that are not visited again.
+    - `grid`: as for `sample`. Without a sampler that needs it only its ends matter; None for all of the
+      schedule. Both ends need signal and noise: a grid that ends at sigma = 0 has lam = infinity there.
     - `eta`, `brownian`: the reverse SDE with that much noise, driven by a Brownian path of diffrax from t0 to
       t1 = lam at the grid's ends, with the state's structure and shape (`diffrax.VirtualBrownianTree`).
 
-    **Returns:** a dictionary with `terms, t0, t1`, and with a sampler also `solver, dt0, stepsize_controller,
-    max_steps`. diffrax raises states of a lower precision to that of its times (float64 with
-    `jax_enable_x64`).
+    **Returns:** a dictionary with `terms, t0, t1`; with a sampler also `solver, dt0` and, unless it is
+    adaptive, `stepsize_controller, max_steps`. diffrax raises states of a lower precision to that of its
+    times (float64 with `jax_enable_x64`); between our solvers' steps it interpolates linearly.
 
     Reverse mode goes through diffrax's default adjoint; give it
     `diffrax.RecursiveCheckpointAdjoint(checkpoints=n)` to keep n states. With a traced grid (its gradient is
@@ -113,16 +120,18 @@ def as_diffrax(
     network returns NaN or infinity raises; the solvers of diffrax see to that themselves.
     """
     diffrax = import_diffrax("`as_diffrax`")
-    from ._diffrax import PlanSolver
+    from ._diffrax import AdaptiveSolver, PlanSolver
 
     _check(denoiser, sampler, grid, eta, brownian)
     flow = diffrax.ODETerm(ProbabilityFlow(denoiser, eta))
-    if sampler is None:
-        t0, t1 = _ends(denoiser.schedule, grid)
-        if brownian is None:
-            return {"terms": flow, "t0": t0, "t1": t1}
-        noise = diffrax.ControlTerm(ReverseNoise(denoiser.schedule, eta), brownian)
-        return {"terms": diffrax.MultiTerm(flow, noise), "t0": t0, "t1": t1}
+    if sampler is None or isinstance(sampler, AdaptiveMultistep | AdaptiveDPMSolver):
+        problem = {"terms": flow, **_ends(denoiser.schedule, grid)}
+        if brownian is not None:
+            noise = diffrax.ControlTerm(ReverseNoise(denoiser.schedule, eta), brownian)
+            return problem | {"terms": diffrax.MultiTerm(flow, noise)}
+        if sampler is None:
+            return problem
+        return problem | {"solver": AdaptiveSolver(sampler), "dt0": sampler.first_step}
 
     plan = sampler if isinstance(sampler, Plan) else sampler.plan(grid, denoiser.schedule)
     if plan.stochastic:
@@ -132,7 +141,7 @@ def as_diffrax(
         )
     lam = _lam_of_plan(plan)
     first = _step_ends(lam)
-    steps = jnp.asarray(lam[first], dtype=float)
+    steps = jnp.asarray(lam[first])
     solver = PlanSolver.of(plan, denoiser, first, None if isinstance(sampler, Plan) else sampler.order)
     return {
         "terms": flow,
@@ -158,17 +167,18 @@ def import_diffrax(purpose: str) -> ModuleType:
     return diffrax
 
 
-def _ends(schedule: AbstractSchedule, grid: Any) -> tuple[Array, Array]:
+def _ends(schedule: AbstractSchedule, grid: Any) -> dict[str, Array]:
     lam = grid_points(schedule, uniform_grid(1) if grid is None else grid).lam
-    return jnp.asarray(lam[0], dtype=float), jnp.asarray(lam[-1], dtype=float)
+    return {"t0": jnp.asarray(lam[0], dtype=float), "t1": jnp.asarray(lam[-1], dtype=float)}
 
 
 def _lam_of_plan(plan: Plan) -> Any:
+    """In the precision of diffrax's times."""
     xp = namespace(plan.alpha, plan.sigma)
     with np.errstate(divide="ignore"):
         lam = xp.log(plan.alpha) - xp.log(plan.sigma)
     check_finite(lam)
-    return lam
+    return lam.astype(jnp.result_type(float))
 
 
 def _step_ends(lam: Any) -> np.ndarray:
@@ -185,10 +195,9 @@ def _step_ends(lam: Any) -> np.ndarray:
 def _check(denoiser: Any, sampler: Any, grid: Any, eta: Any, brownian: Any) -> None:
     if not isinstance(denoiser, Denoiser):
         raise TypeError(f"`denoiser` must be a Denoiser, got {type(denoiser).__name__}.")
-    if sampler is not None and not isinstance(sampler, AbstractSampler | Plan):
-        raise TypeError(
-            f"`sampler` must be a sampler with fixed steps, a Plan or None, got {type(sampler).__name__}."
-        )
+    known = AbstractSampler | AdaptiveMultistep | AdaptiveDPMSolver | Plan
+    if sampler is not None and not isinstance(sampler, known):
+        raise TypeError(f"`sampler` must be a sampler, a Plan or None, got {type(sampler).__name__}.")
     if isinstance(sampler, AbstractSampler) and grid is None:
         raise ValueError("`grid` is missing: give times or, say, `ns.diffusion.log_snr_grid(num_steps=10)`.")
     if isinstance(sampler, Plan) and grid is not None:
