@@ -18,50 +18,45 @@ _NODES, _WEIGHTS = 0.5 * (_NODES + 1.0), 0.5 * _WEIGHTS
 _NEAR = 6.0
 
 
-def phi(order: int, z: Any) -> Any:
-    """phi_order(z), elementwise, to rounding for every real z; z = -inf gives 0 (1 for order 0 has no such
-    limit)."""
+def phis(largest: int, z: Any) -> Any:
+    """phi_1(z) ... phi_largest(z) along a new last axis, to rounding for every real z."""
     xp = namespace(z)
-    z = xp.asarray(z)
-    if order == 0:
-        return xp.exp(z)
+    z = xp.asarray(z)[..., None]
+    orders = np.arange(1, largest + 1)
+    factorials = np.array([float(math.factorial(k - 1)) for k in orders])
     # Each branch sees only arguments that suit it, so that no NaN enters a gradient.
     is_near = xp.abs(z) <= _NEAR
-    near = xp.where(is_near, z, 0.0)[..., None]
-    factor = _WEIGHTS * _NODES ** (order - 1) / math.factorial(order - 1)
-    integral = xp.sum(factor.astype(z.dtype) * xp.exp((1.0 - _NODES.astype(z.dtype)) * near), axis=-1)
+    kernel = _WEIGHTS[:, None] * _NODES[:, None] ** (orders - 1) / factorials
+    near = xp.exp((1.0 - _NODES).astype(z.dtype) * xp.where(is_near, z, 0.0)) @ kernel.astype(z.dtype)
     far = xp.where(is_near, _NEAR, z)
-    value = xp.exp(far)
-    for k in range(order):
-        value = (value - 1.0 / math.factorial(k)) / far
-    return xp.where(is_near, integral, value)
+    values = [xp.exp(far)]
+    for k in range(largest):
+        values.append((values[-1] - 1.0 / math.factorial(k)) / far)
+    return xp.where(is_near, near, xp.concatenate(values[1:], axis=-1))
+
+
+def phi(order: int, z: Any) -> Any:
+    """phi_order(z), elementwise, for order >= 1."""
+    return phis(order, z)[..., -1]
 
 
 def lagrange(nodes: Any) -> Any:
-    """Coefficients of the Lagrange polynomials: nodes (..., n) -> (..., n, n), [j, k] belongs to node j and
-    power k."""
+    """Coefficients of the Lagrange polynomials: nodes (..., n) -> (..., n, n) by node and power."""
     xp = namespace(nodes)
     n = nodes.shape[-1]
-    rows = []
-    for j in range(n):
-        coefficients = [xp.ones_like(nodes[..., 0])]
-        for i in range(n):
-            if i == j:
-                continue
-            scale = 1.0 / (nodes[..., j] - nodes[..., i])
-            lower = [-nodes[..., i] * scale * c for c in coefficients]
-            raised = [scale * c for c in coefficients]
-            coefficients = [
-                (lower[k] if k < len(lower) else 0.0) + (raised[k - 1] if k > 0 else 0.0)
-                for k in range(len(coefficients) + 1)
-            ]
-        rows.append(xp.stack(coefficients, axis=-1))
-    return xp.stack(rows, axis=-2)
+    # The product of all (x - node), lowest power first; then divided by one factor after the other (Horner).
+    zero, product = xp.zeros_like(nodes[..., :1]), xp.ones_like(nodes[..., :1])
+    for i in range(n):
+        product = xp.concatenate([zero, product], axis=-1) - nodes[..., i : i + 1] * xp.concatenate(
+            [product, zero], axis=-1
+        )
+    quotients = [xp.ones_like(nodes)]
+    for k in range(n - 1, 0, -1):
+        quotients.append(product[..., k : k + 1] + nodes * quotients[-1])
+    differences = nodes[..., :, None] - nodes[..., None, :] + np.eye(n, dtype=nodes.dtype)
+    return xp.stack(quotients[::-1], axis=-1) / xp.prod(differences, axis=-1)[..., None]
 
 
 def gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights on [0, 1], for integrals that have no closed form."""
     return _NODES, _WEIGHTS
-
-
-__all__ = ["gauss_legendre", "lagrange", "phi"]

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._arrays import is_traced, namespace
-from ..phi import lagrange, phi
+from ..phi import lagrange, phis
 from ..plan import Plan, build
 from ..points import Points
 
@@ -30,7 +30,8 @@ Moments = Callable[[int, Any], list[Any]]
 
 def exact_moments(order: int, z: Any) -> list[Any]:
     """k! phi_{k+1}(z) for k < order."""
-    return [math.factorial(k) * phi(k + 1, z) for k in range(order)]
+    values = phis(order, z)
+    return [math.factorial(k) * values[..., k] for k in range(order)]
 
 
 def node_weights(lam: Any, start: Any, h: Any, z: Any, moments: Moments = exact_moments) -> Any:
