@@ -13,6 +13,9 @@ from .grids import quadratic_grid as quadratic_grid
 from .grids import uniform_grid as uniform_grid
 from .guidance import ClassifierFree as ClassifierFree
 from .guidance import DynamicThreshold as DynamicThreshold
+from .interpolant import Interpolant as Interpolant
+from .interpolant import one_sided_denoiser as one_sided_denoiser
+from .interpolant import sample_interpolant as sample_interpolant
 from .inversion import Inversion as Inversion
 from .inversion import invert as invert
 from .likelihood import bits_per_dim as bits_per_dim
