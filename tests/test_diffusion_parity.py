@@ -280,7 +280,7 @@ def test_plan_passes_through_recorded_states(name, sampler, layout):
     points = carry_out(sampler.plan(times, record.schedule), record)
     assert len(points) == length
     np.testing.assert_allclose(
-        points, record.states[:length], rtol=0, atol=1e-10 * np.abs(record.states).max()
+        points, record.states[:length], rtol=0, atol=1e-11 * np.abs(record.states).max()
     )
 
 
@@ -297,7 +297,7 @@ def test_every_record_is_used():
         "k-diffusion/dpmpp_3m_sde-0.5": "`legacy` has the sign that diffusers has",
         "k-diffusion/dpmpp_3m_sde-1.0": "likewise",
         "uni-pc/vary_coeff": "a corrector of first order, for any order",
-        "dpm-solver-v3": "?",
+        "dpm-solver-v3": "not offered",
         "adaptive": "below",
     }
     used = {row[0] for row in ROWS} | set(SAMPLED)
