@@ -102,6 +102,11 @@ CASES = [
     Case(D.EDMHeun(), 2, form="eps", variable="rho", degree=1),
     Case(D.EDMHeun(alpha=2 / 3), 2, form="eps", variable="rho", degree=1),
     Case(D.AcceleratedDDIM(), 2, first=80),
+    # SA-Solver and ER-SDE without noise
+    Case(D.SASolver(3, 0, tau=0.0), 3, known=2, degree=2),
+    Case(D.SASolver(2, 4, tau=0.0), 3, known=2, degree=1),
+    Case(D.SASolver(3, 2, tau=0.0, legacy=True), 2, known=2, degree=0),
+    *(Case(D.ERSDE(n, "ode"), n, known=n - 1, variable="rho", degree=n - 1) for n in (1, 2, 3)),
     # Stochastic: `order` is that of the drift
     Case(D.DDIM(0.5), 1, stochastic=True),
     Case(D.DDIM(1.0), 1, stochastic=True),
@@ -111,6 +116,13 @@ CASES = [
     Case(D.DPMSolverPP(3, sde=True), 3, known=2, stochastic=True),
     Case(D.EDMHeun(churn=2.0), 2, stochastic=True),
     Case(D.AcceleratedDDPM(), 2, stochastic=True),
+    Case(D.SASolver(2, 0), 2, known=1, stochastic=True),
+    Case(D.SASolver(3, 4, tau=0.6), 3, known=2, stochastic=True),
+    Case(D.SASolver(2, 3, prediction="eps"), 2, known=1, stochastic=True),
+    Case(D.SASolver(2, 3, tau=lambda t: 2.0 * t), 2, known=1, stochastic=True, invariant=False),
+    Case(D.ERSDE(1, "sde2"), 1, stochastic=True),
+    Case(D.ERSDE(2, "sde"), 2, known=1, stochastic=True),
+    Case(D.ERSDE(3), 3, known=2, stochastic=True),
 ]
 
 DETERMINISTIC = [case for case in CASES if not case.stochastic]

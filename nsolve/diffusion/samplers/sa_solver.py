@@ -14,10 +14,11 @@ from .base import AbstractSampler, check_choice
 class SASolver(AbstractSampler):
     """Exponential Adams predictor-corrector for the reverse SDE with noise scale tau.
 
-    One evaluation a step; each output corrects its own point and predicts the next. Its drift has the
-    predictor's order, and the corrector's with one. tau = 0 is the ODE (then UniPC is the same method), tau =
-    1 the reverse SDE; a little noise mends the errors of the network, and with tens of evaluations or more
-    gives better samples than the ODE.
+    One evaluation a step; each output corrects its own point and predicts the next. The order (of the drift,
+    where there is noise) is that of the predictor, and with a corrector of order c the smaller of c and one
+    more than the predictor's. tau = 0 is the ODE (where UniPC is the same method), tau = 1 the reverse SDE. A
+    little noise mends the network's errors: with tens of evaluations samples are better than those of the
+    ODE.
 
     - `predictor_order`: the number of outputs of the predictor, 1 to 8; `order` is this.
     - `corrector_order`: that of the corrector, the new output included, 2 to 8; 0 for none. The last point is
