@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import namespace
+from .._arrays import is_traced, namespace
 from ..phi import gauss_legendre
 from ..plan import Plan, build
 from ..points import Points
@@ -42,6 +42,15 @@ def rho_of(points: Points) -> Any:
     return namespace(points.lam).exp(-points.lam)
 
 
+def needs_signal(grid: Points, sampler: Any) -> None:
+    """Raises ValueError where rho is infinite."""
+    if not is_traced(grid) and np.isneginf(grid.log_alpha[0]):
+        raise ValueError(
+            f"`grid` begins at t = {grid.t[0]}, where there is no signal; {type(sampler).__name__} steps in "
+            "sigma / alpha, which is infinite there. Begin later, or take `FlowRK` or `DPMSolverPP`."
+        )
+
+
 def rho_quadrature(start: Points, end: Points) -> tuple[Points, Any]:
     """Points (..., Q) and weights (..., Q) of a Gauss-Legendre rule for integrals over rho between two points
     (...).
@@ -64,14 +73,13 @@ def adams_rows(grid: Points, rows: np.ndarray, orders: np.ndarray, weights: Weig
     xp = namespace(grid.lam)
     width = int(orders.max())
     blocks, positions = [], []
-    with np.errstate(invalid="ignore"):  # a start without signal ends in a message, not in a warning
-        for order in sorted(set(orders.tolist())):
-            (these,) = np.nonzero(orders == order)
-            block = weights(rows[these], rows[these][:, None] - np.arange(order))
-            blocks.append(xp.concatenate([block, xp.zeros((len(these), width - order))], axis=1))
-            positions.append(these)
-        table = xp.concatenate(blocks)[np.argsort(np.concatenate(positions))]
-        return xp.exp(end.log_alpha - start.log_alpha), end.alpha[:, None] * table
+    for order in sorted(set(orders.tolist())):
+        (these,) = np.nonzero(orders == order)
+        block = weights(rows[these], rows[these][:, None] - np.arange(order))
+        blocks.append(xp.concatenate([block, xp.zeros((len(these), width - order))], axis=1))
+        positions.append(these)
+    table = xp.concatenate(blocks)[np.argsort(np.concatenate(positions))]
+    return xp.exp(end.log_alpha - start.log_alpha), end.alpha[:, None] * table
 
 
 def adams(grid: Points, orders: np.ndarray, known: int, weights: Weights) -> Plan:

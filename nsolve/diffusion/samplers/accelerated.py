@@ -12,8 +12,8 @@ import numpy as np
 from .._arrays import namespace
 from ..plan import Plan, build
 from ..points import Points, stack
-from ._adams import rho_of
-from ._multistep import _free_of_noise
+from ._adams import needs_signal, rho_of
+from ._multistep import is_free_of_noise
 from ._singlestep import singlestep
 from .base import AbstractSampler, no_history
 
@@ -33,12 +33,12 @@ class AcceleratedDDIM(AbstractSampler):
 
     def table(self, grid: Points, known: int) -> Plan:
         no_history(known, self)
-        with np.errstate(invalid="ignore"):  # a start without signal ends in a message, not in a warning
-            groups = [_first(grid[:1], grid[1:2])]
-            if len(grid) > 2:
-                steps = np.arange(1, len(grid) - 1)
-                groups.append((steps, *_second_order(grid[:-2], grid[1:-1], grid[2:])))
-            return singlestep("eps", groups, grid[-1:], 2)
+        needs_signal(grid, self)
+        groups = [_first(grid[:1], grid[1:2])]
+        if len(grid) > 2:
+            steps = np.arange(1, len(grid) - 1)
+            groups.append((steps, *_second_order(grid[:-2], grid[1:-1], grid[2:])))
+        return singlestep("eps", groups, grid[-1:], 2)
 
 
 def _first(start: Points, end: Points) -> tuple[np.ndarray, Points, Any, Any]:
@@ -82,18 +82,18 @@ class AcceleratedDDPM(AbstractSampler):
 
     def table(self, grid: Points, known: int) -> Plan:
         no_history(known, self)
+        needs_signal(grid, self)
         xp = namespace(grid.lam)
-        with np.errstate(invalid="ignore"):  # a start without signal ends in a message, not in a warning
-            rho, alpha = rho_of(grid), grid.alpha
-            step = -xp.diff(rho**2)
-            half = 0.5 * step
-            if _free_of_noise(grid):
-                half = xp.concatenate([half[:-1], np.zeros(1)])
-            # Behind the drift of one step and before the next evaluation: one draw for both halves.
-            variance = xp.concatenate([half, np.zeros(1)]) + xp.concatenate([np.zeros(1), half])
-            some = variance > 0  # the root's derivative at 0 is infinite
-            noise = alpha * xp.where(some, xp.sqrt(xp.where(some, variance, 1.0)), 0.0)
-            columns = [alpha[1:] / alpha[:-1], -alpha[1:] * step / rho[:-1], noise[1:]]
+        rho, alpha = rho_of(grid), grid.alpha
+        step = -xp.diff(rho**2)
+        half = 0.5 * step
+        if is_free_of_noise(grid):
+            half = xp.concatenate([half[:-1], np.zeros(1)])
+        # Behind the drift of one step and before the next evaluation: one draw for both halves.
+        variance = xp.concatenate([half, np.zeros(1)]) + xp.concatenate([np.zeros(1), half])
+        some = variance > 0  # the root's derivative at 0 is infinite
+        noise = alpha * xp.where(some, xp.sqrt(xp.where(some, variance, 1.0)), 0.0)
+        columns = [alpha[1:] / alpha[:-1], -alpha[1:] * step / rho[:-1], noise[1:]]
         plan = build(grid, "eps", np.zeros(len(step), int), xp.stack(columns, axis=1), stochastic=True)
         first = xp.stack([xp.ones_like(noise[:1]), 0.0 * noise[:1], noise[:1]], axis=1)
         return eqx.tree_at(lambda p: p.weights, plan, xp.concatenate([first, plan.weights[1:]]))

@@ -9,7 +9,7 @@ import numpy as np
 from .._arrays import namespace
 from ..plan import Plan
 from ..points import Points
-from ._adams import rho_of
+from ._adams import needs_signal, rho_of
 from ._multistep import is_noisy
 from ._singlestep import singlestep
 from .base import AbstractSampler, no_history
@@ -51,25 +51,25 @@ class EDMHeun(AbstractSampler):
 
     def table(self, grid: Points, known: int) -> Plan:
         no_history(known, self)
+        needs_signal(grid, self)
         start, steps = grid[:-1], len(grid) - 1
-        with np.errstate(invalid="ignore"):  # a start without signal ends in a message, not in a warning
-            raised = self._raise(start, steps) if is_noisy(self.churn) else start
-            groups = step_groups(RHO, raised, grid[1:], two_stages(self.alpha))
-            plan = singlestep("eps", groups, grid[-1:], 2)
-            if raised is start:
-                return plan
-            # The row that makes the first point of a step also raises its noise: these are rows 0, 2, 4, ...
-            xp = namespace(plan.weights, raised.lam)
-            factor = raised.alpha / start.alpha
-            added = rho_of(raised) ** 2 - rho_of(start) ** 2
-            some = added > 0  # the root's derivative at 0 is infinite
-            noise = self.noise_scale * raised.alpha * xp.where(some, xp.sqrt(xp.where(some, added, 1.0)), 0.0)
-            ones, zeros = xp.ones_like(factor), xp.zeros_like(factor)
-            rows = len(plan.weights)
-            scale = xp.concatenate([xp.stack([factor, ones], axis=1).reshape(-1), ones[:1]])[:rows, None]
-            column = xp.concatenate([xp.stack([noise, zeros], axis=1).reshape(-1), zeros[:1]])[:rows, None]
-            weights = xp.concatenate([scale * plan.weights[:, :-1], column], axis=1)
-            return replace(plan, weights=weights, stochastic=True)
+        raised = self._raise(start, steps) if is_noisy(self.churn) else start
+        groups = step_groups(RHO, raised, grid[1:], two_stages(self.alpha))
+        plan = singlestep("eps", groups, grid[-1:], 2)
+        if raised is start:
+            return plan
+        # The row that makes the first point of a step also raises its noise: these are rows 0, 2, 4, ...
+        xp = namespace(plan.weights, raised.lam)
+        factor = raised.alpha / start.alpha
+        added = rho_of(raised) ** 2 - rho_of(start) ** 2
+        some = added > 0  # the root's derivative at 0 is infinite
+        noise = self.noise_scale * raised.alpha * xp.where(some, xp.sqrt(xp.where(some, added, 1.0)), 0.0)
+        ones, zeros = xp.ones_like(factor), xp.zeros_like(factor)
+        rows = len(plan.weights)
+        scale = xp.concatenate([xp.stack([factor, ones], axis=1).reshape(-1), ones[:1]])[:rows, None]
+        column = xp.concatenate([xp.stack([noise, zeros], axis=1).reshape(-1), zeros[:1]])[:rows, None]
+        weights = xp.concatenate([scale * plan.weights[:, :-1], column], axis=1)
+        return replace(plan, weights=weights, stochastic=True)
 
     def _raise(self, start: Points, steps: int) -> Points:
         """The points with churned noise."""

@@ -9,7 +9,7 @@ import numpy as np
 from .._arrays import namespace
 from ..plan import Plan
 from ..points import Points
-from ._adams import Weights, adams, rho_of
+from ._adams import Weights, adams, needs_signal, rho_of
 from ._multistep import start_up
 from ._singlestep import singlestep
 from .base import AbstractSampler, check_choice, check_order
@@ -43,6 +43,7 @@ class IPNDM(AbstractSampler):
         check_order(self.order, 4)
 
     def table(self, grid: Points, known: int) -> Plan:
+        needs_signal(grid, self)
         return adams(grid, start_up(len(grid) - 1, self.order), known, _weights(grid, self.legacy))
 
 
@@ -53,12 +54,13 @@ _KINDS = {"S": (2, "heun", 1), "F": (4, "rk4", 3), "PLMS": (4, "heun", 1)}
 
 
 class PNDM(AbstractSampler):
-    """Pseudo numerical methods: a few Runge-Kutta steps, then Adams-Bashforth on the noise with one
-    evaluation a step.
+    """Pseudo numerical methods: a few Runge-Kutta steps, then Adams-Bashforth on the noise, one evaluation a
+    step.
 
     - `kind`: `"S"`: one Heun step, then 2 outputs: N + 1 evaluations, order 2. `"F"`: three Runge-Kutta steps
       of four stages, then 4 outputs: N + 9 evaluations, order 4. `"PLMS"` (Stable Diffusion's): one Heun
-      step, then 2, 3, 4 outputs: N + 1 evaluations, order 3, to which its start limits it.
+      step, then 2, 3, 4 outputs: N + 1 evaluations, order 4 but for these first steps, which have order 3
+      (too little to show where it was measured).
     - `legacy`: the published weights, those of even steps, and Runge-Kutta stages halfway in the time: order
       2 for every kind. The default integrates the outputs' polynomial in the time exactly (as `IPNDM` does),
       and starts by Runge-Kutta in rho = sigma / alpha.
@@ -68,22 +70,20 @@ class PNDM(AbstractSampler):
 
     kind: Kind = eqx.field(static=True, default="F")
     legacy: bool = eqx.field(static=True, default=False)
+    order: int = eqx.field(static=True, init=False)
 
-    def __check_init__(self):
+    def __post_init__(self):
         check_choice("kind", self.kind, tuple(_KINDS))
-
-    @property
-    def order(self) -> int:
-        return 2 if self.legacy else {"S": 2, "F": 4, "PLMS": 3}[self.kind]
+        self.order = 2 if self.legacy else _KINDS[self.kind][0]
 
     def table(self, grid: Points, known: int) -> Plan:
+        needs_signal(grid, self)
         order, name, num_starts = _KINDS[self.kind]
         num_starts = min(num_starts, len(grid) - 1)
         orders = np.minimum(np.arange(len(grid) - 1) + 1, order)
         if known >= num_starts:
             return adams(grid, orders, known, _weights(grid, self.legacy))
-        with np.errstate(invalid="ignore"):  # a start without signal ends in a message, not in a warning
-            start = _start(grid, np.arange(known, num_starts), name, order, self.legacy)
+        start = _start(grid, np.arange(known, num_starts), name, order, self.legacy)
         if num_starts == len(grid) - 1:
             return start
         return _joined(start, adams(grid, orders, num_starts, _weights(grid, self.legacy)))

@@ -9,8 +9,8 @@ import numpy as np
 from .._arrays import namespace
 from ..plan import Form, Plan
 from ..points import Points, stack
-from ._adams import rho_of
-from ._multistep import _free_of_noise
+from ._adams import needs_signal, rho_of
+from ._multistep import is_free_of_noise
 from ._singlestep import singlestep
 from .base import AbstractSampler, check_choice, no_history
 
@@ -81,16 +81,15 @@ class RhoRK(AbstractSampler):
     """
 
     tableau: TableauName = eqx.field(static=True, default="heun")
+    order: int = eqx.field(static=True, init=False)
 
-    def __check_init__(self):
+    def __post_init__(self):
         check_choice("tableau", self.tableau, tuple(TABLEAUX))
-
-    @property
-    def order(self) -> int:
-        return TABLEAUX[self.tableau].order
+        self.order = TABLEAUX[self.tableau].order
 
     def table(self, grid: Points, known: int) -> Plan:
         no_history(known, self)
+        needs_signal(grid, self)
         return _plan(RHO, grid, TABLEAUX[self.tableau])
 
 
@@ -105,13 +104,11 @@ class FlowRK(AbstractSampler):
     """
 
     tableau: TableauName = eqx.field(static=True, default="heun")
+    order: int = eqx.field(static=True, init=False)
 
-    def __check_init__(self):
+    def __post_init__(self):
         check_choice("tableau", self.tableau, tuple(TABLEAUX))
-
-    @property
-    def order(self) -> int:
-        return TABLEAUX[self.tableau].order
+        self.order = TABLEAUX[self.tableau].order
 
     def table(self, grid: Points, known: int) -> Plan:
         no_history(known, self)
@@ -137,9 +134,8 @@ class RFSolver(AbstractSampler):
 
 
 def _plan(variable: Variable, grid: Points, tableau: Tableau) -> Plan:
-    with np.errstate(invalid="ignore"):  # a start that the variable cannot reach ends in a message
-        groups = step_groups(variable, grid[:-1], grid[1:], tableau)
-        return singlestep(variable.form, groups, grid[-1:], len(tableau.weights))
+    groups = step_groups(variable, grid[:-1], grid[1:], tableau)
+    return singlestep(variable.form, groups, grid[-1:], len(tableau.weights))
 
 
 Group = tuple[np.ndarray, Points, Any, Any]
@@ -155,7 +151,7 @@ def step_groups(
     there. `inner(start, end, node)` gives the points within the steps, if they are not to be even in the
     variable."""
     steps = np.arange(len(start))
-    if not (1.0 in tableau.nodes and _free_of_noise(end)):
+    if not (1.0 in tableau.nodes and is_free_of_noise(end)):
         return [(steps, *_stages(variable, start, end, tableau, inner))]
     last = (steps[-1:], *_stages(variable, start[-1:], end[-1:], TABLEAUX["euler"], None))
     if len(steps) == 1:
