@@ -136,7 +136,8 @@ def plot(
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            help="convergence, size, work-precision, time, sequence, regret, tuning, transport or epsilon."
+            help="convergence, size, work-precision, time, sequence, regret, tuning, transport, epsilon, "
+            "evaluations, order or reverse."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("records/plots"),

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.curves import Curve, curves
+from bench.diffusion import page as diffusion_page
+from bench.diffusion.report import is_diffusion
 from bench.figures import COLOURS
 from bench.plots import residual_history, unknowns
 from bench.record import Record, latest
@@ -44,16 +46,15 @@ def write_page(records: Sequence[Record], out: Path, title: str) -> Path:
     if not records:
         raise ValueError("records is empty: there is nothing to show; run a suite first")
     records = latest(records)
-    lead, *rest = [sentence for sentence in verdict(records) if sentence] or [title]
-    systems: dict[tuple, list[Record]] = {}
-    for record in records:
-        systems.setdefault((*system_key(record), is_product(record)), []).append(record)
+    if all(map(is_diffusion, records)):  # no tolerance, no solve to race for
+        lead, sections = diffusion_page.lead(records), diffusion_page.sections(records)
+    else:
+        lead = " ".join(sentence for sentence in verdict(records) if sentence)
+        sections = _systems(records)
     body = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="verdict">{escape(lead)} {escape(" ".join(rest))}</p>',
-        _legend(records),
-        *(_section(group) for group in systems.values()),
-        _table(records),
+        f'<p class="verdict">{escape(lead or title)}</p>',
+        *sections,
         _environments(records),
     ]
     page = (
@@ -70,6 +71,14 @@ def write_page(records: Sequence[Record], out: Path, title: str) -> Path:
     except OSError as error:
         raise ValueError(f"out: cannot write {out} ({error.strerror}); choose another") from None
     return out
+
+
+def _systems(records: Sequence[Record]) -> list[str]:
+    """How the bars read, a section for each system, and every run."""
+    systems: dict[tuple, list[Record]] = {}
+    for record in records:
+        systems.setdefault((*system_key(record), is_product(record)), []).append(record)
+    return [_legend(records), *(_section(group) for group in systems.values()), _table(records)]
 
 
 def _legend(records: Sequence[Record]) -> str:

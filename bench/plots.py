@@ -14,6 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from bench.cells import wing
+from bench.diffusion import report as diffusion_report
+from bench.diffusion.picture import draw_evaluations, draw_memory, draw_orders
 from bench.figures import (
     COLOURS,
     FAILURE,
@@ -51,7 +54,8 @@ from bench.transport.picture import draw_epsilons, draw_errors
 from bench.transport.problems import without_eta
 
 KINDS = (
-    "convergence", "size", "work-precision", "time", "sequence", "regret", "tuning", "transport", "epsilon"
+    "convergence", "size", "work-precision", "time", "sequence", "regret", "tuning", "transport", "epsilon",
+    "evaluations", "order", "reverse",
 )  # fmt: skip
 
 
@@ -63,8 +67,9 @@ def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
     over the tolerances), `time` (set-up, compile and solve bars), `sequence` (iterations of each system of a
     sequence, and products of all), `regret` (of a sequence whose solver is tuned, the steps beyond those of
     the best fixed parameter), `tuning` (its steps and choices over time), `transport` (marginal errors of
-    transport problems against seconds and steps) or `epsilon` (their seconds and steps against the
-    regularisation).
+    transport problems against seconds and steps), `epsilon` (their seconds and steps against the
+    regularisation), `evaluations` (errors of diffusion samplers against network evaluations), `order` (their
+    errors as steps are doubled) or `reverse` (memory and seconds of their gradients).
     """
     draw = {
         "convergence": _draw_convergence,
@@ -76,6 +81,9 @@ def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
         "tuning": draw_tuning,
         "transport": draw_errors,
         "epsilon": draw_epsilons,
+        "evaluations": draw_evaluations,
+        "order": draw_orders,
+        "reverse": draw_memory,
     }.get(kind)
     if draw is None:
         raise ValueError(f"kind is {kind!r}: choose from {', '.join(KINDS)}")
@@ -92,6 +100,8 @@ def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
     return paths
 
 
+#: Which question of the suite diffusion a kind draws.
+_DIFFUSION = {"evaluations": "error", "order": "order", "reverse": "gradient"}
 _NEEDS = {
     "convergence": "it needs cells with residual_norms (run them with their history)",
     "size": "it needs iteration counts at two sizes of a problem or more",
@@ -102,6 +112,9 @@ _NEEDS = {
     "tuning": "it needs tuned sequences, as in the suite relax",
     "transport": "it needs transport problems at two tolerances or more",
     "epsilon": "it needs transport problems at two values of epsilon or more",
+    "evaluations": "it needs diffusion problems at two numbers of evaluations or more",
+    "order": "it needs columns @order of diffusion problems",
+    "reverse": "it needs columns @gradient of diffusion problems at two numbers of steps or more",
 }
 
 
@@ -112,13 +125,18 @@ def _groups(records: Sequence[Record], kind: str) -> dict[str, list[Record]]:
         found = relaxation_report.groups([record for record in records if "window" in record])
         groups = {(number,): group for number, group in enumerate(found)}
         records = ()
-    if kind in ("transport", "epsilon"):
+    if kind in _DIFFUSION:
+        found = [r for r in records if diffusion_report.is_diffusion(r)]
+        found = [r for r in found if diffusion_report.kind(r) == _DIFFUSION[kind]]
+        groups = {(number,): group for number, group in enumerate(diffusion_report.groups(found))}
+        records = ()
+    elif kind in ("transport", "epsilon"):
         found = [record for record in records if transport_report.is_transport(record)]
         found = transport_report.groups(found, all_epsilons=kind == "epsilon")
         groups = {(number,): group for number, group in enumerate(found)}
         records = ()
     else:
-        records = [record for record in records if not transport_report.is_transport(record)]
+        records = [record for record in records if wing(record["problem"]) is None]
     for record in records:
         if kind == "size":
             fields = ("problem", "rtol", "dtype", "device", "seed")
@@ -133,7 +151,7 @@ def _groups(records: Sequence[Record], kind: str) -> dict[str, list[Record]]:
     named: dict[str, list[Record]] = {}
     for group in groups.values():
         first = group[0]
-        name = first["problem"] if kind == "size" else system_label(first)
+        name = first["problem"] if kind == "size" or kind in _DIFFUSION else system_label(first)
         if kind == "epsilon":
             name = f"{without_eta(first['problem'])} {first['size']}"
         if kind in ("size", "time", "sequence", "regret", "tuning") and first.get("rtol") is not None:

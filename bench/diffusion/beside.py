@@ -3,7 +3,7 @@ grids."""
 
 from typing import Any
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,7 +20,7 @@ SOLVERS = {name: () if name in WITHOUT_ORDER else ("order",) for name in SCHEDUL
 def error(cell: Any, problem: Mixture) -> dict[str, Any]:
     """The fields of a record of the error after at most `size` evaluations."""
     exact_denoiser, products = denoiser(problem, errors.schedule()), errors.alphas_cumprod()
-    network = jax.jit(exact_denoiser.model)
+    network = eqx.filter_jit(exact_denoiser.model)
     x_T = starts(problem, errors.schedule(), errors.SAMPLES)
     # Some schedulers ask the network once more than they take steps.
     for num_steps in (cell.size, cell.size - 1):

@@ -1,6 +1,6 @@
 """What the records of the suite say, as tables: orders, errors, seconds, memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.text import Text
@@ -9,6 +9,10 @@ from .. import specs, table
 from ..record import Record
 from . import is_diffusion as known
 
+#: Up to so many evaluations are few.
+FEW = 10
+#: What tuned plans are measured against.
+RIVAL = "unipc[order=3]"
 Table = tuple[str, list[str], list[list[Text]], str]
 
 
@@ -28,14 +32,40 @@ def kind(record: Record) -> str:
 
 def tables(records: Sequence[Record]) -> Iterator[Table]:
     """For each problem and question a title, headings, rows and a remark."""
-    for wanted, make in (
-        ("order", _orders),
-        ("error", _errors),
-        ("overhead", _seconds),
-        ("gradient", _memory),
-    ):
+    for _, made in grouped_tables(records):
+        yield made
+
+
+def grouped_tables(records: Sequence[Record]) -> Iterator[tuple[list[Record], Table]]:
+    """The tables, each with its records."""
+    for wanted, make in _TABLES.items():
         for group in groups([record for record in records if kind(record) == wanted]):
-            yield make(group)
+            yield group, make(group)
+
+
+def remarks(records: Sequence[Record]) -> list[str]:
+    """How the suite's columns compare, a sentence each."""
+    sentences, ratios = [], []
+    for group in groups([r for r in records if kind(r) == "error" and r["size"] <= FEW]):
+        for size in {r["size"] for r in group}:
+            found = {column(r): r["true_residual"] for r in group if r["size"] == size and table.succeeded(r)}
+            tuned = [error for name, error in found.items() if name.startswith("tuned")]
+            if tuned and RIVAL in found:
+                ratios.append(found[RIVAL] / min(tuned))
+    if ratios:
+        sentences.append(
+            f"Up to {FEW} evaluations the best tuned plan leaves an error {min(ratios):.2g} to"
+            f" {max(ratios):.2g} times smaller than {RIVAL}."
+        )
+    for group in groups([r for r in records if kind(r) == "overhead"]):
+        times = {r["solver"]: table.median_seconds(r) for r in group if table.succeeded(r)}
+        for name, theirs in times.items():
+            ours = times.get(name.removeprefix("diffusers:"))
+            if name.startswith("diffusers:") and ours and theirs:
+                sentences.append(
+                    f"{group[0]['problem']}: {theirs / ours:.1f} times less time in the sampler than {name}."
+                )
+    return sentences
 
 
 def groups(records: Sequence[Record]) -> list[list[Record]]:
@@ -140,3 +170,11 @@ def _memory(group: Sequence[Record]) -> Table:
     note = "What the compiled program allocates beside arguments and results, and the seconds of a gradient."
     headings = ["solver", *(f"{size} steps" for size in sizes), "result"]
     return f"{group[0]['problem']}: reverse mode", headings, rows, note
+
+
+_TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
+    "order": _orders,
+    "error": _errors,
+    "overhead": _seconds,
+    "gradient": _memory,
+}
