@@ -6,10 +6,11 @@ from typing import Any, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..noise import accumulation_dtype
-from ..phi import phi
+from ..phi import phis
 from ..points import Points, stack
 from ._multistep import Step
 from .base import AbstractAdaptiveSampler, Attempt, Output, check_choice
@@ -38,8 +39,8 @@ class AdaptiveMultistep(AbstractAdaptiveSampler):
     order: int = eqx.field(static=True, default=3)
     form: Form = eqx.field(static=True, default="x0")
     first_step: float = 0.05
-    initial_evaluations: int = eqx.field(static=True, default=1, init=False)
-    evaluations: int = eqx.field(static=True, default=1, init=False)
+    initial_evaluations: int = eqx.field(static=True, default=1, init=False, repr=False)
+    evaluations: int = eqx.field(static=True, default=1, init=False, repr=False)
 
     def __check_init__(self):
         check_choice("order", self.order, (1, 2, 3, 4, 5, 6))
@@ -55,7 +56,8 @@ class AdaptiveMultistep(AbstractAdaptiveSampler):
     def step(self, output: Output, x: PyTree[Array], memory: Any, start: Points, end: Points) -> Attempt:
         step = Step(self.form, stack([start[None], end[None]])[0], 0.0)
         decay, gain, h, z = step.decay[0], step.gain[0], step.h[0], step.z[0]
-        moments = jnp.stack([math.factorial(k) * phi(k + 1, z) for k in range(self.order + 1)])
+        factorials = np.array([float(math.factorial(k)) for k in range(self.order + 1)])
+        moments = factorials.astype(z.dtype) * phis(self.order + 1, z)
         nodes = (memory.lam - start.lam) / h
         used = jnp.arange(self.order) < memory.count
         predictor = gain * _interpolation(nodes, used) @ moments[:-1]
@@ -73,8 +75,10 @@ class AdaptiveMultistep(AbstractAdaptiveSampler):
         return Attempt(corrected, error, (x, corrected), history)
 
     def growth(self, ratio: Array, previous: Array, memory: Any) -> Array:
-        power = 1.0 / (memory.count + 1)
-        return jnp.clip(_SAFETY * (ratio**-_NOW * previous**_BEFORE) ** power, _SHRINK, _GROW)
+        # The estimate falls like h to the power of the predictor's order plus one.
+        previous, ratio = jnp.maximum(previous, _EXACT), jnp.maximum(ratio, _EXACT)
+        control = (previous**_BEFORE / ratio**_NOW) ** (1.0 / (memory.count + 1))
+        return jnp.clip(_SAFETY * control, _SHRINK, _GROW)
 
 
 class AdaptiveDPMSolver(AbstractAdaptiveSampler):
@@ -89,8 +93,8 @@ class AdaptiveDPMSolver(AbstractAdaptiveSampler):
     order: int = eqx.field(static=True, default=3)
     form: Form = eqx.field(static=True, default="eps")
     first_step: float = 0.05
-    initial_evaluations: int = eqx.field(static=True, default=0, init=False)
-    evaluations: int = eqx.field(static=True, init=False)
+    initial_evaluations: int = eqx.field(static=True, default=0, init=False, repr=False)
+    evaluations: int = eqx.field(static=True, init=False, repr=False)
 
     def __init__(self, order: int = 3, form: Form = "eps", first_step: float = 0.05):
         check_choice("order", order, (2, 3))
