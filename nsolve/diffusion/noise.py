@@ -9,9 +9,15 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from .plan import Plan
+
 
 class AbstractNoise(eqx.Module):
     """Where a plan's standard normal numbers come from."""
+
+    @abstractmethod
+    def check(self, plan: Plan) -> None:
+        """Raises ValueError if this noise cannot serve a plan."""
 
     @abstractmethod
     def init(self, like: PyTree[Array], clock: Any) -> PyTree:
@@ -34,6 +40,9 @@ class IndependentNoise(AbstractNoise):
     """
 
     key: PRNGKeyArray
+
+    def check(self, plan: Plan) -> None:
+        del plan
 
     def init(self, like: PyTree[Array], clock: Any) -> PyTree:
         del like, clock

@@ -80,7 +80,12 @@ def check_grid(grid: Points) -> Points:
         raise ValueError(f"`grid` must be an array of two or more times, got shape {t.shape}.")
     if is_traced((t, lam)):
         broken = ~jnp.all(jnp.diff(lam) > 0) | jnp.any(jnp.isinf(lam))
-        return eqx.error_if(grid, broken, "`grid` must run strictly from large to small times.")
+        return eqx.error_if(
+            grid,
+            broken,
+            "`grid` must run strictly from large to small times; one that is traced must also begin where there "
+            "is signal and end where there is noise.",
+        )
     if not np.all(np.isfinite(t)):
         raise ValueError(f"`grid` must hold finite times, got {t}.")
     if np.isnan(lam).any():

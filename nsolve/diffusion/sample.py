@@ -246,7 +246,9 @@ def _noise(plan: Plan, key: Any, name: str) -> AbstractNoise | None:
         raise ValueError(
             f"`key` is missing: {name} adds noise. Give a jax.random key or an `ns.diffusion.BrownianPath`."
         )
-    return key if isinstance(key, AbstractNoise) else IndependentNoise(key)
+    noise = key if isinstance(key, AbstractNoise) else IndependentNoise(key)
+    noise.check(plan)
+    return noise
 
 
 def _raise_if_failed(x: PyTree[Array], failed: Array) -> PyTree[Array]:
