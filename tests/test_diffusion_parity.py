@@ -9,12 +9,13 @@ import json
 import pathlib
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import nsolve.diffusion as nd
-from nsolve.diffusion import AbstractNoise
+from nsolve.diffusion import AbstractNoise, predictor_corrector
 
 from .golden.model import model
 
@@ -62,6 +63,8 @@ class Record:
         exploding = self.config.get("schedule") in ("VE", "EDM")
         self.schedule = nd.EDM() if exploding else nd.VPLinear()
         self.prediction = "x0" if exploding else "eps"
+        if "input" in self.config:
+            self.network, self.prediction = self.config["input"], "eps"
 
 
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
@@ -299,6 +302,7 @@ def test_every_record_is_used():
         "uni-pc/vary_coeff": "a corrector of first order, for any order",
         "dpm-solver-v3": "not offered",
         "adaptive": "below",
+        "score-sde/pc": "below",
     }
     used = {row[0] for row in ROWS} | set(SAMPLED)
     unused = [name for name in RECORDS if name not in used]
@@ -379,3 +383,15 @@ def test_adaptive_steps_are_the_authors(name):
     # Each step depends on the errors of those before it: up to 85 of them pass on their rounding.
     np.testing.assert_allclose(run.t[: len(accepted) - 1], accepted[:-1], rtol=1e-9)
     np.testing.assert_allclose(run.value, record.states[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("corrector_steps", (1, 2))
+def test_predictor_corrector_is_the_authors(corrector_steps, monkeypatch):
+    record = RECORDS[f"score-sde/pc-{corrector_steps}"]
+    numbers = jnp.asarray(record.noise[1:, :1])
+    monkeypatch.setattr(predictor_corrector, "normal_like", lambda key, number, like: numbers[number])
+    grid = np.unique(record.times)[::-1]
+    denoiser = nd.Denoiser(Network(record.network, record.schedule), record.prediction, record.schedule)
+    x_T = jnp.asarray(record.states[0])
+    x = nd.sample_predictor_corrector(denoiser, x_T, grid, jax.random.key(0), corrector_steps=corrector_steps)
+    np.testing.assert_allclose(x, record.states[-1], rtol=0, atol=1e-10)

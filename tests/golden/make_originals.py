@@ -6,7 +6,6 @@
 them is kept here. Needs torch and, for DEIS, jax.
 """
 
-import ast
 import functools
 import importlib
 import json
@@ -21,9 +20,9 @@ import numpy as np
 import scipy.integrate
 import torch
 from model import model
+from recording import NOISE, X_T, Draws, Recorder, images, only, ve_share, vp_share, with_draws
 
 HERE = pathlib.Path(__file__).parent
-SHAPE = (2, 3)
 T_END = 1e-3
 fraction = np.linspace(0.0, 1.0, 33)[:, None, None, None] + 0.1 * np.arange(3)[:, None, None]
 V3_STATISTICS = {
@@ -31,71 +30,8 @@ V3_STATISTICS = {
     "s": -0.3 * np.cos(2 * fraction),
     "b": 0.2 * fraction**2,
 }
-rng = np.random.default_rng(20232)
-X_T = rng.standard_normal(SHAPE)
-NOISE = rng.standard_normal((17, *SHAPE))
 torch.set_default_dtype(torch.float64)
 jax.config.update("jax_enable_x64", True)
-
-
-class Recorder:
-    """The network, which remembers where it was asked."""
-
-    def __init__(self, share):
-        self.share = share
-        self.states, self.times = [], []
-
-    def __call__(self, x, t, *_):
-        t = float(torch.as_tensor(t).reshape(-1)[0])
-        self.states.append(np.reshape(x.numpy(), SHAPE))
-        self.times.append(t)
-        return model(torch, x, torch.as_tensor(self.share(t)))
-
-    def record(self, result, end):
-        """Points of evaluation and their times, the result last."""
-        return np.stack([*self.states, np.reshape(result.numpy(), SHAPE)]), np.asarray([*self.times, end])
-
-
-class Draws:
-    """Stands in for `randn_like`: hands out `NOISE`, but for the first `unused` draws, and counts."""
-
-    def __init__(self, unused=0):
-        self.num_draws = -unused
-
-    def __call__(self, *like):
-        self.num_draws += 1
-        return torch.as_tensor(NOISE[max(self.num_draws, 1) - 1]).reshape(like[0].shape)
-
-
-def with_draws(draws):
-    """torch, but for its `randn_like`."""
-    seen = types.SimpleNamespace(**{name: getattr(torch, name) for name in dir(torch)})
-    seen.randn_like = draws
-    return seen
-
-
-def only(path, *names, **namespace):
-    """Some functions of a file whose imports are not wanted."""
-    tree = ast.parse(path.read_text())
-    body = [
-        node for node in tree.body if isinstance(node, ast.FunctionDef) and (node.name in names or not names)
-    ]
-    exec(compile(ast.Module(body, type_ignores=[]), path.name, "exec"), namespace)
-    return types.SimpleNamespace(**namespace)
-
-
-def images(x):
-    return torch.as_tensor(x).reshape(*SHAPE, 1, 1)
-
-
-def ve_share(t):
-    """sigma / sqrt(1 + sigma^2), the time being sigma."""
-    return t / math.hypot(1.0, t)
-
-
-def vp_share(t, b0=0.1, b1=20.0):
-    """sigma of the linear VP schedule."""
-    return np.sqrt(-np.expm1(2 * (-0.25 * t**2 * (b1 - b0) - 0.5 * t * b0)))
 
 
 def dpm_solver():
@@ -318,6 +254,36 @@ def dpm_solver_v3():
                     yield name, case | {"degenerated": degenerated}, network.record(x, T_END), 0
 
 
+def score_sde():
+    """github.com/yang-song/score_sde_pytorch: the predictor-corrector sampler of `sampling.py`."""
+    for name in ("models", "models.utils"):  # only asked for the function that makes a score of a model
+        sys.modules[name] = types.ModuleType(name)
+    tools = sys.modules["models"].utils = sys.modules["models.utils"]
+    tools.from_flattened_numpy = tools.to_flattened_numpy = None
+    tools.get_score_fn = lambda sde, score, train, continuous: score
+    source, library = importlib.import_module("sampling"), importlib.import_module("sde_lib")
+    sde = library.VESDE(0.02, 40.0, N=5)
+    sde.prior_sampling = lambda shape: images(X_T[:1]) * sde.sigma_max
+    for steps in (1, 2):
+        network, draws = Recorder(ve_share), Draws()
+        source.torch = with_draws(draws)
+        score = functools.partial(score_of, network, sde)
+        sampler = source.get_pc_sampler(
+            sde, (1, 3, 1, 1), source.AncestralSamplingPredictor, source.LangevinCorrector,
+            lambda x: x, 0.16, steps, denoise=False, device="cpu",
+        )  # fmt: skip
+        x, _ = sampler(score)
+        case = {"snr": 0.16, "corrector_steps": steps, "schedule": "VE", "input": "scaled"}
+        yield f"score-sde/pc-{steps}", case, network.record(x, 0.0), draws.num_draws
+
+
+def score_of(network, sde, x, t):
+    sigma = sde.discrete_sigmas[(t * (sde.N - 1)).long()]
+    network.states.append(x[:, :, 0, 0].numpy())
+    network.times.append(float(sigma))
+    return -model(torch, x / torch.sqrt(1 + sigma**2), torch.as_tensor(ve_share(float(sigma)))) / sigma
+
+
 def main():
     warnings.simplefilter("ignore")
     folder = pathlib.Path(sys.argv[1])
@@ -327,13 +293,14 @@ def main():
         "deis",
         "ER-SDE-Solver",
         "SA-Solver",
+        "score_sde_pytorch",
         "DPM-Solver-v3/codebases/edm/samplers",
     )
     sys.path[:0] = [str(folder / part) for part in parts]
     torch.FloatTensor = torch.DoubleTensor
     torch.Tensor.float = torch.Tensor.double  # the adaptive solver rounds its steps to float32 by this name
     index, arrays = [], {f"v3/{name}": value[:, :, 0, 0] for name, value in V3_STATISTICS.items()}
-    runs = [run() for run in (dpm_solver, uni_pc, deis, er_sde, sa_solver, dpm_solver_v3)]
+    runs = [run() for run in (dpm_solver, uni_pc, deis, er_sde, sa_solver, dpm_solver_v3, score_sde)]
     runs += [run(folder) for run in (edm, k_diffusion, pndm)]
     for part in runs:
         for name, case, (states, times), num_draws in part:
