@@ -39,15 +39,13 @@ class Record:
         elif level == "flow" or self.config.get("use_flow_sigmas"):
             self.schedule, self.times, self.prediction = nd.Flow(), sigma, "flow"
         else:
-            products, where = np.unique(alpha**2, return_inverse=True)
-            self.schedule, self.times = nd.Discrete(products[::-1]), len(products) - 1.0 - where
+            self._from_products(alpha**2)
             self.prediction = "v" if level == "cosine" else self.prediction
 
     def _from_times(self, times):
         self.network, self.times = "plain", times
         if "alphas_cumprod" in self.config:
-            products, where = np.unique(self.config["alphas_cumprod"], return_inverse=True)
-            self.schedule, self.times = nd.Discrete(products[::-1]), len(products) - 1.0 - where
+            self._from_products(self.config["alphas_cumprod"])
             self.prediction = "eps"
             return
         exploding = self.config.get("schedule") in ("VE", "EDM")
@@ -55,6 +53,11 @@ class Record:
         self.prediction = "x0" if exploding else "eps"
         if "input" in self.config:
             self.network, self.prediction = self.config["input"], "eps"
+
+    def _from_products(self, products):
+        """The discrete schedule of these alpha^2 alone, whatever the integers were that other codes give them."""
+        levels, where = np.unique(products, return_inverse=True)
+        self.schedule, self.times = nd.Discrete(levels[::-1]), len(levels) - 1.0 - where
 
 
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
@@ -95,9 +98,10 @@ def carry_out(plan, record):
     for k in range(plan.num_evaluations):
         alpha, sigma = plan.alpha[k], plan.sigma[k]
         m = network(np, record.network, x, alpha, sigma)
-        x0 = {"eps": (x - sigma * m) / alpha if alpha > 0 else np.nan, "x0": m, "flow": x - sigma * m}.get(
-            record.prediction, alpha * x - sigma * m
-        )
+        if record.prediction == "eps":
+            x0 = (x - sigma * m) / alpha
+        else:
+            x0 = {"x0": m, "flow": x - sigma * m, "v": alpha * x - sigma * m}[record.prediction]
         registers[plan.registers[k]] = plan.reads[k, 0] * x + plan.reads[k, 1] * x0
         points.append(x := row(k + 1))
     return np.stack(points)
