@@ -46,7 +46,7 @@ REPEATS = 5
 #: and its picture has so many samples for each label
 COLUMNS = 12
 #: share of the images that are shown without their label, so that the model learns to do without
-UNLABELLED = 0.3
+UNLABELLED = 0.5
 
 
 @dataclass(frozen=True)
