@@ -55,7 +55,7 @@ class Record:
             self.network, self.prediction = self.config["input"], "eps"
 
     def _from_products(self, products):
-        """The discrete schedule of these alpha^2 alone, whatever the integers were that other codes give them."""
+        """The discrete schedule of these alpha^2 alone, whatever integers other codes give them."""
         levels, where = np.unique(products, return_inverse=True)
         self.schedule, self.times = nd.Discrete(levels[::-1]), len(levels) - 1.0 - where
 
