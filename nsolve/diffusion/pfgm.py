@@ -31,7 +31,8 @@ def pfgm_noise(
 
     The radius is that of the paper, r sqrt(b / (1 - b)) with b from a Beta(N / 2, D / 2) and r = sigma
     sqrt(D), in a uniform direction; computed as a normal state over the root of an independent chi-square by
-    D, nothing is lost where b rounds to 1."""
+    D, nothing is lost where b rounds to 1.
+    """
     _check_dimension(D)
     if len(shape) == 0:
         raise ValueError("`shape` must have a batch as its first axis, got ().")

@@ -1,8 +1,9 @@
 """The accelerated DDIM and DDPM of Li et al.: samplers with a proof of how fast they converge.
 
-Their variable is v = (sigma / alpha)^2, in which z = x / alpha follows dz = g dv with g = eps / (2 rho), rho
-= sigma / alpha, and minus 2 g is the score of z. Steps here take the exact increments of v; the paper's
-sequences of 1 - alpha_t differ from them in factors 1 + O(1 - alpha_t), which leave the order as it is."""
+Their variable is v = rho^2, rho = sigma / alpha, in which z = x / alpha follows dz = g dv with g = eps / (2
+rho); minus 2 g is the score of z. Steps here take the exact increments of v; the paper's 1 - alpha_t differ
+from them in factors 1 + O(1 - alpha_t), which leave the order as it is.
+"""
 
 from typing import Any
 
@@ -70,8 +71,8 @@ def _second_order(before: Points, here: Points, after: Points) -> tuple[Points, 
 class AcceleratedDDPM(AbstractSampler):
     """Ancestral sampling with half of each step's noise added before the network sees the state.
 
-    One evaluation a step; weak order 2 (mean and covariance; DDPM has 1). The reverse SDE in v = (sigma /
-    alpha)^2 by the Euler-Maruyama method, but for the place of the noise: from z it goes to z + sqrt(h / 2)
+    One evaluation a step; weak order 2 (mean and covariance; DDPM has 1). It is the Euler-Maruyama method for
+    the reverse SDE in v = (sigma / alpha)^2, but for the place of the noise: it goes from z to z + sqrt(h/2)
     xi, evaluates there, and adds the other half behind the drift. A last step to sigma = 0 is free of noise.
     Needs signal at the grid's start.
 

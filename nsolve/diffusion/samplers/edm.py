@@ -31,8 +31,10 @@ class EDMHeun(AbstractSampler):
       Ralston's (appendix C of the paper; steps here are in rho on every schedule). Below 1 the last step,
       too, has two.
 
-    The churn has no clock: it is not the noise of an SDE, so no path refines it. Karras et al.,
-    arXiv:2206.00364."""
+    The churn has no clock: it is not the noise of an SDE, so no path refines it.
+
+    Karras et al., arXiv:2206.00364.
+    """
 
     churn: Any = 0.0
     churn_min: Any = 0.0
