@@ -5,7 +5,13 @@ from .adaptive import AdaptiveResult as AdaptiveResult
 from .adaptive import sample_adaptive as sample_adaptive
 from .as_diffrax import as_diffrax as as_diffrax
 from .brownian import BrownianPath as BrownianPath
+from .data_consistency import KrylovConsistency as KrylovConsistency
+from .data_consistency import TotalVariationConsistency as TotalVariationConsistency
+from .data_consistency import sample_decomposed as sample_decomposed
 from .denoiser import Denoiser as Denoiser
+from .ensemble_kalman import sample_ensemble_kalman as sample_ensemble_kalman
+from .feynman_kac import Particles as Particles
+from .feynman_kac import sample_feynman_kac as sample_feynman_kac
 from .grids import Grid as Grid
 from .grids import karras_grid as karras_grid
 from .grids import log_snr_grid as log_snr_grid
@@ -41,6 +47,7 @@ from .samplers import AdaptiveDPMSolver as AdaptiveDPMSolver
 from .samplers import AdaptiveMultistep as AdaptiveMultistep
 from .samplers import DPMSolver as DPMSolver
 from .samplers import DPMSolverPP as DPMSolverPP
+from .samplers import DPMSolverV3 as DPMSolverV3
 from .samplers import EDMHeun as EDMHeun
 from .samplers import FlowRK as FlowRK
 from .samplers import RFSolver as RFSolver
@@ -57,6 +64,8 @@ from .schedules import Flow as Flow
 from .schedules import FromFunctions as FromFunctions
 from .schedules import VPCosine as VPCosine
 from .schedules import VPLinear as VPLinear
+from .statistics import Statistics as Statistics
+from .statistics import fit_statistics as fit_statistics
 from .search import Choice as Choice
 from .search import SearchResult as SearchResult
 from .search import plan_of_choices as plan_of_choices
@@ -64,3 +73,4 @@ from .search import search_plan as search_plan
 from .tuning import fit_coefficients as fit_coefficients
 from .tuning import reference_path as reference_path
 from .tuning import tune as tune
+from .tweedie import second_order_tweedie as second_order_tweedie

@@ -9,6 +9,7 @@ from .ddim import DDPM as DDPM
 from .deis import DEIS as DEIS
 from .dpm_solver import DPMSolver as DPMSolver
 from .dpm_solver import DPMSolverPP as DPMSolverPP
+from .dpm_solver_v3 import DPMSolverV3 as DPMSolverV3
 from .edm import EDMHeun as EDMHeun
 from .er_sde import ERSDE as ERSDE
 from .pndm import IPNDM as IPNDM
