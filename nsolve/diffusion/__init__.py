@@ -64,12 +64,12 @@ from .schedules import Flow as Flow
 from .schedules import FromFunctions as FromFunctions
 from .schedules import VPCosine as VPCosine
 from .schedules import VPLinear as VPLinear
-from .statistics import Statistics as Statistics
-from .statistics import fit_statistics as fit_statistics
 from .search import Choice as Choice
 from .search import SearchResult as SearchResult
 from .search import plan_of_choices as plan_of_choices
 from .search import search_plan as search_plan
+from .statistics import Statistics as Statistics
+from .statistics import fit_statistics as fit_statistics
 from .tuning import fit_coefficients as fit_coefficients
 from .tuning import reference_path as reference_path
 from .tuning import tune as tune
