@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.spatial.distance import cdist
 
 import learned
 import nsolve as ns
@@ -174,11 +175,17 @@ def test_the_pretrained_model_writes_digits():
     assert "diffusion-digits" in learned.pretrained()
     denoiser = learned.load_pretrained("diffusion-digits")
     data, labels = digits(1), jnp.arange(200) % 10
-    images = data.images.reshape(-1, 64)
-    drawn = generate(denoiser, labels, jax.random.key(0), (8, 8, 1), num_steps=10).reshape(-1, 64)
-    nearest = jnp.argmin(jnp.linalg.norm(drawn[:, None] - images, axis=-1), 1)
-    assert (data.labels[nearest] == labels).mean() > 0.95
-    assert nearest_distance(drawn, images) > 1  # none is a copy
+    images = np.asarray(data.images).reshape(-1, 64)
+    steered = ns.diffusion.ClassifierFree(denoiser.model, labels, jnp.full(200, -1), 2.0)
+    guided = Denoiser(lambda x, t, _: steered(x, t), "v", denoiser.schedule)
+    # Named after the nearest image of the data; of the data themselves, one left out, 98.8 % are named right.
+    for model, right in ((denoiser, 0.9), (guided, 0.98)):
+        drawn = np.asarray(generate(model, labels, jax.random.key(0), (8, 8, 1), num_steps=10)).reshape(
+            -1, 64
+        )
+        distances = cdist(drawn, images)
+        assert np.mean(data.labels[distances.argmin(1)] == labels) > right
+        assert distances.min() > 0.5  # none is a copy
     with pytest.raises(ValueError, match="`name` must be one of diffusion-digits, not 'digits'"):
         learned.load_pretrained("digits")
 
