@@ -137,7 +137,7 @@ def plot(
         list[str] | None,
         typer.Option(
             help="convergence, size, work-precision, time, sequence, regret, tuning, transport, epsilon, "
-            "evaluations, order or reverse."
+            "evaluations, order, reverse or digits."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("records/plots"),

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.cells import wing
 from bench.diffusion import report as diffusion_report
-from bench.diffusion.picture import draw_evaluations, draw_memory, draw_orders
+from bench.diffusion.picture import draw_digits, draw_evaluations, draw_memory, draw_orders
 from bench.figures import (
     COLOURS,
     FAILURE,
@@ -55,7 +55,7 @@ from bench.transport.problems import without_eta
 
 KINDS = (
     "convergence", "size", "work-precision", "time", "sequence", "regret", "tuning", "transport", "epsilon",
-    "evaluations", "order", "reverse",
+    "evaluations", "order", "reverse", "digits",
 )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
     the best fixed parameter), `tuning` (its steps and choices over time), `transport` (marginal errors of
     transport problems against seconds and steps), `epsilon` (their seconds and steps against the
     regularisation), `evaluations` (errors of diffusion samplers against network evaluations), `order` (their
-    errors as steps are doubled) or `reverse` (memory and seconds of their gradients).
+    errors as steps are doubled), `reverse` (memory and seconds of their gradients) or `digits` (pictures).
     """
     draw = {
         "convergence": _draw_convergence,
@@ -84,6 +84,7 @@ def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
         "evaluations": draw_evaluations,
         "order": draw_orders,
         "reverse": draw_memory,
+        "digits": draw_digits,
     }.get(kind)
     if draw is None:
         raise ValueError(f"kind is {kind!r}: choose from {', '.join(KINDS)}")
@@ -101,7 +102,7 @@ def plot(records: Sequence[Record], kind: str, out: Path) -> list[Path]:
 
 
 #: Which question of the suite diffusion a kind draws.
-_DIFFUSION = {"evaluations": "error", "order": "order", "reverse": "gradient"}
+_DIFFUSION = {"evaluations": "error", "order": "order", "reverse": "gradient", "digits": "digits"}
 _NEEDS = {
     "convergence": "it needs cells with residual_norms (run them with their history)",
     "size": "it needs iteration counts at two sizes of a problem or more",
@@ -115,6 +116,7 @@ _NEEDS = {
     "evaluations": "it needs diffusion problems at two numbers of evaluations or more",
     "order": "it needs columns @order of diffusion problems",
     "reverse": "it needs columns @gradient of diffusion problems at two numbers of steps or more",
+    "digits": "it needs the diffusion problem digits",
 }
 
 

@@ -13,7 +13,7 @@ from . import columns, moments, own, tuned
 from .mixtures import Gaussian, Mixture
 from .problems import build, denoiser, reference_flow, starts
 
-SAMPLES = 128
+SAMPLES = 256
 
 
 @functools.cache

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from . import cost, errors, order, problems
+from . import cost, digits, errors, order, problems
+from .digits import Digits
 from .networks import Images
 
 
@@ -17,6 +18,8 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
         found = ask(cell, settings, problem)
     elif "gradient" in cell.spec.mode:
         raise ValueError(f"gradients are measured on images, not on {cell.problem}")
+    elif isinstance(problem, Digits):
+        kind, found = "digits", digits.measure(cell, problem)
     else:
         kind = "order" if "order" in cell.spec.mode else "error"
         found = order.measure(cell, problem) if kind == "order" else errors.measure(cell, problem)

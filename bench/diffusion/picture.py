@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from ..figures import COLOURS, INK, OTHER, PALETTE, name_the_rest, new_figure, whole_decades
 from ..record import Record
 from ..table import library, succeeded
+from .digits import strip
 from .report import by_solver, column, kind
 
 #: Colours of orders 1, 2, 3, ...
@@ -86,6 +88,29 @@ def draw_memory(records: Sequence[Record]) -> Figure | None:
     for axes in (memory, seconds):
         _name_sizes(axes, drawn)
     memory.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def draw_digits(records: Sequence[Record]) -> Figure | None:
+    """The pictures that each sampler drew with the same noise, from few evaluations to many."""
+    drawn = [r for r in records if "pictures" in r]
+    if not drawn:
+        return None
+    sizes, lines = sorted({r["size"] for r in drawn}), by_solver(drawn)
+    figure = Figure(figsize=(2.2 + 3.2 * len(sizes), 0.7 + 0.36 * (len(lines) + 1)))
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(lines) + 1, len(sizes), squeeze=False)
+    figure.subplots_adjust(left=2.2 / figure.get_figwidth(), right=0.99, top=0.9, bottom=0.01, wspace=0.03)
+    for row, (solver, line) in zip(panels, {**lines, "200 steps": drawn[:1]}.items(), strict=True):
+        for axes, size in zip(row, sizes, strict=True):
+            axes.set_axis_off()
+            found = [r for r in line if r["size"] == size]
+            name = "reference_pictures" if solver == "200 steps" else "pictures"
+            if found:
+                axes.imshow(strip(found[0][name]), cmap="gray", vmin=0, vmax=255)
+        row[0].text(-0.02, 0.5, solver, transform=row[0].transAxes, ha="right", va="center", fontsize=8)
+    for axes, size in zip(panels[0], sizes, strict=True):
+        axes.set_title(f"{size} evaluations", fontsize=9, color=INK)
     return figure
 
 

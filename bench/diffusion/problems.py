@@ -18,6 +18,7 @@ from nsolve.diffusion.denoiser import Denoiser, Prediction
 from nsolve.diffusion.schedules import AbstractSchedule, Flow
 
 from .. import specs
+from .digits import Digits
 from .mixtures import Gaussian, Mixture
 from .networks import Images
 
@@ -64,7 +65,7 @@ def gaussian(dimension: int = 16, low: float = 1e-4, high: float = 1e2) -> Gauss
 MIXTURES: Mapping[str, Callable[..., Mixture]] = {
     function.__name__: function for function in (mixture1d, ring, lattice, clusters, near_singular, gaussian)
 }
-PROBLEMS: Mapping[str, Callable[..., Any]] = {**MIXTURES, "images": Images}
+PROBLEMS: Mapping[str, Callable[..., Any]] = {**MIXTURES, "images": Images, "digits": Digits}
 
 
 def options(name: str) -> dict[str, Any]:

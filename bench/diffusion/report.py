@@ -25,6 +25,8 @@ def kind(record: Record) -> str:
     """Which of the suite's questions a record answers; known of failed ones, too."""
     mode = specs.parse(record["solver"]).mode
     name = specs.parse_part(record["problem"]).name
+    if name == "digits":
+        return name
     if name == "images":
         return "gradient" if "gradient" in mode else "overhead"
     return "order" if "order" in mode else "error"
@@ -104,7 +106,9 @@ def _orders(group: Sequence[Record]) -> Table:
         values += [table.scientific(r.get("constant")), table.number((r.get("steps") or [None])[-1])]
         rows.append([*map(Text, [*values, table.scientific(r.get("true_residual"))]), _verdict([r])])
     doublings = len(next((r["steps"] for r in group if r.get("steps")), [1])) - 1
-    what = "of the distribution, noise and all" if of_law else "from exact starting values"
+    what = "from exact starting values"
+    if of_law:
+        what = "of the distribution, noise and start-up steps and all, which limit a multistep method to 2"
     note = (
         f"Slope of the error over {doublings} doublings of the steps in float64, {what}; `constant` is the"
         " error over the step in lam to the power of the order."
@@ -172,9 +176,27 @@ def _memory(group: Sequence[Record]) -> Table:
     return f"{group[0]['problem']}: reverse mode", headings, rows, note
 
 
+def _pictures(group: Sequence[Record]) -> Table:
+    sizes = sorted({r["size"] for r in group})
+    rows = []
+    for solver, line in by_solver(group).items():
+        found = {r["size"]: r for r in line}
+        values = [solver, *(_error(found.get(size)) for size in sizes)]
+        values += [table.scientific(found.get(size, {}).get("energy_distance")) for size in sizes]
+        rows.append([*map(Text, values), _verdict(line)])
+    energy = next((r["reference_energy"] for r in group if "reference_energy" in r), None)
+    note = (
+        "RMS distance from 200 steps with the same start after so many evaluations, and the energy distance"
+        f" of the samples to the data; that of the 200 steps is {table.scientific(energy)}."
+    )
+    headings = ["solver", *map(str, sizes), *(f"energy, {size}" for size in sizes), "result"]
+    return f"{group[0]['problem']}: distance from the network's own solution", headings, rows, note
+
+
 _TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
     "order": _orders,
     "error": _errors,
     "overhead": _seconds,
     "gradient": _memory,
+    "digits": _pictures,
 }
