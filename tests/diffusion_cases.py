@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from nsolve import diffusion as D
 
 
@@ -35,6 +37,14 @@ class Case:
         ]
         return f"{type(self.sampler).__name__}({', '.join(fields)})"
 
+
+def _statistics() -> D.Statistics:
+    """Of normal data with standard deviation 0.9 there would be this l; s and b are any smooth functions."""
+    lam = np.linspace(-6.0, 6.0, 121)
+    return D.Statistics(lam, 1 / (1 + 0.8 * np.exp(2 * lam)), np.cos(lam / 2), 0.2 / (1 + lam**2))
+
+
+_STATISTICS = _statistics()
 
 CASES = [
     Case(D.DDIM(), 1, form="x0", degree=0),
@@ -107,6 +117,12 @@ CASES = [
     Case(D.SASolver(2, 4, tau=0.0), 3, known=2, degree=1),
     Case(D.SASolver(3, 2, tau=0.0, legacy=True), 2, known=2, degree=0),
     *(Case(D.ERSDE(n, "ode"), n, known=n - 1, variable="rho", degree=n - 1) for n in (1, 2, 3)),
+    # DPM-Solver-v3, with statistics about those of the problem
+    Case(D.DPMSolverV3(_STATISTICS, 1, corrector=False), 1),
+    Case(D.DPMSolverV3(_STATISTICS, 2), 3, known=1),
+    Case(D.DPMSolverV3(_STATISTICS, 3, corrector=False), 3, known=2),
+    Case(D.DPMSolverV3(_STATISTICS, 3), 4, known=2),
+    Case(D.DPMSolverV3(_STATISTICS, 3, pseudo="both"), 2, known=2),
     # Stochastic: `order` is that of the drift
     Case(D.DDIM(0.5), 1, stochastic=True),
     Case(D.DDIM(1.0), 1, stochastic=True),
