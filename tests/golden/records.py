@@ -70,6 +70,12 @@ def _read(name):
     return {entry["name"]: Record(arrays, entry) for entry in entries}
 
 
+def v3_statistics():
+    """(l, s, b) of DPM-Solver-v3's records, each (129, 3), at even steps of lam."""
+    with np.load(HERE / "originals.npz") as file:
+        return tuple(file[f"v3/{name}"] for name in "lsb")
+
+
 RECORDS = _read("diffusers.npz") | _read("originals.npz")
 
 
@@ -90,8 +96,8 @@ def carry_out(plan, record):
     registers = np.zeros((plan.num_registers, *x.shape))
 
     def row(i):
-        w = plan.weights[i]
-        mean = w[0] * x + np.tensordot(w[1:-1], registers, 1)
+        w, shift = plan.weights[i], 0.0 if plan.shifts is None else plan.shifts[i]
+        mean = w[0] * x + sum(weight * kept for weight, kept in zip(w[1:-1], registers, strict=True)) + shift
         return mean + w[-1] * xi[i] if plan.stochastic else mean
 
     points = [x := row(0)]
