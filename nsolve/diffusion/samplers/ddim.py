@@ -63,8 +63,9 @@ def _posterior(grid: Points, eta: Any, noise_scale: Any) -> Plan:
     ends = grid[1:]
     decay = xp.exp(ends.log_sigma - grid[:-1].log_sigma + left)
     # alpha_t - alpha_s decay, without the cancellation
-    weights = xp.stack([decay, -ends.alpha * xp.expm1(left - h), noise_scale * xp.sqrt(spread)], axis=1)
     stochastic = is_noisy(eta)
+    noise = noise_scale * xp.sqrt(spread) if stochastic else 0.0 * ends.alpha
+    weights = xp.stack([decay, -ends.alpha * xp.expm1(left - h), noise], axis=1)
     return build(
         grid,
         "x0",
