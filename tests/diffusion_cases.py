@@ -111,7 +111,8 @@ CASES = [
     Case(D.RFSolver(), 2, form="flow", variable="flow", degree=1),
     Case(D.EDMHeun(), 2, form="eps", variable="rho", degree=1),
     Case(D.EDMHeun(alpha=2 / 3), 2, form="eps", variable="rho", degree=1),
-    Case(D.AcceleratedDDIM(), 2, first=80),
+    Case(D.AcceleratedDDIM(), 2, known=1, form="eps", degree=0),
+    Case(D.AcceleratedDDIM(reuse=False), 2, form="eps", degree=0),
     # SA-Solver and ER-SDE without noise
     Case(D.SASolver(3, 0, tau=0.0), 3, known=2, degree=2),
     Case(D.SASolver(2, 4, tau=0.0), 3, known=2, degree=1),

@@ -89,7 +89,8 @@ COUNTS = [
     (D.PNDM("F"), 17),
     (D.PNDM("PLMS"), 9),
     (D.EDMHeun(), 16),
-    (D.AcceleratedDDIM(), 15),
+    (D.AcceleratedDDIM(), 8),
+    (D.AcceleratedDDIM(reuse=False), 15),
     (D.AcceleratedDDPM(), 8),
     (D.RhoRK("rk4"), 32),
     (D.RFSolver(), 16),
@@ -138,6 +139,8 @@ FREE_OF_NOISE = [
     D.EDMHeun(),
     D.EDMHeun(churn=3.0),
     D.EDMHeun(alpha=0.5),
+    D.AcceleratedDDIM(),
+    D.AcceleratedDDIM(reuse=False),
     D.AcceleratedDDPM(),
 ]
 
@@ -272,26 +275,33 @@ def test_accelerated_ddpm_has_weak_order_two():
     assert accelerated[-1] < 0.1 * euler[-1]
 
 
-def test_accelerated_ddim_is_second_order_in_the_square_of_the_noise():
-    """Against its description, written out in z = x / alpha and v = (sigma / alpha)^2 with the score."""
+@pytest.mark.parametrize("reuse", [True, False])
+def test_accelerated_ddim_is_what_its_authors_wrote(reuse):
+    """Their formula in alpha^2, with the integral's closed form; the other output from the past or by a step
+    back."""
     schedule = D.VPCosine()
     points = D.Points.of(schedule, schedule.t_of_lam(np.linspace(-1.5, 2.0, 7)))
-    rho = np.exp(-points.lam)
-    v = rho**2
+    square, rho = points.alpha**2, np.exp(-points.lam)
 
-    def slope_of(z, i):
-        alpha, sigma = points.alpha[i], points.sigma[i]
-        return (z - reference.clean(alpha * z, alpha, sigma)) / (2 * v[i])
+    def eps(x, i):
+        return (x - points.alpha[i] * reference.clean(x, points.alpha[i], points.sigma[i])) / points.sigma[i]
 
-    z = reference.starts(4) / points.alpha[0]
-    z = z + (rho[1] - rho[0]) * 2 * rho[0] * slope_of(z, 0)
+    def ddim(x, noise, i, j):
+        return points.alpha[j] * (x / points.alpha[i] + (rho[j] - rho[i]) * noise)
+
+    x = reference.starts(4)
+    past = eps(x, 0)
+    x = ddim(x, past, 0, 1)
     for i in range(1, 6):
-        here = slope_of(z, i)
-        behind = slope_of(z + (v[i - 1] - v[i]) * here, i - 1)
-        step = v[i + 1] - v[i]
-        z = z + step * here + 0.5 * step**2 * (behind - here) / (v[i - 1] - v[i])
-    result = reference.run_plan(D.AcceleratedDDIM().plan(points.t, schedule), reference.starts(4))
-    np.testing.assert_allclose(result, points.alpha[-1] * z, rtol=1e-12)
+        here = eps(x, i)
+        if not reuse:
+            past = eps(ddim(x, here, i, i - 1), i - 1)
+        area = square[i] * (rho[i + 1] - rho[i]) + np.arcsin(points.alpha[i + 1]) - np.arcsin(points.alpha[i])
+        bend = points.alpha[i + 1] / (square[i] - square[i - 1]) * area
+        x = ddim(x, here, i, i + 1) + bend * (past - here)
+        past = here
+    result = reference.run_plan(D.AcceleratedDDIM(reuse).plan(points.t, schedule), reference.starts(4))
+    np.testing.assert_allclose(result, x, rtol=1e-11)
 
 
 # --- Bad input
@@ -332,6 +342,7 @@ def test_bad_options(name):
         D.EDMHeun(),
         D.EDMHeun(churn=1.0),
         D.AcceleratedDDIM(),
+        D.AcceleratedDDIM(reuse=False),
         D.AcceleratedDDPM(),
     ],
     ids=repr,

@@ -1,9 +1,4 @@
-"""The accelerated DDIM and DDPM of Li et al.: samplers with a proof of how fast they converge.
-
-Their variable is v = rho^2, rho = sigma / alpha, in which z = x / alpha follows dz = g dv with g = eps / (2
-rho); minus 2 g is the score of z. Steps here take the exact increments of v; the paper's 1 - alpha_t differ
-from them in factors 1 + O(1 - alpha_t), which leave the order as it is.
-"""
+"""The accelerated DDIM and DDPM of Li et al.: samplers with a proof of how fast they converge."""
 
 from typing import Any
 
@@ -13,59 +8,59 @@ import numpy as np
 from .._arrays import namespace
 from ..plan import Plan, build
 from ..points import Points, stack
-from ._adams import needs_signal, rho_of
-from ._multistep import is_free_of_noise
+from ._adams import adams, needs_signal, rho_of
+from ._multistep import is_free_of_noise, start_up
 from ._singlestep import singlestep
 from .base import AbstractSampler, no_history
+from .deis import exact_weights
 
 
 class AcceleratedDDIM(AbstractSampler):
-    """DDIM with a second-order term, from one more evaluation a step back towards the noise.
+    """DDIM with a second-order term: the noise as a linear function of alpha^2 / (alpha^2 + sigma^2).
 
-    Two evaluations a step (one in the first, which is plain DDIM); order 2. From each point it steps back to
-    the noise of the point before, and takes the slope of the outputs between the two: unlike a multistep
-    method it keeps nothing from step to step, and every difference belongs to one trajectory. Of interest for
-    its theory; DPM-Solver has its order for half the evaluations. Needs signal at the grid's start.
+    Order 2. The slope is between the outputs at the present noise and at that of the point before. With
+    `reuse=True`, as in the authors' code, the latter is the output that is already there: one evaluation a
+    step, DEIS of order 2 in that variable. With `reuse=False`, as in their analysis, the network is asked
+    again, where a DDIM step back to that noise leads: two evaluations a step, one in the first, which is
+    plain DDIM. Needs signal at the grid's start.
 
     Li et al., arXiv:2403.03852 (ICML 2024).
     """
 
+    reuse: bool = eqx.field(static=True, default=True)
     order: int = eqx.field(static=True, default=2, init=False)
 
     def table(self, grid: Points, known: int) -> Plan:
-        no_history(known, self)
         needs_signal(grid, self)
-        groups = [_first(grid[:1], grid[1:2])]
+        weights = exact_weights(grid, _signal_share)
+        if self.reuse:
+            return adams(grid, start_up(len(grid) - 1, 2), known, weights)
+        no_history(known, self)
+        first = np.zeros(1, int)
+        groups = [(first, *_stages([grid[:1]], grid[1:2], weights(first, first[:, None])))]
         if len(grid) > 2:
             steps = np.arange(1, len(grid) - 1)
-            groups.append((steps, *_second_order(grid[:-2], grid[1:-1], grid[2:])))
+            both = weights(steps, np.stack([steps, steps - 1], axis=1))
+            groups.append((steps, *_stages([grid[1:-1], grid[:-2]], grid[2:], both)))
         return singlestep("eps", groups, grid[-1:], 2)
 
 
-def _first(start: Points, end: Points) -> tuple[np.ndarray, Points, Any, Any]:
-    """One step (1,) of DDIM as a group for `singlestep`."""
-    xp = namespace(start.lam, end.lam)
-    change = end.alpha * (rho_of(end) - rho_of(start))
-    a = xp.stack([xp.ones_like(change), end.alpha / start.alpha], axis=1)
-    b = xp.stack([xp.zeros_like(change), change], axis=1)[:, :, None]
-    return np.array([0]), stack([start]), a, b
+def _signal_share(points: Points) -> Any:
+    return 1.0 / (1.0 + rho_of(points) ** 2)
 
 
-def _second_order(before: Points, here: Points, after: Points) -> tuple[Points, Any, Any]:
-    """Steps (S,) from `here` to `after`, by way of `before`: their stages as `singlestep` takes them."""
-    xp = namespace(before.lam, here.lam, after.lam)
-    v = rho_of(here) ** 2
-    back, step = rho_of(before) ** 2 - v, rho_of(after) ** 2 - v
-    bend = 0.5 * step**2 / back  # times the difference of the two outputs
-    own, other = 0.5 / rho_of(here), 0.5 / rho_of(before)  # g per eps
-    zero = xp.zeros_like(v)
-    a = xp.stack([here.alpha, before.alpha, after.alpha], axis=1) / here.alpha[:, None]
-    b = [
-        xp.stack([zero, zero], axis=1),
-        xp.stack([before.alpha * back * own, zero], axis=1),
-        after.alpha[:, None] * xp.stack([(step - bend) * own, bend * other], axis=1),
-    ]
-    return stack([here, before]), a, xp.stack(b, axis=1)
+def _stages(at: list[Points], end: Points, weights: Any) -> tuple[Points, Any, Any]:
+    """Steps (S,) from the first points `at` by way of the others, which DDIM reaches: as `singlestep` takes
+    them.
+
+    `weights` (S, m): of the outputs in dz."""
+    xp = namespace(end.lam, weights)
+    start = at[0]
+    zeros = xp.zeros_like(weights[:, 1:])
+    a = xp.stack([p.alpha for p in [*at, end]], axis=1) / start.alpha[:, None]
+    reached = [p.alpha * (rho_of(p) - rho_of(start)) for p in at]
+    b = [xp.concatenate([change[:, None], zeros], axis=1) for change in reached]
+    return stack(at), a, xp.stack([*b, end.alpha[:, None] * weights], axis=1)
 
 
 class AcceleratedDDPM(AbstractSampler):

@@ -1,5 +1,6 @@
 """DEIS: multistep methods that extrapolate the noise in a variable of choice."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
@@ -49,18 +50,22 @@ class DEIS(AbstractSampler):
         orders = start_up(len(grid) - 1, self.order, self.lower_order_final)
         if self.variable == "log_rho":
             return multistep(grid, "eps", orders, known=known)
-        weights = riemann_weights(grid, self.variable) if self.legacy else exact_weights(grid, self.variable)
-        return adams(grid, orders, known, weights)
+        if self.legacy:
+            return adams(grid, orders, known, _riemann_weights(grid, self.variable))
+        variable = rho_of if self.variable == "rho" else time_of
+        return adams(grid, orders, known, exact_weights(grid, variable))
 
 
-def exact_weights(grid: Points, variable: Literal["t", "rho"]) -> Weights:
-    """int l_j drho over steps of a grid, to rounding on smooth schedules."""
+def time_of(points: Points) -> Any:
+    return points.t
+
+
+def exact_weights(grid: Points, variable: Callable[[Points], Any]) -> Weights:
+    """int l_j(w) drho over steps of a grid, w the variable, to rounding on smooth schedules."""
 
     def weights(rows: np.ndarray, nodes: np.ndarray) -> Any:
         at, measure = rho_quadrature(grid[rows], grid[rows + 1])
-        if variable == "t":
-            return lagrange_integrals(grid.t[nodes], at.t, measure)
-        return lagrange_integrals(rho_of(grid)[nodes], rho_of(at), measure)
+        return lagrange_integrals(variable(grid)[nodes], variable(at), measure)
 
     return weights
 
@@ -68,7 +73,7 @@ def exact_weights(grid: Points, variable: Literal["t", "rho"]) -> Weights:
 _RIEMANN_POINTS = 10_000
 
 
-def riemann_weights(grid: Points, variable: Literal["t", "rho"]) -> Weights:
+def _riemann_weights(grid: Points, variable: Literal["t", "rho"]) -> Weights:
     """The same by left sums, even in the variable."""
     fraction = np.arange(_RIEMANN_POINTS) / _RIEMANN_POINTS
 

@@ -13,7 +13,7 @@ from ._adams import Weights, adams, needs_signal, rho_of
 from ._multistep import start_up
 from ._singlestep import singlestep
 from .base import AbstractSampler, check_choice, check_order
-from .deis import exact_weights
+from .deis import exact_weights, time_of
 from .runge_kutta import RHO, TABLEAUX, step_groups
 
 # Adams-Bashforth weights for even steps, the newest output first.
@@ -91,7 +91,7 @@ class PNDM(AbstractSampler):
 
 def _weights(grid: Points, legacy: bool) -> Weights:
     if not legacy:
-        return exact_weights(grid, "t")
+        return exact_weights(grid, time_of)
 
     def weights(rows: np.ndarray, nodes: np.ndarray) -> Any:
         rho = rho_of(grid)
