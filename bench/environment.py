@@ -10,7 +10,7 @@ from typing import Any
 
 PACKAGES = (
     "nsolve", "jax", "jaxlib", "lineax", "equinox", "numpy", "scipy", "numba",
-    "pyamg", "solvax", "scikit-fem",
+    "pyamg", "solvax", "scikit-fem", "torch", "diffusers",
 )  # fmt: skip
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS",
