@@ -119,43 +119,50 @@ class BrownianPath(AbstractNoise):
 
     def position(self, clock: Any, like: PyTree[Array]) -> PyTree[Array]:
         """y at a time of the clock, standard normal in the shape of `like`: B(e^clock) / e^(clock/2)."""
-        depth = self.depth
         dtype = accumulation_dtype(jnp.result_type(clock))
         s = jnp.clip(jnp.asarray(clock, dtype), -_END, _END)
-        length = 2.0 * _END / 2.0**depth
+        length = 2.0 * _END / 2.0**self.depth
         # Multiples of a power of two: exact also in float32.
         start = jnp.clip(jnp.floor(jax.lax.stop_gradient(s) / length), -_END / length, _END / length - 1)
         leaf = (start + _END / length).astype(jnp.int32)
 
-        def normal(number: Any) -> PyTree[Array]:
-            return normal_like(self.key, number, like)
+        def mix(weights: Any, left: PyTree[Array], right: PyTree[Array], number: Any) -> PyTree[Array]:
+            def of_leaf(a: Array, b: Array, z: Array) -> Array:
+                return (weights[0] * a + weights[1] * b + weights[2] * z).astype(z.dtype)
 
-        def between(
-            weight_left: Any, weight_right: Any, deviation: Any, left: Any, right: Any, xi: Any
-        ) -> Any:
-            def leaf_of(a: Array, b: Array, z: Array) -> Array:
-                return (weight_left * a + weight_right * b + deviation * z).astype(a.dtype)
+            return jax.tree.map(of_leaf, left, right, normal_like(self.key, number, like))
 
-            return jax.tree.map(leaf_of, left, right, xi)
-
-        def halve(level: Any, ends: tuple[Any, Any]) -> tuple[Any, Any]:
+        def narrow(ends: Any, row: Any) -> tuple[Any, None]:
+            number, replaces_left, weights = row
             left, right = ends
-            quarter = 0.5 * _END * jnp.exp2(-level.astype(dtype))  # of the interval's length
-            weight, deviation = 0.5 / jnp.cosh(quarter), jnp.sqrt(jnp.tanh(quarter))
-            node = jnp.left_shift(1, level) + jnp.right_shift(leaf, depth - level)
-            middle = between(weight, weight, deviation, left, right, normal(_TREE + node))
-            goes_right = jnp.bitwise_and(jnp.right_shift(leaf, depth - 1 - level), 1) == 1
-            left = jax.tree.map(lambda m, a: jnp.where(goes_right, m, a), middle, left)
-            right = jax.tree.map(lambda m, b: jnp.where(goes_right, b, m), middle, right)
-            return left, right
+            new = mix(weights, left, right, number)
+            left = jax.tree.map(lambda m, a: jnp.where(replaces_left, m, a), new, left)
+            right = jax.tree.map(lambda m, b: jnp.where(replaces_left, b, m), new, right)
+            return (left, right), None
 
-        # e^-64 is what the two ends have in common: nothing.
-        left, right = jax.lax.fori_loop(0, depth, halve, (normal(_LEFT), normal(_RIGHT)))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, accumulation_dtype(leaf.dtype)), like)
+        (left, right), _ = jax.lax.scan(narrow, (zeros, zeros), self._path_to(leaf, dtype))
         past = s - start * length
         whole, before, behind = np.sinh(0.5 * length), jnp.sinh(0.5 * past), jnp.sinh(0.5 * (length - past))
         variance = 2.0 * before * behind / whole
         inside = variance > 0
         deviation = jnp.where(inside, jnp.sqrt(jnp.where(inside, variance, 1.0)), 0.0)
-        return between(
-            behind / whole, before / whole, deviation, left, right, normal(_TREE + 2**depth + leaf)
+        weights = behind / whole, before / whole, deviation
+        return mix(weights, left, right, _TREE + 2**self.depth + leaf)
+
+    def _path_to(self, leaf: Array, dtype: Any) -> tuple[Array, Array, Array]:
+        """What narrows the tree's two ends down to those of a leaf: the normal numbers to take (depth + 2,),
+        whether the new value replaces the left end, and its weights (depth + 2, 3) of ends and number."""
+        level = jnp.arange(self.depth)
+        node = jnp.left_shift(1, level) + jnp.right_shift(leaf, self.depth - level)
+        goes_right = jnp.bitwise_and(jnp.right_shift(leaf, self.depth - 1 - level), 1) == 1
+        quarter = 0.5 * _END * 0.5 ** np.arange(self.depth)  # of the interval's length
+        weight = 0.5 / np.cosh(quarter)
+        halves = np.stack([weight, weight, np.sqrt(np.tanh(quarter))], axis=1)
+        # The tree's ends are independent: e^-64 is less than rounding.
+        free = np.array([[0.0, 0.0, 1.0]] * 2)
+        return (
+            jnp.concatenate([jnp.array([_LEFT, _RIGHT]), _TREE + node]),
+            jnp.concatenate([jnp.array([True, False]), goes_right]),
+            jnp.asarray(np.concatenate([free, halves]), dtype),
         )
