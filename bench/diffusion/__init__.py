@@ -6,7 +6,8 @@ What is measured follows from the problem and from what stands after `@` in the 
 - the same `@order`: steps, and the power of the step with which the error falls as they are doubled;
 - `images`: steps, and the seconds that a sampler takes beside a network that takes none;
 - the same `@gradient`: steps, and the memory and seconds of reverse mode through all of them;
-- `digits`: evaluations of a network trained on scikit-learn's digits, and the pictures that they give.
+- `trained_digits`: evaluations of a network trained on scikit-learn's digits, and the pictures that they
+give.
 """
 
 from ..specs import Part

@@ -34,8 +34,8 @@ def measure(cell: Any, digits: Digits) -> dict[str, Any]:
     """The fields of a record: `true_residual` is the RMS distance from 200 steps with the same start (None of
     samplers that add noise), `energy_distance` that of the samples to the data; `pictures` the first of
     them."""
-    if cell.spec.peer != OWN or cell.spec.solver.name == own.TUNED:
-        raise ValueError(f"{cell.spec}: digits are drawn by nsolve's samplers, untuned")
+    if cell.spec.peer != OWN or cell.spec.solver.name in own.FITTED:
+        raise ValueError(f"{cell.spec}: digits are for nsolve's samplers that learn nothing of them")
     from learned.distances import energy_distance
 
     denoiser = network(digits.model)

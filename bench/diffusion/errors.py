@@ -9,7 +9,7 @@ import numpy as np
 from nsolve import diffusion
 
 from ..specs import OWN
-from . import columns, moments, own, tuned
+from . import columns, fitted, moments, own
 from .mixtures import Gaussian, Mixture
 from .problems import build, denoiser, reference_flow, starts
 
@@ -32,8 +32,8 @@ def measure(cell: Any, problem: Mixture) -> dict[str, Any]:
     if cell.spec.peer != OWN:
         return columns.find(cell.spec.peer).error(cell, problem)
     row: dict[str, Any] = {}
-    if cell.spec.solver.name == own.TUNED:
-        plan, row["setup_s"] = tuned.plan_of(cell.spec.solver, problem, cell.size)
+    if cell.spec.solver.name in own.FITTED:
+        plan, row["setup_s"] = fitted.plan_of(cell.spec.solver, cell.problem, cell.size)
     else:
         plan = own.plan_of(cell.spec.solver, schedule(), cell.size)
     row |= {"result": "successful", "num_evaluations": plan.num_evaluations, "error_kind": "rms"}

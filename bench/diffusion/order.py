@@ -13,7 +13,7 @@ import numpy as np
 
 from nsolve import diffusion
 
-from . import moments, own
+from . import fitted, moments, own
 from .mixtures import Gaussian, Mixture
 from .problems import build, denoiser, reference_flow, starts
 
@@ -31,7 +31,8 @@ FLOOR = 1e-13
 def measure(cell: Any, problem: Mixture) -> dict[str, Any]:
     """The fields of a record; `order` is measured, `stated_order` promised, `constant` the error divided by
     the step in lam to that power, at the end."""
-    made = own.sampler(cell.spec.solver)
+    learns = cell.spec.solver.name == fitted.V3
+    made = fitted.v3(cell.spec.solver, cell.problem, SCHEDULE) if learns else own.sampler(cell.spec.solver)
     counts = [cell.size * 2**k for k in range(DOUBLINGS + 1)]
     if isinstance(problem, Gaussian):
         plans = [made.plan(grid_of(cell, count), SCHEDULE) for count in counts]
@@ -90,6 +91,8 @@ def with_exact_start(made: diffusion.AbstractSampler, times: np.ndarray, path: n
         return whole
     rest = made.plan(times, SCHEDULE, known=known)
     shifts = np.zeros((whole.weights.shape[0], *path.shape[1:]))
+    if rest.shifts is not None:  # of components, the same for all samples
+        shifts[known:] += rest.shifts[:, None]
     shifts[: known + 1] = path
     weights = np.concatenate([np.zeros_like(whole.weights[:known]), rest.weights])
     weights[known] = 0.0

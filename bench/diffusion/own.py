@@ -17,7 +17,6 @@ CLASSES = {
     "ddpm": "DDPM",
     "dpm_solver": "DPMSolver",
     "dpm_solver_pp": "DPMSolverPP",
-    "dpm_solver_v3": "DPMSolverV3",
     "deis": "DEIS",
     "rho_rk": "RhoRK",
     "ipndm": "IPNDM",
@@ -31,15 +30,15 @@ CLASSES = {
     "accelerated_ddim": "AcceleratedDDIM",
     "accelerated_ddpm": "AcceleratedDDPM",
 }
-CLASSES = {name: cls for name, cls in CLASSES.items() if hasattr(diffusion, cls)}
 GRIDS = ("log_snr", "uniform", "quadratic", "karras")
 #: Of the column, not of the sampler.
 COMMON = ("grid", "checkpoints")
-#: UniPC on a grid and with weights that are tuned to the problem (`bench.diffusion.tuned`).
-TUNED = "tuned"
+#: Columns that learn from the problem (`bench.diffusion.fitted`): UniPC with its grid and weights tuned to
+#: it, and DPM-Solver-v3.
+FITTED = {"tuned": ("order", "num_steps", "grid"), "dpm_solver_v3": ("order", "corrector", "pseudo", *COMMON)}
 SOLVERS = {
     name: (*inspect.signature(getattr(diffusion, cls)).parameters, *COMMON) for name, cls in CLASSES.items()
-} | {TUNED: ("order", "num_steps", "grid")}
+} | FITTED
 
 
 def version() -> str | None:

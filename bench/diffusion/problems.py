@@ -65,7 +65,7 @@ def gaussian(dimension: int = 16, low: float = 1e-4, high: float = 1e2) -> Gauss
 MIXTURES: Mapping[str, Callable[..., Mixture]] = {
     function.__name__: function for function in (mixture1d, ring, lattice, clusters, near_singular, gaussian)
 }
-PROBLEMS: Mapping[str, Callable[..., Any]] = {**MIXTURES, "images": Images, "digits": Digits}
+PROBLEMS: Mapping[str, Callable[..., Any]] = {**MIXTURES, "images": Images, "trained_digits": Digits}
 
 
 def options(name: str) -> dict[str, Any]:

@@ -25,8 +25,8 @@ def kind(record: Record) -> str:
     """Which of the suite's questions a record answers; known of failed ones, too."""
     mode = specs.parse(record["solver"]).mode
     name = specs.parse_part(record["problem"]).name
-    if name == "digits":
-        return name
+    if name == "trained_digits":
+        return "digits"
     if name == "images":
         return "gradient" if "gradient" in mode else "overhead"
     return "order" if "order" in mode else "error"
