@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
@@ -39,9 +40,21 @@ def check_batch(x: PyTree, name: str = "x_T") -> int:
 def check_key(key: Any, who: str, what: str = "adds noise") -> PRNGKeyArray:
     if key is None:
         raise ValueError(f"`key` is missing: {who} {what}. Give a jax.random key.")
+    if not isinstance(key, jax.Array):
+        raise TypeError(f"`key` must be a jax.random key, got {type(key).__name__}.")
     return key
 
 
 def is_finite(*trees: PyTree) -> jax.Array:
     """Whether all numbers are finite, at one pass over each array."""
     return jnp.stack([jnp.isfinite(jnp.sum(leaf)) for leaf in jax.tree.leaves(trees)]).all()
+
+
+def raise_if_failed(x: Any, failed: jax.Array, who: str) -> Any:
+    """`x`, or an error if the number of a failed step is not -1."""
+    message = f"{who} returned NaN or infinity"
+    if is_traced(failed):
+        return eqx.error_if(x, failed >= 0, f"{message} while sampling; throw=False returns such a sample.")
+    if int(failed) >= 0:
+        raise FloatingPointError(f"{message} at step {int(failed)}; throw=False returns such a sample.")
+    return x

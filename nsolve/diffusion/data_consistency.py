@@ -12,10 +12,10 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._vectors import axpy, subtract, zeros_like
 from ..linear import CG
 from ..unroll import unroll
-from ._levels import check_batch, check_key, in_precision_of, is_finite, levels
+from ._levels import check_batch, check_key, in_precision_of, is_finite, levels, raise_if_failed
 from .denoiser import Denoiser, clean, combine
 from .noise import accumulation_dtype, normal_like
-from .sample import _check_state, _raise_if_failed
+from .sample import _check_state
 
 Operator = lx.AbstractLinearOperator | Callable[[Any], Any]
 
@@ -176,7 +176,7 @@ def sample_decomposed(
     at = levels(grid, denoiser.schedule)
     table = in_precision_of(x_T, (at.t, at.alpha, at.sigma))
     x, failed = _run(denoiser, consistency, table, x_T, key, in_precision_of(x_T, eta))
-    return _raise_if_failed(x, failed) if throw else x
+    return raise_if_failed(x, failed, "the network or the consistency") if throw else x
 
 
 @eqx.filter_jit

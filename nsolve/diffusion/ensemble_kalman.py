@@ -11,11 +11,11 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._arrays import is_traced, namespace
-from ._levels import check_batch, check_key, in_precision_of, is_finite, levels
+from ._levels import check_batch, check_key, in_precision_of, is_finite, levels, raise_if_failed
 from .denoiser import Denoiser
 from .noise import accumulation_dtype, normal_like
 from .plan import Plan
-from .sample import _check_state, _raise_if_failed, _Rows, run
+from .sample import _check_state, _Rows, run
 from .samplers.base import AbstractSampler
 from .samplers.ddim import DDIM
 from .schedules import AbstractSchedule
@@ -90,7 +90,7 @@ def sample_ensemble_kalman(
     measurement, noise_std = in_precision_of(x_T, (measurement, noise_std))
     guidance_scale = in_precision_of(x_T, guidance_scale)
     x, failed = _run(denoiser, forward, rows, measurement, noise_std, x_T, key, guidance_scale)
-    return _raise_if_failed(x, failed) if throw else x
+    return raise_if_failed(x, failed, "the network or `forward`") if throw else x
 
 
 def _plans(
