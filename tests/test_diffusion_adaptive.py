@@ -225,21 +225,31 @@ def test_other_schedules(schedule, times, prediction):
     assert found.t[0] == times[0] and found.t[found.num_steps] == (times[1] or schedule.t_min)
 
 
-@pytest.mark.parametrize("dtype, tol", [(jnp.bfloat16, 3e-2), (jnp.float32, 1e-4)])
+def spread(t):
+    """Standard deviation at t of normal data with variance 1/4."""
+    schedule = D.VPLinear()
+    return jnp.sqrt(0.25 * schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2)
+
+
+@pytest.mark.parametrize("dtype, tol", [(jnp.bfloat16, 1e-2), (jnp.float32, 1e-5)])
 def test_precision_and_trees(dtype, tol):
-    x, exact = problem()
-
     def model(state, t):
-        return {"a": Mixture(D.VPLinear())(state["a"], t), "b": jnp.zeros_like(state["b"])}
+        factor = 0.25 * D.VPLinear().alpha(t) / spread(t) ** 2
+        return {"a": (factor * state["a"]).astype(dtype), "b": jnp.zeros_like(state["b"])}
 
-    state = {"a": x.astype(dtype), "b": jnp.ones((BATCH, 3), dtype)}
+    state = {"a": jnp.ones((BATCH, 2), dtype), "b": jnp.ones((BATCH, 3), dtype)}
+    denoiser = D.Denoiser(model, "x0", D.VPLinear())
     with jax.enable_x64(False):
-        found = solve(D.AdaptiveMultistep(3), state, D.Denoiser(model, "x0", D.VPLinear()), tol=tol)
+        found = solve(D.AdaptiveMultistep(3), state, denoiser, tol=tol, derivatives="forward")
+        lost = solve(
+            D.AdaptiveMultistep(3), state, denoiser, tol=1e-3 * tol, derivatives="forward", throw=False
+        )
     assert jax.tree.map(lambda leaf: leaf.dtype, found.value) == {"a": dtype, "b": dtype}
-    np.testing.assert_allclose(found.value["a"].astype(float), exact, atol=2 * tol)
-    # Where the clean state is zero the noise just shrinks.
-    sigma = [float(VP.sigma(t)) for t in TIMES]
-    np.testing.assert_allclose(found.value["b"].astype(float), sigma[1] / sigma[0], rtol=tol)
+    ratio = {"a": spread(TIMES[1]) / spread(TIMES[0]), "b": VP.sigma(TIMES[1]) / VP.sigma(TIMES[0])}
+    for name, expected in ratio.items():
+        np.testing.assert_allclose(found.value[name].astype(float), expected, atol=2 * tol)
+    # Less than the rounding of a state cannot be promised.
+    assert np.all(lost.result == D.RESULTS.step_too_small)
 
 
 class Jump(eqx.Module):

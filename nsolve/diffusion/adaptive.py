@@ -15,7 +15,7 @@ from .noise import accumulation_dtype
 from .plan import reads
 from .points import Points
 from .sample import _check_state
-from .samplers.base import AbstractAdaptiveSampler, check_choice
+from .samplers.base import AbstractAdaptiveSampler, Attempt, check_choice
 
 
 class RESULTS(eqx.Enumeration):
@@ -77,7 +77,8 @@ def sample_adaptive(
     - `t_start`, `t_end`: where there is signal and noise; None: the schedule's `t_max` and `t_min`.
     - `rtol`, `atol`: a step is accepted if its estimated error, divided by max(atol, rtol |x|) component by
       component, has a root mean square of at most 1 over a sample. The error of the result falls with the
-      tolerance, but is not bounded by it. The defaults are those of DPM-Solver, for images in [-1, 1].
+      tolerance, but is not bounded by it. Tolerances below the rounding of x are reported as not met. The
+      defaults are those of DPM-Solver, for images in [-1, 1].
     - `max_steps`: accepted and rejected steps.
     - `shared_steps`: one sequence of steps for the whole batch, which follows its worst sample. By default
       each sample has its own: the network is then called on batches of one under `jax.vmap`, and sees the
@@ -184,7 +185,7 @@ def _integrate(
     schedule = denoiser.schedule
 
     def output(form: Literal["x0", "eps"], x: PyTree[Array], at: Points) -> PyTree[Array]:
-        return _output(denoiser, form, x, at)
+        return _output(denoiser, form, jax.tree.map(lambda u, like: u.astype(like.dtype), x, x_T), at)
 
     freeze = jax.lax.stop_gradient
     lam_start, lam_end = freeze(schedule.lam(t_start)), freeze(schedule.lam(t_end))
@@ -201,11 +202,11 @@ def _integrate(
         inner = freeze(schedule.t_of_lam(state.lam + h))
         start, end = Points.of(schedule, state.t), Points.of(schedule, jnp.where(last, t_end, inner))
         attempt = sampler.step(output, state.x, state.memory, start, end)
-        ratio = freeze(_ratio(attempt.error, attempt.sizes, tolerances))
-        good = ratio <= 1.0
+        ratio, rounding = _ratios(attempt, x_T, tolerances)
+        good = (ratio <= 1.0) & (rounding <= 1.0)
         growth = sampler.growth(ratio, state.ratio, state.memory)
         shrunk = h * jnp.minimum(growth, _SURELY_SHORTER)
-        too_small = (~good & (shrunk < smallest)) | ~(end.lam > start.lam)
+        too_small = (~good & (shrunk < smallest)) | (rounding > 1.0) | ~(end.lam > start.lam)
         status = jnp.where(good & last, _DONE, _RUNNING)
         status = jnp.where(too_small, _SMALL, jnp.where(jnp.isfinite(ratio), status, _NONFINITE))
         # A run that has ended repeats its last step for as long as others of its batch go on: so nothing of
@@ -230,10 +231,11 @@ def _integrate(
             status=status,
         )
 
-    start = Points.of(schedule, t_start)
+    # Many small changes of a state in half precision would be lost: it is carried in float32.
+    x = jax.tree.map(lambda leaf: leaf.astype(accumulation_dtype(leaf.dtype)), x_T)
     state = _State(
-        x=x_T,
-        memory=sampler.init(output, x_T, start),
+        x=x,
+        memory=sampler.init(output, x, Points.of(schedule, t_start)),
         t=t_start,
         lam=lam_start,
         h=jnp.asarray(sampler.first_step, lam_end.dtype),
@@ -255,7 +257,7 @@ def _integrate(
     result = RESULTS.where(state.status == _SMALL, RESULTS.step_too_small, result)
     result = RESULTS.where(state.status == _NONFINITE, RESULTS.nonfinite, result)
     return AdaptiveResult(
-        value=state.x,
+        value=jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), state.x, x_T),
         t=state.grid,
         num_steps=state.accepted,
         num_rejected=state.tried - state.accepted,
@@ -281,15 +283,18 @@ def _output(denoiser: Denoiser, form: Literal["x0", "eps"], x: PyTree[Array], at
     return combine(p, x, q, transformed(denoiser, combine(a, x, b, raw), at.t.astype(dtype)))
 
 
-def _ratio(error: PyTree[Array], sizes: tuple[PyTree[Array], PyTree[Array]], tolerances: Any) -> Array:
-    """The largest root mean square of a sample's error in units of the tolerance."""
+def _ratios(attempt: Attempt, like: PyTree[Array], tolerances: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The root mean squares of a sample's estimated error, and of its rounding, in units of the tolerance:
+    the largest of all samples."""
     rtol, atol = tolerances
 
-    def squares(error: Array, one: Array, other: Array) -> Array:
+    def squares(error: Array, one: Array, other: Array, like: Array) -> Array:
         size = jnp.maximum(jnp.abs(one), jnp.abs(other)).astype(rtol.dtype)
-        scaled = error.astype(rtol.dtype) / jnp.maximum(atol, rtol * size)
-        return jnp.sum(scaled.reshape(scaled.shape[0], -1) ** 2, axis=1)
+        rounding = 0.5 * float(jnp.finfo(like.dtype).eps) * size
+        scaled = jnp.stack([error.astype(rtol.dtype), rounding]) / jnp.maximum(atol, rtol * size)
+        return jnp.sum(scaled.reshape(2, size.shape[0], -1) ** 2, axis=2)
 
-    total = sum(jax.tree.leaves(jax.tree.map(squares, error, *sizes)))
-    count = sum(leaf[0].size for leaf in jax.tree.leaves(error))
-    return jnp.sqrt(jnp.max(total) / count)
+    total = sum(jax.tree.leaves(jax.tree.map(squares, attempt.error, *attempt.sizes, like)))
+    count = sum(leaf[0].size for leaf in jax.tree.leaves(like))
+    ratio, rounding = jax.lax.stop_gradient(jnp.sqrt(jnp.max(total, axis=1) / count))
+    return ratio, rounding
