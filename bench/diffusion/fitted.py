@@ -18,7 +18,7 @@ from .problems import build, denoiser, starts
 
 TUNED = "tuned"
 V3 = "dpm_solver_v3"
-STARTS, DATA, KNOTS = 512, 512, 64
+DATA, KNOTS = 512, 64
 
 
 def plan_of(column: Part, problem: str, evaluations: int) -> tuple[diffusion.Plan, float]:
@@ -54,7 +54,7 @@ def _tune(column: Part, text: str, evaluations: int) -> diffusion.Plan:
         denoiser(problem, schedule),
         diffusion.UniPC(min(options["order"], evaluations)),
         own.grid(column, evaluations),
-        jnp.asarray(starts(problem, schedule, STARTS, seed=1)),
+        jnp.asarray(starts(problem, schedule, max(64, 1024 // problem.dimension), seed=1)),
         num_steps=options["num_steps"],
         progress=False,
     )

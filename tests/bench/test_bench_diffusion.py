@@ -2,6 +2,7 @@
 
 import re
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +59,7 @@ def test_log_density_of_a_mixture_against_a_dense_one():
         )
         for w, m, v in zip(problem.weights, means, variances, strict=True)
     )
-    assert np.allclose(problem.log_density(jnp.asarray(x), alpha, sigma), np.log(expected), rtol=1e-12)
+    assert np.allclose(eqx.filter_jit(problem.log_density)(x, alpha, sigma), np.log(expected), rtol=1e-12)
     drawn = problem.draw(20000, 0)
     assert np.allclose(drawn.mean(axis=0), problem.weights @ means, atol=0.05)
 
@@ -103,8 +104,9 @@ def test_a_mixture_of_one_is_a_gaussian():
         gaussian.basis,
     )
     x = states(gaussian)
+    expected = eqx.filter_jit(gaussian.x0)(x, 0.9, 0.1)
     for other in (mixture, twins):
-        assert np.allclose(other.x0(x, 0.9, 0.1), gaussian.x0(x, 0.9, 0.1), rtol=1e-12)
+        assert np.allclose(eqx.filter_jit(other.x0)(x, 0.9, 0.1), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("schedule", [VPCosine(), EDM(), Flow(shift=3.0)], ids=lambda s: type(s).__name__)
@@ -114,13 +116,15 @@ def test_every_prediction_says_the_same(schedule, prediction):
     denoiser = problems.denoiser(problem, schedule, prediction)
     x, t = states(problem), jnp.asarray(0.3)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    assert np.allclose(denoiser.x0(x, t), problem.x0(x, alpha, sigma), atol=1e-12)
+    assert np.allclose(
+        eqx.filter_jit(denoiser.x0)(x, t), eqx.filter_jit(problem.x0)(x, alpha, sigma), atol=1e-12
+    )
 
 
 def test_single_precision_stays_single():
     problem = problems.build("ring")
     x = states(problem).astype(jnp.float32)
-    model = problems.denoiser(problem, VPLinear(), "v").model
+    model = eqx.filter_jit(problems.denoiser(problem, VPLinear(), "v").model)
     assert model(x, jnp.float32(0.5)).dtype == jnp.float32
     assert np.allclose(model(x, jnp.float32(0.5)), model(x.astype(jnp.float64), jnp.asarray(0.5)), atol=1e-5)
 
