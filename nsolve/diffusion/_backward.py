@@ -6,10 +6,9 @@ of a grid in reverse order integrates the probability-flow ODE backwards, at the
 
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 
-from ._arrays import as_times, is_traced, namespace, on_host
+from ._arrays import as_times, is_traced, on_host
 from .grids import Grid
 from .plan import Plan
 from .points import Points, check_grid
@@ -38,11 +37,7 @@ def check_finite(lam: Any) -> None:
 def backward_plan(sampler: AbstractSampler, schedule: AbstractSchedule, grid: Any) -> Plan:
     """The plan of a deterministic sampler from the grid's last time to its first."""
     points = grid_points(schedule, grid)[::-1]
-    with np.errstate(invalid="ignore"):
-        plan = (sampler if is_traced((points, sampler)) else on_host(sampler)).table(points, 0)
+    plan = (sampler if is_traced((points, sampler)) else on_host(sampler)).table(points, 0)
     if plan.stochastic:
         raise ValueError(f"`sampler` must be deterministic, but {type(sampler).__name__} adds noise.")
-    # Backwards, the variance of no noise may come out as the root of a negative number times zero.
-    xp = namespace(plan.weights)
-    no_noise = xp.concatenate([plan.weights[:, :-1], xp.zeros_like(plan.weights[:, -1:])], axis=1)
-    return eqx.tree_at(lambda p: p.weights, plan, no_noise)
+    return plan

@@ -85,9 +85,9 @@ def invert(
         result = _by_backward_run(denoiser, rows, x0)
     elif plan.num_registers == 1:
         in_eps = _Rows.of(_with_noise_outputs(plan), denoiser, x0)
-        result = _by_steps(denoiser, rows[0], in_eps, x0, rtol, max_steps)
+        result = _by_steps(denoiser, rows[0], in_eps, x0, jnp.asarray(rtol, float), max_steps)
     else:
-        result = _by_defect_correction(denoiser, rows, x0, rtol, max_steps)
+        result = _by_defect_correction(denoiser, rows, x0, jnp.asarray(rtol, float), max_steps)
     return _raise_unless(result, rtol) if throw else result
 
 
@@ -101,7 +101,7 @@ def _by_backward_run(denoiser: Denoiser, rows: Any, x0: PyTree[Array]) -> Invers
 
 @eqx.filter_jit
 def _by_steps(
-    denoiser: Denoiser, rows: _Rows, in_eps: _Rows, x0: PyTree[Array], rtol: Any, max_steps: int
+    denoiser: Denoiser, rows: _Rows, in_eps: _Rows, x0: PyTree[Array], rtol: Array, max_steps: int
 ) -> Inversion:
     in_eps = as_arrays(in_eps)
     # The steps' errors add up at worst; below rounding no turn helps.
@@ -138,7 +138,7 @@ def _by_steps(
 
 @eqx.filter_jit
 def _by_defect_correction(
-    denoiser: Denoiser, rows: Any, x0: PyTree[Array], rtol: Any, max_steps: int
+    denoiser: Denoiser, rows: Any, x0: PyTree[Array], rtol: Array, max_steps: int
 ) -> Inversion:
     forward, backward = rows
     goal = _carry(denoiser, backward, x0)
