@@ -37,7 +37,8 @@ def check_finite(lam: Any) -> None:
 def backward_plan(sampler: AbstractSampler, schedule: AbstractSchedule, grid: Any) -> Plan:
     """The plan of a deterministic sampler from the grid's last time to its first."""
     points = grid_points(schedule, grid)[::-1]
-    plan = (sampler if is_traced((points, sampler)) else on_host(sampler)).table(points, 0)
+    with np.errstate(invalid="ignore"):  # backwards, noise would need a negative variance
+        plan = (sampler if is_traced((points, sampler)) else on_host(sampler)).table(points, 0)
     if plan.stochastic:
         raise ValueError(f"`sampler` must be deterministic, but {type(sampler).__name__} adds noise.")
     return plan
