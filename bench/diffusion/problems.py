@@ -42,11 +42,11 @@ def lattice(side: int = 5, std: float = 0.15) -> Mixture:
     return Mixture(np.full(side**2, 1 / side**2), means, np.full((side**2, 1), std**2))
 
 
-def clusters(dimension: int = 64, modes: int = 40, std: float = 0.3) -> Mixture:
-    """Gaussians of unlike weights whose means are normal numbers."""
+def clusters(dimension: int = 64, modes: int = 40, std: float = 0.4) -> Mixture:
+    """Gaussians of unlike weights whose means are normal numbers times `std`."""
     rng = np.random.default_rng(0)
     weights = rng.uniform(0.5, 1.5, modes)
-    means = rng.standard_normal((modes, dimension))
+    means = std * rng.standard_normal((modes, dimension))
     return Mixture(weights / weights.sum(), means, np.full((modes, 1), std**2))
 
 
