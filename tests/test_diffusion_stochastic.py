@@ -1,5 +1,7 @@
 """Samplers with noise: exact moments, drift, Brownian paths, Langevin correctors, interpolants."""
 
+from itertools import pairwise
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -312,6 +314,33 @@ def test_solutions_converge_path_by_path(sampler):
     assert others > 10 * errors[-1]
 
 
+@pytest.mark.parametrize(
+    "sampler, form",
+    [
+        (D.DPMSolverPP(2, sde=0.7), "x0"),
+        (D.SASolver(2, 3, tau=lambda t: np.where(t > even(2)[1], 0.5, 1.2)), "x0"),
+        (D.ERSDE(3), "x0"),
+        (D.SASolver(2, 3, tau=0.7, prediction="eps"), "eps"),
+        (D.SASolver(2, 3, tau=lambda t: np.where(t > even(2)[1], 0.5, 1.2), prediction="eps"), "eps"),
+    ],
+)
+def test_noise_alone_is_the_same_on_every_grid(sampler, form):
+    """Where the interpolated output is 0 every step is exact, and so must be the noise that it adds."""
+    path, x = D.BrownianPath(jr.key(5)), np.zeros((3, 2))
+    results = []
+    for n in (2, 6, 16):
+        plan = sampler.plan(even(n), VP)
+        ends = [jnp.asarray(clock) for clock in plan.clock]
+        xi = [x] + [np.asarray(increment(path, *pair, jnp.asarray(x))) for pair in pairwise(ends)]
+
+        def silent(x, alpha, sigma):
+            return 0.0 * x if form == "x0" else x / alpha
+
+        results.append(reference.run_plan(plan, x, silent, noise=lambda row, xi=xi: xi[row]))
+    assert np.abs(results[0]).min() > 1e-3
+    np.testing.assert_allclose(results[1:], [results[0]] * 2, atol=1e-6)
+
+
 def test_sample_on_a_path():
     """Batch-invariant to the bit, and differentiable in the grid."""
     sampler, path, times = D.DPMSolverPP(2, sde=True), D.BrownianPath(jr.key(3), depth=7), even(5)
@@ -336,7 +365,7 @@ def test_paths_refuse_what_they_cannot_serve():
     with pytest.raises(ValueError, match="depth=7"):
         shallow.check(sampler.plan(even(8), VP))
     D.BrownianPath(key, depth=7).check(sampler.plan(even(8), VP))
-    with pytest.raises(ValueError, match="clock"):
+    with pytest.raises(ValueError, match="no `clock`"):
         D.sample(DENOISER, D.EDMHeun(churn=2.0), jnp.zeros(2), even(4), D.BrownianPath(key))
     with pytest.raises(ValueError, match="row 1"):
         D.BrownianPath(key).check(D.DPMSolverPP(1, sde=40.0).plan(even(4), VP))

@@ -86,19 +86,16 @@ class Step:
 def _clock(form: Literal["x0", "eps"], points: Points, eta: Any) -> Any:
     """Logarithm of the Brownian time whose increments are the steps' noise.
 
-    With x0 the noise is that of int e^{eta lam} dW, with eps that of int e^{-lam} dW, of which the Brownian
-    time runs back. Where eta changes from step to step the times of the steps are added up, from the first
-    point or from the last.
+    With eps the noise is that of int e^{-lam} dW, of which the Brownian time runs back; with x0 that of
+    int e^{eta lam} dW, where the times of the steps are added up if eta changes.
     """
+    if form == "eps":
+        return noise_clock(-1.0, points.lam)
     xp = namespace(points.lam, eta)
     if xp.ndim(eta) == 0:
-        return noise_clock(eta if form == "x0" else -1.0, points.lam)
+        return noise_clock(eta, points.lam)
     doubled = noise_clock(1.0, points.lam)
-    if form == "x0":
-        return xp.cumsum(xp.concatenate([eta[:1] * doubled[:1], eta * xp.diff(doubled)]))
-    time = xp.exp(-doubled)
-    left = xp.cumsum((eta * -xp.diff(time))[::-1])[::-1]
-    return xp.log(time[-1] + xp.concatenate([left, xp.zeros(1)]))
+    return xp.cumsum(xp.concatenate([eta[:1] * doubled[:1], eta * xp.diff(doubled)]))
 
 
 def is_noisy(eta: Any) -> bool:
