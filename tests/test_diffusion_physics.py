@@ -434,6 +434,19 @@ def test_log_normaliser_in_any_schedule():
     np.testing.assert_allclose(b.log_normaliser, a.log_normaliser + volume, rtol=1e-9)
 
 
+def test_gradients_through_particles():
+    x_T = jr.normal(jr.key(13), (4, 1))
+
+    @jax.jit
+    def loss(power):
+        grid = jnp.array([1.5, 0.7, 0.3])
+        result = D.sample_feynman_kac(FIRST, power, x_T, grid, jr.key(14), reward=ramp, threshold=0.0)
+        return result.log_normaliser + jnp.sum(jnp.exp(result.log_weights) * result.x[:, 0] ** 2)
+
+    difference = (loss(0.8 + 1e-5) - loss(0.8 - 1e-5)) / 2e-5
+    np.testing.assert_allclose(jax.grad(loss)(0.8), difference, rtol=1e-6)
+
+
 # ---------------------------------------------------------------- what all of them share
 STATES, GRID, FORWARD, KEY = jnp.ones((3, DIM)), np.array([2.0, 1.0, 0.1]), lambda x: x @ A.T, jr.key(0)
 
@@ -471,8 +484,8 @@ def test_states_of_half_precision():
     volume = D.TotalVariationConsistency(lambda x: jnp.asarray(A, x.dtype) @ x, jnp.asarray(Y))
     plane = D.KrylovConsistency(lambda x: jnp.asarray(A, x.dtype) @ x, jnp.asarray(Y), 2.0)
     for x in (
-        decomposed(model, volume, x_T=x_T, key=jr.key(0), eta=0.5),
-        decomposed(model, plane, x_T=x_T),
+        decomposed(model, volume, x_T=x_T, key=KEY, eta=0.5),
+        plane(x_T, 0.0),
         kalman(model, x_T=x_T),
         feynman_kac([model, model], [1.0, 1.0], x_T={"part": x_T}).x["part"],
     ):

@@ -1,7 +1,7 @@
 """Data consistency by a few Krylov steps inside sampling: decomposed diffusion sampling, in 2-D and 3-D."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,23 +21,21 @@ Operator = lx.AbstractLinearOperator | Callable[[Any], Any]
 
 
 class KrylovConsistency(eqx.Module):
-    """Moves a clean state towards measurements y = A x0 by `num_steps` conjugate gradient steps, started at
-    it.
+    """Moves a clean state towards measurements y = A x0 by `num_steps` conjugate gradient steps from it.
 
-    With a number `gamma` on (gamma A^T A + I) x = x0 + gamma A^T y, whose solution minimises gamma |A x -
-    y|^2 + |x - x0|^2: for noisy measurements. With `gamma=None` on A^T A x = A^T y: for exact ones. After n
-    steps x - x0 lies in the Krylov space of n vectors and is the best in it; few steps (the paper takes 5)
-    regularise.
+    With a number `gamma`, for noisy measurements, on (gamma A^T A + I) x = x0 + gamma A^T y, whose solution
+    minimises gamma |A x - y|^2 + |x - x0|^2. With `gamma=None`, for exact ones, on A^T A x = A^T y. After n
+    steps x - x0 is the best of a Krylov space of n vectors; few steps (the authors take 5) regularise.
 
-    **Arguments:** `operator`: A, a lineax operator or a linear JAX function, for one sample. `measurement`:
-    y, the same for all samples, or one a sample along the leading axis. `gamma`: about the ratio of the
-    clean state's variance given x to the measurements' variance; a number or traced.
+    **Arguments:**
+
+    - `operator`: A, a lineax operator or a linear JAX function, for one sample.
+    - `measurement`: y, the same for all samples, or one a sample along the leading axis.
+    - `gamma`: about the ratio of the clean state's variance given x to the variance of the measurements.
 
     Called as `transform(x0, t)` on a batch (samples along the leading axis): the `transform` of any
     `Denoiser`, or the consistency of `sample_decomposed`. Differentiable in everything. Cost: num_steps + 1
-    products with A and A^T.
-
-    Chung, Lee & Ye, arXiv:2303.05754, algorithms 1 and 2.
+    products with A and A^T. Chung, Lee & Ye, arXiv:2303.05754.
     """
 
     operator: Operator
@@ -72,8 +70,7 @@ class KrylovConsistency(eqx.Module):
 
 
 class TotalVariationConsistency(eqx.Module):
-    """Consistency for the slices of a volume, which lie along the leading axis, with total variation
-    between slices.
+    """Consistency for the slices of a volume (along the leading axis), with total variation between them.
 
     Where the network knows slices only, this keeps neighbours alike: one step of ADMM for |A x - y|^2 / 2 +
     weight |D x|_1 at each level, D the difference to the next slice (the first follows the last, as in the
@@ -86,9 +83,9 @@ class TotalVariationConsistency(eqx.Module):
     `transform`.
 
     **Arguments:** `operator`: A for one slice, as in `KrylovConsistency`; `measurement`: one a slice along
-    the leading axis, or one for all. `weight`, `rho`: numbers, positive; the paper's are the defaults.
+    the leading axis, or one for all. `weight`, `rho`: numbers, positive; the authors' are the defaults.
 
-    Chung, Lee & Ye, arXiv:2303.05754, section 3.3; Chung et al., arXiv:2211.10655.
+    Chung, Lee & Ye, arXiv:2303.05754; Chung et al., arXiv:2211.10655.
     """
 
     operator: Operator
@@ -129,17 +126,9 @@ class TotalVariationConsistency(eqx.Module):
         return _like(x0, x), (d, subtract(change, d))
 
 
-class Consistency(Protocol):
-    """What `sample_decomposed` asks for: a state carried through sampling, and a step."""
-
-    def init(self, x0: Any) -> Any: ...
-
-    def update(self, state: Any, x0: Any) -> tuple[Any, Any]: ...
-
-
 def sample_decomposed(
     denoiser: Denoiser,
-    consistency: Consistency,
+    consistency: KrylovConsistency | TotalVariationConsistency,
     x_T: PyTree[Array],
     grid: Any,
     key: PRNGKeyArray | None = None,
@@ -153,7 +142,7 @@ def sample_decomposed(
 
     with the network's own x0 and eps. That the noise stays the network's is the difference to a `Denoiser`
     with the consistency as its `transform`, which any sampler accepts, and whose noise follows from x0'.
-    Here `eta` in [0, 1] mixes old and new noise at equal variance (the paper takes 0.85 to 1; this is not
+    Here `eta` in [0, 1] mixes old and new noise at equal variance (the authors take 0.85; this is not
     DDIM's eta).
 
     **Arguments:** `denoiser`; `consistency`: `KrylovConsistency` or `TotalVariationConsistency`; `x_T`,

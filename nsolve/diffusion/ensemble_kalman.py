@@ -58,11 +58,11 @@ def sample_ensemble_kalman(
     - `sampler`: deterministic; makes the predictions and the steps between levels (default `DDIM()`, as
       published). Of multistep methods it would use one-step starts only: take single-step ones,
       `DPMSolverPP(2, "single")`.
-    - `num_prediction_steps`: of the sampler, from each level to the end of the grid; 1 is Tweedie's estimate.
+    - `num_prediction_steps`: of the sampler, from each level to the end of the grid, where G sees the
+      state; 1 is Tweedie's estimate where the grid ends without noise.
 
     Cost of N levels: N (num_prediction_steps + 1) steps of the sampler and N calls of G, for all particles;
-    the gain and the update of n
-    particles of size d take O(n min(n, m) (m + d)) operations.
+    the gain and the update of n particles of size d take O(n min(n, m) (m + d)) operations.
 
     Zheng et al. (EnKG), arXiv:2409.20175; the gain: Iglesias, Law & Stuart (2013),
     doi:10.1088/0266-5611/29/4/045001.

@@ -7,12 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ._arrays import is_traced, namespace, on_host
-from ._levels import check_batch, check_key, in_precision_of, is_finite, levels, raise_if_failed
+from ._backward import grid_points
+from ._levels import check_batch, check_key, in_precision_of, is_finite, raise_if_failed
 from .denoiser import Denoiser, clean, combine
 from .noise import accumulation_dtype, normal_like
 from .phi import phi
@@ -81,10 +81,9 @@ def sample_feynman_kac(
       share of n: 0 never, 1 in every step.
     - `throw`: raise where a network returns NaN or infinity.
 
-    **Returns** `Particles`. Mean values have errors of second order in the step (the predictor and corrector
-    are exact for data of one point), beside those of n samples; the weights of high powers and of densities
-    far apart vary much, and need many samples. Z(t_0) of the normal start, for states of d numbers and powers
-    of sum b, is log Z = d/2 ((1 - b) log(2 pi sigma^2) - log b).
+    **Returns** `Particles`. Mean values have errors of second order in the step beside those of n samples.
+    Weights of high powers and of densities far apart vary much, and need many samples. Z(t_0) of the normal
+    start, for states of d numbers and powers of sum b, is log Z = d/2 ((1 - b) log(2 pi sigma^2) - log b).
 
     Cost: N+1 evaluations of every denoiser for N steps. Differentiable in everything but the choice of
     particles in resampling, whose derivative is not part of the result. Particles depend on each other: no
@@ -103,12 +102,7 @@ def sample_feynman_kac(
         raise ValueError(f"`key` must be one key, since particles are drawn together; got shape {key.shape}.")
     if not is_traced(threshold) and not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` must lie in [0, 1], got {threshold}.")
-    at = levels(grid, denoisers[0].schedule)
-    if not is_traced(at.lam) and not np.all(np.isfinite(at.lam)):
-        raise ValueError(
-            "`grid` must have signal and noise at both ends, since the weights are an integral over lam = "
-            f"log(alpha / sigma); got lam from {at.lam[0]} to {at.lam[-1]}. Begin later or end earlier."
-        )
+    at = grid_points(denoisers[0].schedule, grid)
     table = in_precision_of(x_T, (at.t, at.alpha, at.sigma, *_steps(at, powers)))
     powers = in_precision_of(x_T, powers)
     particles, failed = _run(denoisers, powers, reward, table, x_T, key, jnp.asarray(threshold))
@@ -118,7 +112,8 @@ def sample_feynman_kac(
 def _check_powers(powers: Any, denoisers: tuple[Denoiser, ...]) -> Any:
     if not denoisers or not all(isinstance(denoiser, Denoiser) for denoiser in denoisers):
         raise TypeError("`denoisers` must be a Denoiser or a sequence of them.")
-    if any(eqx.tree_equal(d.schedule, denoisers[0].schedule) is False for d in denoisers):
+    same = [eqx.tree_equal(denoiser.schedule, denoisers[0].schedule) for denoiser in denoisers]
+    if not is_traced(same) and not all(same):
         raise ValueError("`denoisers` must have the same schedule.")
     powers = jnp.asarray(powers) if is_traced(powers) else on_host(jnp.asarray(powers, float))
     powers = powers[None] if powers.ndim == 0 else powers

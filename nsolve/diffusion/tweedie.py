@@ -56,9 +56,8 @@ def second_order_tweedie(
     through both. The bound is not the likelihood: samples are pulled too hard towards y where C is large.
     Differentiable in everything.
 
-    Rout et al., arXiv:2312.00852, theorem 4.4, which puts it in the drift, as here; the authors' sampler
-    makes gradient steps in x between levels instead, and takes differences of scores for the trace. First
-    order: Chung et al. (DPS), arXiv:2209.14687.
+    Rout et al., arXiv:2312.00852, theorem 4.4, where the surrogate's gradient stands in the drift, as here;
+    the curvature is a constant there. First order: Chung et al. (DPS), arXiv:2209.14687.
     """
     if not isinstance(denoiser, Denoiser):
         raise TypeError(f"`denoiser` must be a Denoiser, got {type(denoiser).__name__}.")
@@ -126,8 +125,8 @@ class _Guided(eqx.Module):
             if self.curvature is None:
                 _, bent = jax.jvp(jax.grad(likelihood), (x0,), (signs,))
                 return 0.5 * ratio * _dot(bent, change)
-            trace = _dot(signs, combine(alpha, change, -1.0, signs)) / sigma**2
-            return -_at(self.curvature, t) * trace
+            # The Hessian is (alpha dx0/dx - 1) / sigma^2; the 1 has no gradient.
+            return -_at(self.curvature, t) * alpha / sigma**2 * _dot(signs, change)
 
         def bound(x: PyTree[Array]) -> tuple[Array, PyTree[Array]]:
             x0 = predict(x)
