@@ -17,6 +17,8 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import plots, probes, record, show, table
+from bench.diffusion.promises import orders as diffusion_orders
+from bench.diffusion.promises import promises as diffusion_promises
 from bench.sequences import drifting, report
 from bench.transport.promises import promises as transport_promises
 
@@ -34,6 +36,10 @@ PICTURES = (
     ("transport-assignment", "transport", "assignment[eta=1200]", 500, "transport"),
     ("transport-digits", "transport", "digits[cost=l1,eta=1200]", 784, "transport"),
     ("transport-epsilon", "transport", "assignment[", 500, "epsilon"),
+    ("diffusion-work-precision", "diffusion", "ring", None, "evaluations"),
+    ("diffusion-orders", "diffusion", "mixture1d", None, "order"),
+    ("diffusion-memory", "diffusion", "images[batch=4", None, "reverse"),
+    ("diffusion-digits", "diffusion", "trained_digits", None, "digits"),
 )
 
 
@@ -120,6 +126,16 @@ def transport_tables() -> dict[str, str]:
     return {"transport-promises": transport_promises(rows), "transport": show.markdown(rows)}
 
 
+def diffusion_tables() -> dict[str, str]:
+    """The suite diffusion: what it is for, the orders, and every figure."""
+    rows = record.read(RECORDS / "diffusion.jsonl")
+    return {
+        "diffusion-promises": diffusion_promises(rows),
+        "diffusion-orders": show.markdown(diffusion_orders(rows)),
+        "diffusion": show.markdown(rows),
+    }
+
+
 def tables() -> dict[str, str]:
     """Each marker of the page with its table."""
     found = {"promises": promises(), "probes": honesty()}
@@ -131,6 +147,8 @@ def tables() -> dict[str, str]:
         found |= relaxation()
     if (RECORDS / "transport.jsonl").exists():
         found |= transport_tables()
+    if (RECORDS / "diffusion.jsonl").exists():
+        found |= diffusion_tables()
     return found
 
 
