@@ -27,7 +27,7 @@ def error(cell: Any, problem: Mixture) -> dict[str, Any]:
         x, evaluations = run_diffusers(
             cell.spec.solver.name,
             cell.spec.solver.options.get("order"),  # pyright: ignore[reportArgumentType]
-            lambda x, t: np.asarray(network(x, jnp.asarray(t))),
+            lambda x, t: np.array(network(x, jnp.asarray(t))),  # writable, as PyTorch wants it
             products,
             num_steps,
             x_T,

@@ -8,29 +8,36 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from .. import specs
 from ..figures import COLOURS, INK, OTHER, PALETTE, name_the_rest, new_figure, whole_decades
 from ..record import Record
 from ..table import library, succeeded
 from .digits import strip
 from .report import by_solver, column, kind
 
+_MANY = (*PALETTE, "#7A9E00", "#B07AA1", "#A0522D")
 #: Colours of orders 1, 2, 3, ...
 _ORDERS = (OTHER, *(COLOURS[name] for name in ("scipy", "pyamg", "nsolve", "lineax", "petsc")))
 
 
 def draw_evaluations(records: Sequence[Record]) -> Figure | None:
-    """The error against network evaluations, a line a sampler; other libraries dashed, tuned plans thick."""
+    """The error against network evaluations, a line a sampler, named from the largest error at ten to the
+    smallest; another library's in the colour of ours, dashed; tuned plans thick."""
     drawn = [r for r in records if kind(r) == "error" and succeeded(r)]
     if len({r["size"] for r in drawn}) < 2:
         return None
     of_law = drawn[0].get("error_kind") == "w2"
     figure, axes = new_figure(f"{drawn[0]['problem']}: error left by so many network evaluations")
-    for number, (solver, line) in enumerate(by_solver(drawn).items()):
+    lines, colours = by_solver(drawn), {}
+    for solver, line in lines.items():
+        if library(line[0]) == "nsolve" and not solver.startswith("tuned"):
+            colours.setdefault(_method(solver), _MANY[len(colours) % len(_MANY)])
+    for solver, line in sorted(lines.items(), key=lambda item: -_at_ten(item[1])):
         tuned, ours = solver.startswith("tuned"), library(line[0]) == "nsolve"
         axes.loglog(
             [r["num_evaluations"] for r in line],
             [r["true_residual"] for r in line],
-            color=PALETTE[number % len(PALETTE)],
+            color=INK if tuned else colours.get(_method(solver), OTHER),
             marker="o",
             markersize=5 if tuned else 3.5,
             linewidth=2.6 if tuned else 1.4,
@@ -44,6 +51,16 @@ def draw_evaluations(records: Sequence[Record]) -> Figure | None:
     _legend(figure, axes)
     name_the_rest(figure, [r for r in records if not succeeded(r)], "failed")
     return figure
+
+
+def _method(solver: str) -> tuple[str, object]:
+    """Name and order of a column, the same for all libraries and grids."""
+    part = specs.parse(solver).solver
+    return part.name + str(part.options.get("mode", "")), part.options.get("order")
+
+
+def _at_ten(line: Sequence[Record]) -> float:
+    return min(line, key=lambda r: abs(r["size"] - 10))["true_residual"]
 
 
 def draw_orders(records: Sequence[Record]) -> Figure | None:
