@@ -198,6 +198,29 @@ def test_noise_scales_of_er_sde():
         assert plan.weights[-1, -1] == 0
 
 
+NOISE_SCALES = {
+    "sde": lambda v: D.DPMSolverPP(3, sde=v),
+    "tau": lambda v: D.SASolver(2, 3, tau=v),
+    "tau, eps": lambda v: D.SASolver(2, 3, tau=v, prediction="eps"),
+    "tau(t)": lambda v: D.SASolver(2, 3, tau=jax.tree_util.Partial(lambda v, t: v * t, v)),
+    "phi": lambda v: D.ERSDE(3, jax.tree_util.Partial(lambda v, rho: rho ** (1 + v), v)),
+}
+
+
+@pytest.mark.parametrize("make", NOISE_SCALES.values(), ids=NOISE_SCALES)
+def test_plan_differentiates_in_the_noise_scale(make):
+    def table(v):
+        plan = make(v).plan(even(5), VP)
+        return plan.weights, plan.clock
+
+    values, derivatives = jax.jit(lambda v: jax.jvp(table, (v,), (1.0,)))(0.8)
+    for value, derivative, host, high, low in zip(
+        values, derivatives, table(0.8), table(0.8 + 1e-5), table(0.8 - 1e-5), strict=True
+    ):
+        np.testing.assert_allclose(value, host, rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(derivative, (high - low) / 2e-5, rtol=1e-6, atol=1e-8)
+
+
 BAD_SAMPLERS = [
     (lambda: D.SASolver(0), "predictor_order"),
     (lambda: D.SASolver(2, 1), "corrector_order"),

@@ -36,7 +36,7 @@ def exact_moments(order: int, z: Any) -> list[Any]:
 
 def node_weights(lam: Any, start: Any, h: Any, z: Any, moments: Moments = exact_moments) -> Any:
     """w_j for nodes lam (..., n), a step of length h (...) from `start` (...)."""
-    xp = namespace(lam, start, h)
+    xp = namespace(lam, start, h, z)
     nodes = (lam - start[..., None]) / h[..., None]
     wanted = xp.stack(moments(lam.shape[-1], z), axis=-1)
     return xp.einsum("...jk,...k->...j", lagrange(nodes), wanted)

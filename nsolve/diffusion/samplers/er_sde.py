@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 
 from .._arrays import is_traced, namespace
@@ -72,6 +73,9 @@ class ERSDE(AbstractSampler):
             raise ValueError(f"`noise` must be one of {tuple(_SCALES)} or a function, got {self.noise!r}.")
 
     def table(self, grid: Points, known: int) -> Plan:
+        if is_traced(self.noise):  # its parameters are differentiated, the grid is not
+            arrays = (jnp.asarray(value) for value in (grid.t, grid.log_alpha, grid.log_sigma))
+            grid = Points(*arrays, grid.schedule)
         xp = namespace(grid.lam)
         stochastic = self.noise != "ode"
         # No signal and no noise are told from very little of them by less than rounding.
@@ -84,7 +88,7 @@ class ERSDE(AbstractSampler):
             )
         rows = np.arange(known, len(grid) - 1)
         orders = start_up(len(grid) - 1, self.order)
-        if not is_traced(grid.lam):
+        if not is_traced(grid.lam) and xp is np:
             orders = _within(grid.lam, orders)
         _, table = adams_rows(grid, rows, orders[rows], lambda *at: self._weights(lam, *at))
         table, registers = in_registers(table, rows, table.shape[1])
