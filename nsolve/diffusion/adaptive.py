@@ -9,12 +9,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._upstream import checkpointed_while_loop
-from ._arrays import is_traced, on_host
+from ._arrays import accumulation_dtype, is_traced, on_host
+from ._checks import check_state
 from .denoiser import Denoiser, affine, combine, evaluate, transformed
-from .noise import accumulation_dtype
 from .plan import reads
 from .points import Points
-from .sample import _check_state
 from .samplers.base import AbstractAdaptiveSampler, Attempt, check_choice
 
 
@@ -92,7 +91,7 @@ def sample_adaptive(
     constants: the same derivatives that `sample` has on the grid found. Reverse mode keeps about
     sqrt(2 max_steps) states.
     """
-    _check_state(x_T)
+    check_state(x_T)
     _check(sampler, x_T, max_steps)
     check_choice("derivatives", derivatives, ("reverse", "forward"))
     start, end = _ends(denoiser, t_start, t_end)
@@ -189,10 +188,8 @@ def _integrate(
 
     freeze = jax.lax.stop_gradient
     lam_start, lam_end = freeze(schedule.lam(t_start)), freeze(schedule.lam(t_end))
-    # Below this steps are made of rounding.
-    smallest = (
-        100.0 * jnp.finfo(lam_end.dtype).eps * (1.0 + jnp.maximum(jnp.abs(lam_start), jnp.abs(lam_end)))
-    )
+    largest = jnp.maximum(jnp.abs(lam_start), jnp.abs(lam_end))
+    smallest = 100.0 * jnp.finfo(largest.dtype).eps * (1.0 + largest)  # shorter steps are made of rounding
 
     def step(state: _State) -> _State:
         left = lam_end - state.lam
@@ -203,7 +200,7 @@ def _integrate(
         start, end = Points.of(schedule, state.t), Points.of(schedule, jnp.where(last, t_end, inner))
         attempt = sampler.step(output, state.x, state.memory, start, end)
         ratio, rounding = _ratios(attempt, x_T, tolerances)
-        good = (ratio <= 1.0) & (rounding <= 1.0)
+        good = ratio <= 1.0
         growth = sampler.growth(ratio, state.ratio, state.memory)
         shrunk = h * jnp.minimum(growth, _SURELY_SHORTER)
         too_small = (~good & (shrunk < smallest)) | (rounding > 1.0) | ~(end.lam > start.lam)
