@@ -74,8 +74,8 @@ class ERSDE(AbstractSampler):
 
     def table(self, grid: Points, known: int) -> Plan:
         if is_traced(self.noise):  # its parameters are differentiated, the grid is not
-            arrays = (jnp.asarray(value) for value in (grid.t, grid.log_alpha, grid.log_sigma))
-            grid = Points(*arrays, grid.schedule)
+            t, log_alpha, log_sigma = map(jnp.asarray, (grid.t, grid.log_alpha, grid.log_sigma))
+            grid = Points(t, log_alpha, log_sigma, grid.schedule)
         xp = namespace(grid.lam)
         stochastic = self.noise != "ode"
         # No signal and no noise are told from very little of them by less than rounding.
