@@ -10,7 +10,7 @@ import numpy as np
 
 from nsolve import diffusion
 
-from ..specs import OWN, Part
+from ..specs import OWN
 from ..timing import clock, spread, wants_more
 from . import columns, own
 from .errors import schedule
@@ -18,8 +18,8 @@ from .networks import Counted, Images
 
 
 def overhead(cell: Any, settings: Any, images: Images) -> dict[str, Any]:
-    """The fields of a record: seconds of `size` steps, compilation apart, and which other samplers of that
-    many steps then need a compilation of their own."""
+    """The fields of a record: seconds of `size` steps, compilation apart; and of the samplers of that order
+    and as many evaluations, those that then need a program of their own."""
     x_T = images.start(cell.dtype)
     if cell.spec.peer != OWN:
         return columns.find(cell.spec.peer).overhead(cell, settings, x_T)
@@ -27,18 +27,19 @@ def overhead(cell: Any, settings: Any, images: Images) -> dict[str, Any]:
     denoiser = diffusion.Denoiser(counted, "eps", schedule())
     x = jnp.asarray(x_T)
 
-    def solve(column: Part = cell.spec.solver) -> jax.Array:
-        made, grid = own.sampler(column), own.grid(column, cell.size)
+    made, grid = own.sampler(cell.spec.solver), own.grid(cell.spec.solver, cell.size)
+
+    def solve() -> jax.Array:
         return jax.block_until_ready(diffusion.sample(denoiser, made, x, grid, jr.key(0), checkpoints="none"))
 
     _, first = clock(solve)
     times: list[float] = []
     while wants_more(times, settings.repeats):
         times.append(clock(solve)[1])
-    compiled = []
-    for column in own.of_order(own.sampler(cell.spec.solver).order):
-        traces = counted.count.traces
-        solve(column)
+    others, compiled = own.of_order(made.order), []
+    for column in others:
+        plan, traces = own.plan_of(column, schedule(), cell.size), counted.count.traces
+        diffusion.sample(denoiser, plan, x, checkpoints="none")
         compiled += [str(column)] if counted.count.traces > traces else []
     return {
         "result": "successful",
@@ -47,7 +48,7 @@ def overhead(cell: Any, settings: Any, images: Images) -> dict[str, Any]:
         "compile_s": max(0.0, first - float(np.median(times))),
         "solve_s": spread(times),
         "seconds_per_step": float(np.median(times)) / cell.size,
-        "of_order": [str(column) for column in own.of_order(own.sampler(cell.spec.solver).order)],
+        "of_order": [str(column) for column in others],
         "compiled": compiled,
     }
 

@@ -114,10 +114,12 @@ def draw_digits(records: Sequence[Record]) -> Figure | None:
     if not drawn:
         return None
     sizes, lines = sorted({r["size"] for r in drawn}), by_solver(drawn)
-    figure = Figure(figsize=(2.2 + 3.2 * len(sizes), 0.7 + 0.36 * (len(lines) + 1)))
+    height = 0.35 + 0.3 * (len(lines) + 1)
+    figure = Figure(figsize=(2.5 + 3.2 * len(sizes), height))
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(lines) + 1, len(sizes), squeeze=False)
-    figure.subplots_adjust(left=2.2 / figure.get_figwidth(), right=0.99, top=0.9, bottom=0.01, wspace=0.03)
+    left, top = 2.5 / figure.get_figwidth(), 1 - 0.3 / height
+    figure.subplots_adjust(left=left, right=0.995, top=top, bottom=0.01, wspace=0.03, hspace=0.08)
     for row, (solver, line) in zip(panels, {**lines, "200 steps": drawn[:1]}.items(), strict=True):
         for axes, size in zip(row, sizes, strict=True):
             axes.set_axis_off()
