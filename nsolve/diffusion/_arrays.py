@@ -45,3 +45,14 @@ def as_times(value: Any) -> Any:
     if is_traced(value):
         return jnp.asarray(value)
     return np.asarray(value, np.float64)
+
+
+def accumulation_dtype(dtype: Any) -> Any:
+    """Half precision is summed in float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def in_precision_of(state: Any, table: _Tree) -> _Tree:
+    """A table of floats in the precision that the state's sums are made in."""
+    dtype = accumulation_dtype(jnp.result_type(*jax.tree.leaves(state)))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), table)

@@ -8,20 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import as_times, is_traced, on_host
-from .grids import Grid
+from ._arrays import is_traced, on_host
+from .grids import grid_points
 from .plan import Plan
-from .points import Points, check_grid
+from .points import Points
 from .samplers.base import AbstractSampler
 from .schedules import AbstractSchedule
 
 
-def grid_points(schedule: AbstractSchedule, grid: Any) -> Points:
+def finite_points(schedule: AbstractSchedule, grid: Any) -> Points:
     """The checked points of a grid, of which both ends must have signal and noise."""
-    times = grid(schedule) if isinstance(grid, Grid) else as_times(grid)
-    if not is_traced((times, schedule)):
-        schedule = on_host(schedule)
-    checked = check_grid(Points.of(schedule, times))
+    checked = grid_points(grid, schedule)
     check_finite(checked.lam)
     return checked
 
@@ -36,7 +33,7 @@ def check_finite(lam: Any) -> None:
 
 def backward_plan(sampler: AbstractSampler, schedule: AbstractSchedule, grid: Any) -> Plan:
     """The plan of a deterministic sampler from the grid's last time to its first."""
-    points = grid_points(schedule, grid)[::-1]
+    points = finite_points(schedule, grid)[::-1]
     with np.errstate(invalid="ignore"):  # backwards, noise would need a negative variance
         plan = (sampler if is_traced((points, sampler)) else on_host(sampler)).table(points, 0)
     if plan.stochastic:

@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._arrays import is_traced
-from ._row import advance, as_arrays, empty_registers, form_point, is_finite
+from ._checks import is_finite
+from ._rows import Rows, advance
 from .adaptive import _output
 from .denoiser import Denoiser
 from .plan import Plan
 from .points import Points
-from .sample import _Rows
 from .samplers.adaptive import AdaptiveDPMSolver, AdaptiveMultistep
 
 
@@ -28,7 +28,7 @@ class PlanSolver(diffrax.AbstractSolver):
     solver's state holds the number of the step and the registers.
     """
 
-    rows: _Rows
+    rows: Rows
     first: Array
     most_rows: int = eqx.field(static=True)
     begins: bool = eqx.field(static=True)
@@ -40,7 +40,7 @@ class PlanSolver(diffrax.AbstractSolver):
     @staticmethod
     def of(plan: Plan, denoiser: Denoiser, first: np.ndarray, order: int | None) -> "PlanSolver":
         """`first` (S+1,): numbers of the points at which the S steps begin and end."""
-        rows = as_arrays(_Rows.of(plan, denoiser, jnp.zeros(())))
+        rows = jax.tree.map(jnp.asarray, Rows.of(plan, denoiser, jnp.zeros(())))
         # Nearly every plan leaves x_T as it is.
         begins = plan.shifts is not None or is_traced(plan.weights)
         if not begins:
@@ -53,7 +53,7 @@ class PlanSolver(diffrax.AbstractSolver):
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> tuple[Array, PyTree[Array]]:
         del terms, t0, t1, args
-        return jnp.asarray(0), empty_registers(self.rows, y0)
+        return jnp.asarray(0), self.rows.begin(y0)[1]
 
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any, solver_state: Any, made_jump: Any
@@ -63,12 +63,12 @@ class PlanSolver(diffrax.AbstractSolver):
         number, registers = solver_state
         x = y0
         if self.begins:
-            begun = form_point(self.rows, 0, x, registers)
+            begun, _ = self.rows.begin(x)
             x = jax.tree.map(lambda a, b: jnp.where(number == 0, a, b), begun, x)
 
         def row(carry: Any, k: Array) -> tuple[Any, None]:
             def run() -> Any:
-                return advance(denoiser, self.rows, k, *carry)
+                return advance(denoiser, self.rows.at(k), *carry)
 
             if self.most_rows == 1:
                 return run(), None

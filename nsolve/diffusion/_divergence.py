@@ -10,7 +10,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .noise import accumulation_dtype, sample_keys
+from ._arrays import accumulation_dtype
+from .noise import sample_keys
 
 # So many columns of the Jacobian are worked out at once.
 _TOGETHER = 64

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._arrays import is_traced, namespace
-from ._backward import check_finite, grid_points
+from ._backward import check_finite, finite_points
 from .denoiser import Denoiser, combine
 from .grids import uniform_grid
 from .plan import Plan
@@ -168,7 +168,7 @@ def import_diffrax(purpose: str) -> ModuleType:
 
 
 def _ends(schedule: AbstractSchedule, grid: Any) -> dict[str, Array]:
-    lam = grid_points(schedule, uniform_grid(1) if grid is None else grid).lam
+    lam = finite_points(schedule, uniform_grid(1) if grid is None else grid).lam
     return {"t0": jnp.asarray(lam[0], dtype=float), "t1": jnp.asarray(lam[-1], dtype=float)}
 
 

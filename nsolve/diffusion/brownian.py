@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._arrays import is_traced
-from .noise import AbstractNoise, accumulation_dtype, normal_like
+from ._arrays import accumulation_dtype, is_traced
+from .noise import AbstractNoise, normal_like
 from .plan import Plan
 
 # The tree spans e^-64 ... e^64 of Brownian time: lam in [-32, 32] for the reverse SDE. Beyond it B stands
@@ -46,7 +46,7 @@ class BrownianPath(AbstractNoise):
     they would: a larger `depth` (at most 24; the path stays the same where it was known) makes smaller
     leaves, 128 / 2^depth long in units of 2 eta lam.
 
-    Costs depth + 1 normal numbers a row and entry of the state; y of the last point is carried.
+    Costs depth + 3 normal numbers a row and entry of the state; y of the last point is carried.
     Differentiable in the grid through the bridge's weights (in reality a Brownian path has no derivative:
     this is the derivative of what was computed, and grows as the leaves shrink); a point that is the end of a
     leaf counts as fixed. Two grids meet the same value of the path only where their clocks agree; a

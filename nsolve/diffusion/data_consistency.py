@@ -12,10 +12,11 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._vectors import axpy, subtract, zeros_like
 from ..linear import CG
 from ..unroll import unroll
-from ._levels import check_batch, check_key, in_precision_of, is_finite, levels, raise_if_failed
+from ._arrays import accumulation_dtype, in_precision_of
+from ._checks import check_batch, check_key, check_state, is_finite, raise_if_failed
 from .denoiser import Denoiser, clean, combine
-from .noise import accumulation_dtype, normal_like
-from .sample import _check_state
+from .grids import grid_points
+from .noise import normal_like
 
 Operator = lx.AbstractLinearOperator | Callable[[Any], Any]
 
@@ -154,7 +155,7 @@ def sample_decomposed(
 
     Chung, Lee & Ye, arXiv:2303.05754.
     """
-    _check_state(x_T)
+    check_state(x_T)
     check_batch(x_T)
     if isinstance(eta, float | int) and not 0 <= eta <= 1:
         raise ValueError(f"`eta` must lie in [0, 1], got {eta}.")
@@ -162,10 +163,10 @@ def sample_decomposed(
         key = None
     else:
         key = check_key(key, f"sample_decomposed with eta={eta}")
-    at = levels(grid, denoiser.schedule)
+    at = grid_points(grid, denoiser.schedule)
     table = in_precision_of(x_T, (at.t, at.alpha, at.sigma))
     x, failed = _run(denoiser, consistency, table, x_T, key, in_precision_of(x_T, eta))
-    return raise_if_failed(x, failed, "the network or the consistency") if throw else x
+    return raise_if_failed(x, failed, "the network or the consistency", "step") if throw else x
 
 
 @eqx.filter_jit

@@ -10,12 +10,14 @@ import numpy as np
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._arrays import is_traced, namespace
-from ._levels import check_batch, check_key, in_precision_of, is_finite, levels, raise_if_failed
+from ._arrays import accumulation_dtype, in_precision_of, is_traced, namespace
+from ._checks import check_batch, check_key, check_state, is_finite, raise_if_failed
+from ._rows import Rows
 from .denoiser import Denoiser
-from .noise import accumulation_dtype, normal_like
+from .grids import grid_points
+from .noise import normal_like
 from .plan import Plan
-from .sample import _check_state, _Rows, run
+from .sample import run
 from .samplers.base import AbstractSampler
 from .samplers.ddim import DDIM
 from .schedules import AbstractSchedule
@@ -68,7 +70,7 @@ def sample_ensemble_kalman(
     doi:10.1088/0266-5611/29/4/045001.
     """
     sampler = DDIM() if sampler is None else sampler
-    _check_state(x_T)
+    check_state(x_T)
     count = check_batch(x_T)
     if count < 2:
         raise ValueError(f"`x_T` must hold an ensemble of two particles or more, got {count}.")
@@ -84,13 +86,13 @@ def sample_ensemble_kalman(
             f"`forward` must return one result like the measurement for each of {count} particles, shape "
             f"{(count, *jnp.shape(measurement))}, got {result.shape}."
         )
-    times = levels(grid, denoiser.schedule).t
+    times = grid_points(grid, denoiser.schedule).t
     predict, advance = _plans(sampler, denoiser.schedule, times, num_prediction_steps)
-    rows = [_stack([_Rows.of(plan, denoiser, x_T) for plan in plans]) for plans in (predict, advance)]
+    rows = [_stack([Rows.of(plan, denoiser, x_T) for plan in plans]) for plans in (predict, advance)]
     measurement, noise_std = in_precision_of(x_T, (measurement, noise_std))
     guidance_scale = in_precision_of(x_T, guidance_scale)
     x, failed = _run(denoiser, forward, rows, measurement, noise_std, x_T, key, guidance_scale)
-    return raise_if_failed(x, failed, "the network or `forward`") if throw else x
+    return raise_if_failed(x, failed, "the network or `forward`", "step") if throw else x
 
 
 def _plans(
@@ -116,7 +118,7 @@ def _stack(trees: list[Any]) -> Any:
 def _run(
     denoiser: Any, forward: Any, rows: Any, y: Any, noise_std: Any, x_T: Any, key: Any, guidance_scale: Any
 ) -> tuple[PyTree[Array], Array]:
-    num_levels = rows[0].weights.shape[0]
+    num_levels = rows[0].row.weights.shape[0]
 
     def step(carry: Any, row: Any) -> tuple[Any, None]:
         x, failed = carry

@@ -10,14 +10,13 @@ import jax.random as jr
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from ._arrays import is_traced, namespace, on_host
-from ._backward import grid_points
-from ._levels import check_batch, check_key, in_precision_of, is_finite, raise_if_failed
+from ._arrays import accumulation_dtype, in_precision_of, is_traced, namespace, on_host
+from ._backward import finite_points
+from ._checks import check_batch, check_key, check_state, is_finite, raise_if_failed
 from .denoiser import Denoiser, clean, combine
-from .noise import accumulation_dtype, normal_like
+from .noise import normal_like
 from .phi import phi
 from .points import Points
-from .sample import _check_state
 
 Reward = Callable[[Any, Any], Any]
 
@@ -95,18 +94,18 @@ def sample_feynman_kac(
     """
     denoisers = (denoisers,) if isinstance(denoisers, Denoiser) else tuple(denoisers)
     powers = _check_powers(powers, denoisers)
-    _check_state(x_T)
+    check_state(x_T)
     check_batch(x_T)
     key = check_key(key, "sample_feynman_kac")
     if key.ndim != (0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else 1):
         raise ValueError(f"`key` must be one key, since particles are drawn together; got shape {key.shape}.")
     if not is_traced(threshold) and not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` must lie in [0, 1], got {threshold}.")
-    at = grid_points(denoisers[0].schedule, grid)
+    at = finite_points(denoisers[0].schedule, grid)
     table = in_precision_of(x_T, (at.t, at.alpha, at.sigma, *_steps(at, powers)))
     powers = in_precision_of(x_T, powers)
     particles, failed = _run(denoisers, powers, reward, table, x_T, key, jnp.asarray(threshold))
-    return raise_if_failed(particles, failed, "a network or the reward") if throw else particles
+    return raise_if_failed(particles, failed, "a network or the reward", "step") if throw else particles
 
 
 def _check_powers(powers: Any, denoisers: tuple[Denoiser, ...]) -> Any:

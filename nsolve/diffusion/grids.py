@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._arrays import as_times, is_traced, namespace, on_host
+from .points import Points, check_grid
 from .schedules import AbstractSchedule
 
 
@@ -68,6 +69,14 @@ def _power(first: Any, last: Any, fraction: Any, rho: float) -> Any:
 def resolve(grid: Any, schedule: AbstractSchedule) -> Any:
     """The times of a grid, whether it is given by them or to be resolved against the schedule."""
     return grid(schedule) if isinstance(grid, Grid) else as_times(grid)
+
+
+def grid_points(grid: Any, schedule: AbstractSchedule) -> Points:
+    """The checked points (N+1,) of a grid: in float64 on the host, unless traced."""
+    times = resolve(grid, schedule)
+    if not is_traced((times, schedule)):
+        schedule = on_host(schedule)
+    return check_grid(Points.of(schedule, times))
 
 
 def log_snr_grid(num_steps: int, start: Any = None, end: Any = None) -> Grid:

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._arrays import is_traced
-from .noise import accumulation_dtype
+from ._arrays import accumulation_dtype, is_traced
 
 
 class ClassifierFree(eqx.Module):

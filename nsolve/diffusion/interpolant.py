@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._arrays import as_times, is_traced
+from ._arrays import accumulation_dtype, as_times, is_traced
+from ._checks import check_state, raise_if_failed
 from .denoiser import Denoiser, _check_like
-from .noise import accumulation_dtype, normal_like
-from .sample import _check_state, _raise_if_failed
+from .noise import normal_like
 from .schedules import FromFunctions
 
 Field = Callable[[PyTree[Array], Array], PyTree[Array]]
@@ -92,7 +92,7 @@ def sample_interpolant(
     **Returns:** the state at the grid's last time, in the structure, shapes and dtypes of x. Differentiable
     in x, both networks, the interpolant, the diffusion and the grid; reverse mode keeps a state a step.
     """
-    _check_state(x)
+    check_state(x)
     times = as_times(grid)
     if times.ndim != 1 or times.shape[0] < 2:
         raise ValueError(f"`grid` must be an array of two or more times, got shape {times.shape}.")
@@ -113,7 +113,7 @@ def sample_interpolant(
         table = _diffusion_table(interpolant, diffusion, times)
     fields = (velocity, denoiser)
     x, failed = _run(fields, x, times.astype(dtype), jax.tree.map(lambda v: v.astype(dtype), table), key)
-    return _raise_if_failed(x, failed) if throw else x
+    return raise_if_failed(x, failed) if throw else x
 
 
 def _diffusion_table(

@@ -21,14 +21,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ._arrays import is_traced, namespace
+from ._arrays import accumulation_dtype, is_traced, namespace
 from ._backward import backward_plan
-from ._row import as_arrays, form_point, look
+from ._checks import check_batch
+from ._rows import Row, Rows, form_point, look
 from .denoiser import Denoiser
-from .likelihood import check_batch
-from .noise import accumulation_dtype
 from .plan import Plan
-from .sample import _Rows, run
+from .sample import run
 from .samplers.base import AbstractSampler
 
 
@@ -77,14 +76,14 @@ def invert(
     forward mode only.
     """
     _check(denoiser, sampler, rtol, max_steps)
-    check_batch("x0", x0)
+    check_batch(x0, "x0")
     backward = backward_plan(sampler, denoiser.schedule, grid)
     plan = sampler.plan(grid, denoiser.schedule)
-    rows = _Rows.of(plan, denoiser, x0), _Rows.of(backward, denoiser, x0)
+    rows = Rows.of(plan, denoiser, x0), Rows.of(backward, denoiser, x0)
     if rtol is None:
         result = _by_backward_run(denoiser, rows, x0)
     elif plan.num_registers == 1:
-        in_eps = _Rows.of(_with_noise_outputs(plan), denoiser, x0)
+        in_eps = Rows.of(_with_noise_outputs(plan), denoiser, x0)
         result = _by_steps(denoiser, rows[0], in_eps, x0, jnp.asarray(rtol, float), max_steps)
     else:
         result = _by_defect_correction(denoiser, rows, x0, jnp.asarray(rtol, float), max_steps)
@@ -96,31 +95,33 @@ def _by_backward_run(denoiser: Denoiser, rows: Any, x0: PyTree[Array]) -> Invers
     forward, backward = rows
     x_T = _carry(denoiser, backward, x0)
     residual = _relative(_carry(denoiser, forward, x_T), x0)
-    return Inversion(x_T, residual, jnp.asarray(_length(forward) + _length(backward)))
+    return Inversion(x_T, residual, jnp.asarray(len(forward) + len(backward)))
 
 
 @eqx.filter_jit
 def _by_steps(
-    denoiser: Denoiser, rows: _Rows, in_eps: _Rows, x0: PyTree[Array], rtol: Array, max_steps: int
+    denoiser: Denoiser, rows: Rows, in_eps: Rows, x0: PyTree[Array], rtol: Array, max_steps: int
 ) -> Inversion:
-    in_eps = as_arrays(in_eps)
     # The steps' errors add up at worst; below rounding no turn helps.
     dtype = accumulation_dtype(jnp.result_type(*jax.tree.leaves(x0)))
-    goal = jnp.maximum(0.1 * rtol / _length(rows), 4.0 * jnp.finfo(dtype).eps)
+    goal = jnp.maximum(0.1 * rtol / len(rows), 4.0 * jnp.finfo(dtype).eps)
 
-    def correct(x: PyTree[Array], end: PyTree[Array], noise: PyTree[Array], k: Any) -> Any:
+    def correct(
+        x: PyTree[Array], end: PyTree[Array], noise: PyTree[Array], weights: Any, shift: Any
+    ) -> tuple[PyTree[Array], Array]:
         """x + (end - c x - d eps) / c, and the size of this gap."""
-        point = form_point(in_eps, k, x, jax.tree.map(lambda leaf: leaf[None], noise))
+        point = form_point(weights, shift, x, jax.tree.map(lambda leaf: leaf[None], noise))
         gap = jax.tree.map(jnp.subtract, end, point)
-        c = in_eps.weights[k, 0]
+        c = weights[0]
         return jax.tree.map(lambda a, b: (a + b / c).astype(a.dtype), x, gap), _norm(gap) / _norm(end)
 
-    def invert_row(carry: Any, k: Array) -> Any:
+    def invert_row(carry: Any, row: Row) -> Any:
         end, evaluations = carry
 
         def turn(state: Any) -> Any:
             x, _, steps = state
-            return *correct(x, end, look(denoiser, in_eps, k, x), k + 1), steps + 1
+            eps, _ = look(denoiser, row, x)
+            return *correct(x, end, eps, row.weights, row.shift), steps + 1
 
         def goes_on(state: Any) -> Array:
             _, error, steps = state
@@ -130,10 +131,9 @@ def _by_steps(
         x, _, steps = jax.lax.while_loop(goes_on, turn, (end, infinite, jnp.asarray(0)))
         return (x, evaluations + steps), None
 
-    numbers = jnp.arange(_length(rows))[::-1]
-    (x, evaluations), _ = jax.lax.scan(invert_row, (x0, jnp.asarray(0)), numbers)
-    x_T, _ = correct(x, x, jax.tree.map(jnp.zeros_like, x), 0)
-    return Inversion(x_T, _relative(_carry(denoiser, rows, x_T), x0), evaluations + _length(rows))
+    (x, evaluations), _ = jax.lax.scan(invert_row, (x0, jnp.asarray(0)), in_eps.row, reverse=True)
+    x_T, _ = correct(x, x, jax.tree.map(jnp.zeros_like, x), *in_eps.first)
+    return Inversion(x_T, _relative(_carry(denoiser, rows, x_T), x0), evaluations + len(rows))
 
 
 @eqx.filter_jit
@@ -161,16 +161,12 @@ def _by_defect_correction(
 
     infinite = jnp.full_like(_norm(x0), jnp.inf)
     _, best, residual, steps = jax.lax.while_loop(goes_on, turn, (goal, goal, infinite, jnp.asarray(0)))
-    per_turn = _length(forward) + _length(backward)
-    return Inversion(best, residual, _length(backward) + steps * per_turn)
+    per_turn = len(forward) + len(backward)
+    return Inversion(best, residual, len(backward) + steps * per_turn)
 
 
-def _carry(denoiser: Denoiser, rows: _Rows, x: PyTree[Array]) -> PyTree[Array]:
-    return run(denoiser, rows, x, None, None, False, "step")[0]
-
-
-def _length(rows: _Rows) -> int:
-    return rows.registers.shape[0]
+def _carry(denoiser: Denoiser, rows: Rows, x: PyTree[Array]) -> PyTree[Array]:
+    return run(denoiser, rows, x)[0]
 
 
 def _with_noise_outputs(plan: Plan) -> Plan:

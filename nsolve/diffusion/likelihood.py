@@ -18,12 +18,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ._backward import backward_plan, grid_points
+from ._arrays import accumulation_dtype
+from ._backward import backward_plan, finite_points
+from ._checks import check_batch, raise_if_failed
 from ._divergence import divergence, random_signs
+from ._rows import Rows
 from .as_diffrax import ProbabilityFlow, import_diffrax
 from .denoiser import Denoiser
-from .noise import accumulation_dtype
-from .sample import Checkpoints, _check_checkpoints, _raise_if_failed, _Rows, _run
+from .sample import Checkpoints, check_checkpoints, compiled_run
 from .samplers.base import AbstractSampler
 from .samplers.unipc import UniPC
 from .schedules import AbstractSchedule
@@ -72,8 +74,8 @@ def log_likelihood(
     that of `invert` with the same method. Differentiable as `sample` is; the gradient in x0 is the score.
     """
     batch = _check(denoiser, x0, key, trace, num_probes, method, rtol)
-    _check_checkpoints(checkpoints)
-    ends = grid_points(denoiser.schedule, grid)
+    check_checkpoints(checkpoints)
+    ends = finite_points(denoiser.schedule, grid)
     probes = random_signs(key, num_probes, x0) if trace == "hutchinson" else None
     start = x0, jnp.zeros(batch, accumulation_dtype(jnp.result_type(*jax.tree.leaves(x0))))
     if method == "diffrax":
@@ -83,10 +85,10 @@ def log_likelihood(
         schedule = denoiser.schedule
         augmented = Denoiser(model, "eps", _TrueTime(schedule.t_min, schedule.t_max, schedule))
         plan = backward_plan(method, augmented.schedule, grid)
-        rows = _Rows.of(plan, augmented, start)
-        (x_T, integral), _, failed = _run(augmented, rows, start, None, None, False, checkpoints)
+        rows = Rows.of(plan, augmented, start)
+        (x_T, integral), _, failed = compiled_run(augmented, rows, start, None, None, False, checkpoints)
         if throw:
-            x_T, integral = _raise_if_failed((x_T, integral), failed)
+            x_T, integral = raise_if_failed((x_T, integral), failed)
         volume = _dimension(x0) * (ends.log_alpha[0] - ends.log_alpha[-1])
         log_ratio = integral / plan.alpha[-1] + volume
     log_prior = _normal(x_T, ends.log_sigma[0]) if prior is None else prior(x_T)
@@ -191,7 +193,7 @@ def _check(
     """The size of the batch."""
     if not isinstance(denoiser, Denoiser):
         raise TypeError(f"`denoiser` must be a Denoiser, got {type(denoiser).__name__}.")
-    batch = check_batch("x0", x0)
+    batch = check_batch(x0, "x0")
     if trace not in get_args(Trace):
         raise ValueError(f"`trace` must be one of {get_args(Trace)}, got {trace!r}.")
     if isinstance(num_probes, bool) or not isinstance(num_probes, int) or num_probes < 1:
@@ -205,18 +207,3 @@ def _check(
     if rtol is not None and (method != "diffrax" or not rtol > 0):
         raise ValueError(f"`rtol` must be positive, and belongs to method='diffrax' alone; got {rtol}.")
     return batch
-
-
-def check_batch(name: str, x: PyTree[Array]) -> int:
-    """The size of the batch that all leaves of x lead with."""
-    leaves = jax.tree.leaves(x)
-    if not leaves:
-        raise ValueError(f"`{name}` holds no array.")
-    for leaf in leaves:
-        if not (eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)):
-            kind = leaf.dtype if eqx.is_array(leaf) else type(leaf).__name__
-            raise TypeError(f"`{name}` must hold real floating-point arrays, got {kind}.")
-    shapes = [leaf.shape for leaf in leaves]
-    if any(len(shape) == 0 or shape[0] != shapes[0][0] for shape in shapes):
-        raise ValueError(f"`{name}` must have one batch as leading axis of all its arrays, got {shapes}.")
-    return shapes[0][0]

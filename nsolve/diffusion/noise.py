@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from ._arrays import accumulation_dtype
 from .plan import Plan
 
 
@@ -85,8 +86,3 @@ def sample_keys(key: PRNGKeyArray, batch: int) -> PRNGKeyArray:
             f"`key` must be one key or {batch} keys, one a sample; got an array of shape {key.shape}."
         )
     return key
-
-
-def accumulation_dtype(dtype: Any) -> Any:
-    """Half precision is summed in float32."""
-    return jnp.promote_types(dtype, jnp.float32)

@@ -78,7 +78,7 @@ class Plan(eqx.Module):
         content = {name: np.asarray(value) for name, value in vars(self).items() if value is not None}
         content["format"] = np.asarray(_FORMAT)
         if path.suffix == ".npz":
-            np.savez(path, **content)
+            np.savez(path, allow_pickle=False, **content)
         else:
             path.write_text(json.dumps({name: value.tolist() for name, value in content.items()}, indent=1))
 

@@ -83,8 +83,8 @@ def check_grid(grid: Points) -> Points:
         return eqx.error_if(
             grid,
             broken,
-            "`grid` must run strictly from large to small times; one that is traced must also begin where there "
-            "is signal and end where there is noise.",
+            "`grid` must run strictly from large to small times; a traced one must also begin with signal "
+            "and end with noise.",
         )
     if not np.all(np.isfinite(t)):
         raise ValueError(f"`grid` must hold finite times, got {t}.")

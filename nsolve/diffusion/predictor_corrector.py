@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._arrays import is_traced, namespace
-from ._row import form_point, look
+from ._arrays import accumulation_dtype, is_traced, namespace
+from ._checks import check_key, check_state, is_finite, raise_if_failed
+from ._rows import Row, Rows, form_point, look
 from .denoiser import Denoiser
-from .noise import accumulation_dtype, normal_like
+from .noise import normal_like
 from .plan import Plan
-from .sample import _check_state, _raise_if_failed, _Rows
 from .samplers.base import AbstractSampler
 from .samplers.ddim import DDIM
 
@@ -58,12 +58,11 @@ def sample_predictor_corrector(
 
     Song et al., arXiv:2011.13456 (there norms are averaged over the batch).
     """
-    _check_state(x_T)
+    check_state(x_T)
     predictor = DDIM(1.0) if predictor is None else predictor
     if not isinstance(predictor, AbstractSampler):
         raise TypeError(f"`predictor` must be a sampler with fixed steps, got {type(predictor).__name__}.")
-    if key is None:
-        raise ValueError("`key` is missing: the corrector adds noise. Give a jax.random key.")
+    key = check_key(key, "the corrector")
     if isinstance(corrector_steps, bool) or not isinstance(corrector_steps, int) or corrector_steps < 0:
         raise ValueError(f"`corrector_steps` must be a number from 0, got {corrector_steps!r}.")
     if not is_traced(snr) and not (np.ndim(snr) == 0 and math.isfinite(snr) and snr >= 0):
@@ -74,11 +73,11 @@ def sample_predictor_corrector(
             "`predictor` must take each step by one evaluation at the grid's point, without history, like "
             f"DDIM or DDPM; {type(predictor).__name__} does not."
         )
-    rows = _Rows.of(plan, denoiser, x_T), _Rows.of(_reading_noise(plan), denoiser, x_T)
+    rows = Rows.of(plan, denoiser, x_T), Rows.of(_reading_noise(plan), denoiser, x_T)
     dtype = accumulation_dtype(jnp.result_type(*jax.tree.leaves(x_T)))
     sigma = jnp.asarray(plan.sigma, dtype)
     x, failed = _run(denoiser, *rows, sigma, x_T, key, jnp.asarray(snr, dtype), corrector_steps)
-    return _raise_if_failed(x, failed) if throw else x
+    return raise_if_failed(x, failed) if throw else x
 
 
 def _begins_plainly(plan: Plan) -> bool:
@@ -97,8 +96,8 @@ def _reading_noise(plan: Plan) -> Plan:
 @eqx.filter_jit
 def _run(
     denoiser: Denoiser,
-    rows: _Rows,
-    noise_rows: _Rows,
+    rows: Rows,
+    noise_rows: Rows,
     sigma: Array,
     x_T: PyTree[Array],
     key: PRNGKeyArray,
@@ -108,28 +107,29 @@ def _run(
     """(x, number of the first evaluation that was not finite or -1)."""
 
     @jax.checkpoint
-    def step(carry: Any, k: Any) -> tuple[Any, None]:
+    def step(carry: Any, at: tuple[Array, Row, Row, Array]) -> tuple[Any, None]:
+        k, row, noise_row, sigma = at
+
         def watch(failed: Array, number: Any, output: PyTree[Array]) -> Array:
-            finite = jnp.stack([jnp.isfinite(jnp.sum(leaf)) for leaf in jax.tree.leaves(output)]).all()
-            return jnp.where((failed < 0) & ~finite, number, failed)
+            return jnp.where((failed < 0) & ~is_finite(output), number, failed)
 
         def correct(carry: Any, number: Any) -> tuple[Any, None]:
             x, failed = carry
-            eps = look(denoiser, noise_rows, k, x)
+            eps, _ = look(denoiser, noise_row, x)
             z = normal_like(key, number, x)
-            return (_langevin(x, eps, z, sigma[k], snr), watch(failed, number, eps)), None
+            return (_langevin(x, eps, z, sigma, snr), watch(failed, number, eps)), None
 
         number = k * (corrector_steps + 1)
         carry, _ = jax.lax.scan(correct, carry, number + jnp.arange(corrector_steps))
         x, failed = carry
         number = number + corrector_steps
-        kept = look(denoiser, rows, k, x)
-        x = form_point(rows, k + 1, x, jax.tree.map(lambda leaf: leaf[None], kept))
+        kept, _ = look(denoiser, row, x)
         z = normal_like(key, number, x)
-        x = jax.tree.map(lambda u, v: (u + rows.weights[k + 1, -1] * v).astype(u.dtype), x, z)
+        x = form_point(row.weights, row.shift, x, jax.tree.map(lambda leaf: leaf[None], kept), z)
         return (x, watch(failed, number, kept)), None
 
-    (x, failed), _ = jax.lax.scan(step, (x_T, jnp.asarray(-1)), jnp.arange(rows.registers.shape[0]))
+    table = (jnp.arange(len(rows)), rows.row, noise_rows.row, sigma[:-1])
+    (x, failed), _ = jax.lax.scan(step, (x_T, jnp.asarray(-1)), table)
     return x, failed
 
 

@@ -6,13 +6,13 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._upstream import checkpointed_scan
-from ._arrays import is_traced, namespace
-from .denoiser import Denoiser, affine, combine, evaluate, transformed
-from .noise import AbstractNoise, IndependentNoise, accumulation_dtype
+from ._checks import check_state, is_finite, raise_if_failed
+from ._rows import Row, Rows, form_point, look, store
+from .denoiser import Denoiser
+from .noise import AbstractNoise, IndependentNoise
 from .plan import Plan
 from .samplers.base import AbstractAdaptiveSampler, AbstractSampler
 
@@ -64,8 +64,8 @@ def sample(
     numbers. The loop is compiled once for all plans of a size. Weighted sums of half-precision states are
     made in float32.
     """
-    _check_state(x_T)
-    _check_checkpoints(checkpoints)
+    check_state(x_T)
+    check_checkpoints(checkpoints)
     if isinstance(sampler, AbstractAdaptiveSampler):
         raise TypeError(
             f"{type(sampler).__name__} chooses its own steps: call `ns.diffusion.sample_adaptive` instead."
@@ -85,128 +85,46 @@ def sample(
             f"`sampler` must be a sampler of ns.diffusion or a Plan, got {type(sampler).__name__}."
         )
     noise = _noise(plan, key, type(sampler).__name__)
-    x, points, failed = _run(
-        denoiser, _Rows.of(plan, denoiser, x_T), x_T, noise, None, trajectory, checkpoints
-    )
+    rows = Rows.of(plan, denoiser, x_T)
+    x, points, failed = compiled_run(denoiser, rows, x_T, noise, None, trajectory, checkpoints)
     if throw:
-        x = _raise_if_failed(x, failed)
+        x = raise_if_failed(x, failed)
     return (x, Trajectory(jnp.asarray(plan.t), *points)) if trajectory else x
-
-
-class _Rows(eqx.Module):
-    """A plan in the precision of a state, with the network's kind of prediction worked into its reads."""
-
-    times: Any  # what the network is told, and the schedule's times
-    reads: Any
-    clean: Any
-    registers: Any
-    weights: Any
-    shifts: Any
-    clock: Any
-
-    @staticmethod
-    def of(plan: Plan, denoiser: Denoiser, like: PyTree[Array]) -> "_Rows":
-        alpha, sigma = plan.alpha[:-1], plan.sigma[:-1]
-        if denoiser.prediction in ("eps", "score") and not is_traced(alpha) and not np.all(alpha > 0):
-            where = int(np.flatnonzero(~(np.asarray(alpha) > 0))[0])
-            raise ValueError(
-                f"at evaluation {where} (t = {plan.t[where]}) there is no signal, and prediction="
-                f"{denoiser.prediction!r} says nothing of the clean state there. Begin the grid at a "
-                "smaller time, or use an `x0`, `v` or `flow` prediction."
-            )
-        a, b = affine(denoiser.prediction, alpha, sigma)
-        reads = plan.reads
-        if denoiser.transform is None:
-            xp = namespace(reads, a)
-            inner = (...,) + (None,) * (reads.ndim - 2)
-            reads = xp.stack([reads[:, 0] + reads[:, 1] * a[inner], reads[:, 1] * b[inner]], axis=1)
-        dtype = accumulation_dtype(jnp.result_type(*jax.tree.leaves(like)))
-
-        def cast(value: Any) -> Any:
-            return None if value is None else value.astype(dtype)
-
-        return _Rows(
-            times=(cast(plan.model_time), cast(plan.t[:-1])),
-            reads=cast(reads),
-            clean=(cast(a), cast(b)),
-            registers=plan.registers,
-            weights=cast(plan.weights),
-            shifts=cast(plan.shifts),
-            clock=cast(plan.clock),
-        )
 
 
 def run(
     denoiser: Denoiser,
-    rows: _Rows,
+    rows: Rows,
     x_T: PyTree[Array],
-    noise: AbstractNoise | None,
-    registers: PyTree[Array] | None,
-    trajectory: bool,
-    checkpoints: Checkpoints,
+    noise: AbstractNoise | None = None,
+    registers: PyTree[Array] | None = None,
+    trajectory: bool = False,
+    checkpoints: Checkpoints = "step",
 ) -> tuple[PyTree[Array], Any, Array]:
     """(x, points of the trajectory, number of the first evaluation that was not finite or -1)."""
-    num_evaluations, num_registers = rows.registers.shape[0], rows.weights.shape[1] - 2
-    if registers is None:
-        registers = jax.tree.map(lambda leaf: jnp.zeros((num_registers, *leaf.shape), leaf.dtype), x_T)
-    clock = jnp.zeros(num_evaluations + 1) if rows.clock is None else rows.clock
-    shifts = rows.shifts
-
-    def next_point(x: Any, registers: Any, weights: Any, shift: Any, xi: Any) -> Any:
-        def sum_up(leaf: Any, kept: Any, number: Any) -> Any:
-            total = weights[0] * leaf
-            for j in range(num_registers):
-                total = total + weights[1 + j] * kept[j]
-            if number is not None:
-                total = total + weights[-1] * number
-            if shift is not None:
-                total = total + shift
-            return total.astype(leaf.dtype)
-
-        if xi is None:
-            return jax.tree.map(lambda leaf, kept: sum_up(leaf, kept, None), x, registers)
-        return jax.tree.map(sum_up, x, registers, xi)
-
-    def step(carry: Any, row: Any) -> tuple[Any, Any]:
-        x, registers, noise_state, failed = carry
-        number, (model_time, t), reads, (a, b), register, weights, shift, clocks = row
-        output = evaluate(denoiser, x, model_time)
-        x0 = combine(a, x, b, output) if trajectory or denoiser.transform is not None else None
-        if denoiser.transform is not None:
-            x0 = transformed(denoiser, x0, t)
-        kept = combine(reads[0], x, reads[1], output if denoiser.transform is None else x0)
-        finite = jnp.stack([jnp.isfinite(jnp.sum(leaf)) for leaf in jax.tree.leaves(kept)]).all()
-        failed = jnp.where((failed < 0) & ~finite, number, failed)
-        registers = jax.tree.map(
-            lambda store, leaf: jax.lax.dynamic_update_index_in_dim(
-                store, leaf.astype(store.dtype), register, 0
-            ),
-            registers,
-            kept,
-        )
-        xi = None
-        if noise is not None:
-            xi, noise_state = noise.draw(noise_state, number + 1, clocks[0], clocks[1], x)
-        next_x = next_point(x, registers, weights, shift, xi)
-        return (next_x, registers, noise_state, failed), ((x, x0) if trajectory else None)
-
+    clock = rows.row.clock
     noise_state = xi = None
     if noise is not None:
-        noise_state = noise.init(x_T, clock[0])
-        xi, noise_state = noise.draw(noise_state, jnp.asarray(0), clock[0], clock[0], x_T)
-    x = next_point(x_T, registers, rows.weights[0], None if shifts is None else shifts[0], xi)
-    carry = (x, registers, noise_state, jnp.asarray(-1))
-    table = (
-        jnp.arange(num_evaluations),
-        rows.times,
-        rows.reads,
-        rows.clean,
-        rows.registers,
-        rows.weights[1:],
-        None if shifts is None else shifts[1:],
-        jnp.stack([clock[:-1], clock[1:]], axis=1),
-    )
-    (x, _, _, failed), points = _scan(step, carry, table, num_evaluations, checkpoints)
+        noise_state = noise.init(x_T, clock[0][0])
+        xi, noise_state = noise.draw(noise_state, jnp.asarray(0), clock[0][0], clock[0][0], x_T)
+    x, empty = rows.begin(x_T, xi)
+
+    def step(carry: Any, numbered: tuple[Array, Row]) -> tuple[Any, Any]:
+        x, registers, noise_state, failed = carry
+        number, row = numbered
+        kept, x0 = look(denoiser, row, x, clean=trajectory)
+        failed = jnp.where((failed < 0) & ~is_finite(kept), number, failed)
+        registers = store(row, registers, kept)
+        xi = None
+        if noise is not None:
+            before, after = row.clock
+            xi, noise_state = noise.draw(noise_state, number + 1, before, after, x)
+        next_x = form_point(row.weights, row.shift, x, registers, xi)
+        return (next_x, registers, noise_state, failed), ((x, x0) if trajectory else None)
+
+    carry = (x, empty if registers is None else registers, noise_state, jnp.asarray(-1))
+    table = (jnp.arange(len(rows)), rows.row)
+    (x, _, _, failed), points = _scan(step, carry, table, len(rows), checkpoints)
     if trajectory:
         visited, clean = points
         visited = jax.tree.map(lambda leaf, last: jnp.concatenate([leaf, last[None]]), visited, x)
@@ -214,7 +132,7 @@ def run(
     return x, points, failed
 
 
-_run = eqx.filter_jit(run)
+compiled_run = eqx.filter_jit(run)
 
 
 def _scan(step: Any, carry: Any, table: Any, length: int, checkpoints: Checkpoints) -> tuple[Any, Any]:
@@ -251,28 +169,7 @@ def _noise(plan: Plan, key: Any, name: str) -> AbstractNoise | None:
     return noise
 
 
-def _raise_if_failed(x: PyTree[Array], failed: Array) -> PyTree[Array]:
-    message = "the network returned NaN or infinity"
-    if is_traced(failed):
-        return eqx.error_if(x, failed >= 0, f"{message} while sampling; throw=False returns such a sample.")
-    if int(failed) >= 0:
-        raise FloatingPointError(f"{message} at evaluation {int(failed)}; throw=False returns such a sample.")
-    return x
-
-
-def _check_state(x: PyTree[Array]) -> None:
-    leaves = jax.tree.leaves(x)
-    if not leaves:
-        raise ValueError("`x_T` holds no array.")
-    for leaf in leaves:
-        if not (eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)):
-            kind = leaf.dtype if eqx.is_array(leaf) else type(leaf).__name__
-            raise TypeError(
-                f"`x_T` must hold real floating-point arrays, got {kind}; carry complex states as two reals."
-            )
-
-
-def _check_checkpoints(checkpoints: Any) -> None:
+def check_checkpoints(checkpoints: Any) -> None:
     is_count = isinstance(checkpoints, int) and not isinstance(checkpoints, bool) and checkpoints > 0
     if not (is_count or checkpoints in ("none", "step", "sqrt")):
         raise ValueError(

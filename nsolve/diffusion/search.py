@@ -14,9 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ._arrays import on_host
-from .grids import resolve
+from .grids import grid_points
 from .plan import Plan, build
-from .points import Points, check_grid
 from .samplers._multistep import Step, exact_moments, is_free_of_noise
 from .schedules import AbstractSchedule
 
@@ -38,8 +37,7 @@ def plan_of_choices(choices: Sequence[Choice], grid: Any, schedule: AbstractSche
     seen at an earlier point is (x - alpha x0) / sigma there, and that x is a combination of the present one
     and the registers.
     """
-    schedule = on_host(schedule)
-    points = check_grid(Points.of(schedule, resolve(grid, schedule)))
+    points = grid_points(grid, schedule)
     n = len(points) - 1
     if len(choices) != n:
         raise ValueError(f"`choices` must hold one choice for each of {n} steps, got {len(choices)}.")
@@ -133,8 +131,8 @@ def search_plan(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
     schedule = on_host(schedule)
-    times = resolve(grid, schedule)
-    points = check_grid(Points.of(schedule, times))
+    points = grid_points(grid, schedule)
+    times = points.t
     n = len(points) - 1
     if move_times and not np.isfinite(points.lam).all():
         raise ValueError("`grid` begins or ends without signal or noise: pass move_times=False.")

@@ -17,12 +17,12 @@ from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
 from ._arrays import is_traced
-from ._row import advance, as_arrays, empty_registers, form_point
+from ._rows import Row, Rows, advance
 from .denoiser import Denoiser
 from .grids import resolve
 from .plan import Plan
 from .points import Points
-from .sample import _Rows, sample
+from .sample import sample
 from .samplers.base import AbstractSampler
 from .samplers.unipc import UniPC
 from .schedules import AbstractSchedule
@@ -89,16 +89,16 @@ def fit_coefficients(
 
 @eqx.filter_jit
 def _fit(denoiser: Denoiser, plan: Plan, x_T: Any, reference: Any, ridge: float) -> Array:
-    rows = as_arrays(_Rows.of(plan, denoiser, x_T))
+    rows = Rows.of(plan, denoiser, x_T)
     n = plan.num_registers
 
     def flat(tree: Any) -> Array:
         return jnp.concatenate([leaf.reshape(*leaf.shape[:1], -1) for leaf in jax.tree.leaves(tree)], axis=1)
 
-    def step(carry: Any, k: Array) -> tuple[Any, Array]:
+    def step(carry: Any, at: tuple[Row, Any]) -> tuple[Any, Array]:
         x, registers = carry
-        reached, registers = advance(denoiser, rows, k, x, registers)
-        wanted = jax.tree.map(lambda states: states[k + 1], reference)
+        row, wanted = at
+        reached, registers = advance(denoiser, row, x, registers)
         miss = flat(jax.tree.map(lambda a, b: (a - b)[None], wanted, reached))[0]
         kept = flat(registers)
         damping = jnp.sqrt(ridge * jnp.sum(kept**2) / n)
@@ -106,16 +106,15 @@ def _fit(denoiser: Denoiser, plan: Plan, x_T: Any, reference: Any, ridge: float)
         change = lx.linear_solve(
             lx.MatrixLinearOperator(matrix), jnp.concatenate([miss, jnp.zeros(n, miss.dtype)]), lx.QR()
         ).value
-        row = rows.weights[k + 1].at[1 : n + 1].add(change)
+        weights = row.weights.at[1 : n + 1].add(change)
         x = jax.tree.map(
             lambda leaf, kept: (leaf + jnp.tensordot(change, kept, 1)).astype(leaf.dtype), reached, registers
         )
-        return (x, registers), row
+        return (x, registers), weights
 
-    registers = empty_registers(rows, x_T)
-    start = form_point(rows, 0, x_T, registers)
-    _, fitted = jax.lax.scan(step, (start, registers), jnp.arange(plan.num_evaluations))
-    return jnp.concatenate([rows.weights[:1], fitted])
+    following = jax.tree.map(lambda states: states[1:], reference)
+    _, fitted = jax.lax.scan(step, rows.begin(x_T), (rows.row, following))
+    return jnp.concatenate([rows.first[0][None], fitted])
 
 
 class _Changes(eqx.Module):

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._levels import check_key
+from ._arrays import accumulation_dtype
+from ._checks import check_key
 from .denoiser import Denoiser, clean, combine
-from .noise import accumulation_dtype, normal_like
+from .noise import normal_like
 from .schedules import AbstractSchedule
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..noise import accumulation_dtype
+from .._arrays import accumulation_dtype
 from ..phi import phis
 from ..points import Points, stack
 from ._multistep import Step

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._arrays import is_traced, on_host
-from ..grids import resolve
+from ..grids import grid_points
 from ..plan import Plan
-from ..points import Points, check_grid
+from ..points import Points
 from ..schedules import AbstractSchedule
 
 
@@ -37,11 +37,8 @@ class AbstractSampler(eqx.Module):
         points before it are taken from the registers: a multistep method then needs no start-up steps of
         lower order.
         """
-        times = resolve(grid, schedule)
-        sampler = self
-        if not is_traced((times, schedule, sampler)):
-            schedule, sampler = on_host((schedule, sampler))
-        checked = check_grid(Points.of(schedule, times))
+        checked = grid_points(grid, schedule)
+        sampler = self if is_traced((checked, self)) else on_host(self)
         if known and not 0 < known < len(checked) - 1:
             raise ValueError(f"`known` must leave at least one step of {len(checked) - 1}, got {known}.")
         plan = sampler.table(checked, known)
