@@ -88,8 +88,11 @@ def run_plan(
     return x
 
 
+LAM = (-2.5, 2.0)
+
+
 def flow_error(
-    sampler: Any, schedule: Any, num_steps: int, known: int, lam: tuple[float, float] = (-2.5, 2.0)
+    sampler: Any, schedule: Any, num_steps: int, known: int, lam: tuple[float, float] = LAM
 ) -> float:
     """RMS error at the end of a grid even in lam, with the first `known` outputs exact."""
     lams = np.linspace(*lam, num_steps + 1)
