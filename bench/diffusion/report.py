@@ -155,8 +155,8 @@ def _seconds(group: Sequence[Record]) -> Table:
         values.append("–" if others is None else f"{len(r['compiled'])} of {len(others)}")
         rows.append([*map(Text, values), _verdict([r])])
     note = (
-        "`compiled anew`: of all samplers of that order and so many evaluations, those with a program of their"
-        " own."
+        "`compiled anew`: of all samplers of that order and so many evaluations, those with a program of"
+        " their own."
     )
     return f"{group[0]['problem']}, {group[0]['dtype']}: what the sampler itself takes", headings, rows, note
 

@@ -160,8 +160,12 @@ def records():
         patch.setattr(digits, "SAMPLES", 12)
         patch.setattr(digits, "REFERENCE_STEPS", 9)
         errors.exact.cache_clear()
-        rows = [run("mixture1d", f"{solver}@order", 24) for solver in ("ddim", "unipc[order=2]")]
-        rows.append(run("gaussian[dimension=3]", "ddpm@order", 40))
+        rows = [
+            run("mixture1d", "unipc[order=2]@order", 24),
+            run("gaussian[dimension=3]", "ddpm@order", 40),
+            run("trained_digits", "ddim", 8, "float32"),
+            run("images[batch=2,side=8]", "dpm_solver_pp[order=2]", 6, "float32"),
+        ]
         for size in (4, 8):
             rows += [
                 run("mixture1d", solver, size) for solver in ("ddim", "dpm_solver_pp[mode=single,order=2]")
@@ -171,8 +175,6 @@ def records():
                 run(images, f"ddim[checkpoints={kept}]@gradient", 8 * size, "float32")
                 for kept in ("none", "step")
             ]
-            rows.append(run("trained_digits", "ddim", size, "float32"))
-        rows.append(run("images[batch=2,side=8]", "dpm_solver_pp[order=2]", 6, "float32"))
         yield rows
         errors.exact.cache_clear()
 
@@ -186,7 +188,7 @@ def test_every_question_has_its_answer(records):
 
 def test_orders_are_found(records):
     found = {row["solver"]: row for row in records if row["kind"] == "order"}
-    for name, stated in (("ddim@order", 1), ("unipc[order=2]@order", 3), ("ddpm@order", 1)):
+    for name, stated in (("unipc[order=2]@order", 3), ("ddpm@order", 1)):
         assert found[name]["stated_order"] == stated
         assert found[name]["order"] == pytest.approx(stated, abs=0.15)
         assert len(found[name]["errors"]) == len(found[name]["steps"]) == 3
@@ -314,8 +316,8 @@ def test_tables_pictures_and_page(records, tmp_path):
     with pytest.raises(ValueError, match="diffusion problems"):
         plots.plot([row for row in records if row["kind"] == "order"], "evaluations", tmp_path)
     page = write_page(records, tmp_path / "page.html", "Samplers").read_text()
-    assert page.count("<h2>") == 8 and "3 of 3 samplers show the order that they state" in page
-    assert page.count("data:image/png") == 3 and not re.search(r"https?://|@import", page)
+    assert page.count("<h2>") == 8 and "2 of 2 samplers show the order that they state" in page
+    assert page.count("data:image/png") == 2 and not re.search(r"https?://|@import", page)
 
 
 def test_the_suite_is_valid_and_kept_apart():
