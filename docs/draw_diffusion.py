@@ -29,7 +29,8 @@ def main() -> None:
     denoiser = D.Denoiser(guided, denoiser.prediction, schedule)
     noise = jax.random.normal(jax.random.key(3), (10, 8, 8, 1), jnp.float32)
     x_T = jnp.float32(schedule.sigma(schedule.t_max)) * noise
-    figure, axes = plt.subplots(len(SAMPLERS), 3, figsize=(10.5, 0.42 * len(SAMPLERS) + 0.25), layout="constrained")
+    size = (10.5, 0.42 * len(SAMPLERS) + 0.25)
+    figure, axes = plt.subplots(len(SAMPLERS), 3, figsize=size, layout="constrained")
     for axis, num_steps in zip(axes[0], EVALUATIONS, strict=True):
         axis.set_title(f"{num_steps} evaluations", fontsize=10)
     for row, (name, sampler) in zip(axes, SAMPLERS.items(), strict=True):

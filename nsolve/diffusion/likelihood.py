@@ -28,7 +28,7 @@ from .denoiser import Denoiser
 from .sample import Checkpoints, check_checkpoints, compiled_run
 from .samplers.base import AbstractSampler
 from .samplers.unipc import UniPC
-from .schedules import AbstractSchedule
+from .schedules import TrueTime
 
 Trace = Literal["exact", "hutchinson"]
 
@@ -83,7 +83,7 @@ def log_likelihood(
     else:
         model = _WithTrace(denoiser, probes)
         schedule = denoiser.schedule
-        augmented = Denoiser(model, "eps", _TrueTime(schedule.t_min, schedule.t_max, schedule))
+        augmented = Denoiser(model, "eps", TrueTime(schedule))
         plan = backward_plan(method, augmented.schedule, grid)
         rows = Rows.of(plan, augmented, start)
         (x_T, integral), _, failed = compiled_run(augmented, rows, start, None, None, False, checkpoints)
@@ -109,26 +109,6 @@ def bits_per_dim(log_p: Array, dimension: int, scale: float = 1.0) -> Array:
     if not scale > 0:
         raise ValueError(f"`scale` must be positive, got {scale}.")
     return -log_p / (dimension * math.log(2.0)) + math.log2(scale)
-
-
-class _TrueTime(AbstractSchedule):
-    """A schedule whose networks are told its own time."""
-
-    t_min: float
-    t_max: float
-    schedule: AbstractSchedule
-
-    def log_alpha(self, t: Any) -> Any:
-        return self.schedule.log_alpha(t)
-
-    def log_sigma(self, t: Any) -> Any:
-        return self.schedule.log_sigma(t)
-
-    def t_of_lam(self, lam: Any) -> Any:
-        return self.schedule.t_of_lam(lam)
-
-    def model_time(self, t: Any) -> Any:
-        return t
 
 
 class _WithTrace(eqx.Module):

@@ -306,3 +306,26 @@ class FromFunctions(AbstractSchedule):
             return function(jnp.asarray(t))
         with jax.enable_x64(True):
             return np.asarray(function(jnp.asarray(t, jnp.float64)), np.float64)
+
+
+class TrueTime(AbstractSchedule):
+    """Another schedule, whose network is told the schedule's own time: for networks made of a `Denoiser`."""
+
+    schedule: AbstractSchedule
+    t_min: float
+    t_max: float
+
+    def __init__(self, schedule: AbstractSchedule):
+        self.schedule, self.t_min, self.t_max = schedule, schedule.t_min, schedule.t_max
+
+    def log_alpha(self, t: _Number) -> _Number:
+        return self.schedule.log_alpha(t)
+
+    def log_sigma(self, t: _Number) -> _Number:
+        return self.schedule.log_sigma(t)
+
+    def t_of_lam(self, lam: _Number) -> _Number:
+        return self.schedule.t_of_lam(lam)
+
+    def model_time(self, t: _Number) -> _Number:
+        return t

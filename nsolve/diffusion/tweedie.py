@@ -12,7 +12,7 @@ from ._arrays import accumulation_dtype
 from ._checks import check_key
 from .denoiser import Denoiser, clean, combine
 from .noise import normal_like
-from .schedules import AbstractSchedule
+from .schedules import TrueTime
 
 
 def second_order_tweedie(
@@ -72,30 +72,7 @@ def second_order_tweedie(
         key = check_key(key, "second_order_tweedie", "draws probes")
     model = _Guided(denoiser, log_likelihood, key, curvature, num_probes, scale)
     schedule = denoiser.schedule
-    return Denoiser(model, "x0", _OwnTime(schedule))
-
-
-class _OwnTime(AbstractSchedule):
-    """A schedule whose network is told the schedule's time itself."""
-
-    schedule: AbstractSchedule
-    t_min: float
-    t_max: float
-
-    def __init__(self, schedule: AbstractSchedule):
-        self.schedule, self.t_min, self.t_max = schedule, schedule.t_min, schedule.t_max
-
-    def log_alpha(self, t: Any) -> Any:
-        return self.schedule.log_alpha(t)
-
-    def log_sigma(self, t: Any) -> Any:
-        return self.schedule.log_sigma(t)
-
-    def t_of_lam(self, lam: Any) -> Any:
-        return self.schedule.t_of_lam(lam)
-
-    def model_time(self, t: Any) -> Any:
-        return t
+    return Denoiser(model, "x0", TrueTime(schedule))
 
 
 class _Guided(eqx.Module):

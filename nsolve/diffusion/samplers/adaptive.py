@@ -14,7 +14,7 @@ from ..phi import phis
 from ..points import Points, stack
 from ._multistep import Step
 from .base import AbstractAdaptiveSampler, Attempt, Output, check_choice
-from .dpm_solver import _stages
+from .dpm_solver import stages
 
 Form = Literal["x0", "eps"]
 
@@ -110,8 +110,8 @@ class AdaptiveDPMSolver(AbstractAdaptiveSampler):
         inner = [
             start.at_lam(start.lam + (end.lam - start.lam) * i / self.order) for i in range(1, self.order)
         ]
-        _, a, b = _stages(self.form, start, inner, end, "midpoint")
-        _, lower_a, lower_b = _stages(self.form, start, inner[:-1], end, "midpoint")
+        _, a, b = stages(self.form, start, inner, end, "midpoint")
+        _, lower_a, lower_b = stages(self.form, start, inner[:-1], end, "midpoint")
         outputs = []
         for i, at in enumerate([start, *inner]):
             visited = _combine(a[0, i], x, b[0, i, :i], _stack(outputs, x))

@@ -114,7 +114,7 @@ def _table(
             inner = [grid.at_lam(start.lam + h * j / order) for j in range(1, order)]
         else:
             inner = [grid[first + j] for j in range(1, order)]
-        groups.append((steps, *_stages(form, start, inner, end, solver.variant)))
+        groups.append((steps, *stages(form, start, inner, end, solver.variant)))
     return singlestep(form, groups, grid[-1:], solver.order)
 
 
@@ -129,7 +129,7 @@ def _fast_orders(budget: int, order: int) -> list[int]:
     return [3] * (budget // 3) + [budget % 3]
 
 
-def _stages(
+def stages(
     form: Literal["x0", "eps"], start: Points, inner: list[Points], end: Points, variant: Variant
 ) -> Any:
     """(stages' points (S, m), a (S, m + 1), b (S, m + 1, m)) of steps of order m = 1, 2, 3 (algorithms 1, 4,
