@@ -228,6 +228,41 @@ def test_one_compilation_for_all_plans_of_a_size():
     assert len(traces) == 1
 
 
+def test_unrolled_loop():
+    expected = D.sample(denoiser(), D.UniPC(2), X, TIMES)
+    for options in (
+        {"unroll": 2},
+        {"unroll": 5, "checkpoints": "none"},
+        {"unroll": 2, "checkpoints": "sqrt"},
+    ):
+        np.testing.assert_allclose(
+            D.sample(denoiser(), D.UniPC(2), X, TIMES, **options), expected, rtol=1e-12
+        )
+
+
+def test_tables_are_shared_by_equal_numbers_alone():
+    def run(schedule, grid, sampler=D.DDIM()):  # noqa: B008
+        network = D.Denoiser(lambda x, t: 0.1 * x, "eps", schedule)
+        plan = sampler.plan(grid, schedule)
+        result = D.sample(network, sampler, X, grid)
+        expected = reference.run_plan(plan, np.asarray(X), lambda x, a, s: (x - s * 0.1 * x) / a)
+        np.testing.assert_allclose(result, expected, rtol=1e-12)
+
+    grid = np.array([8.0, 5.0, 2.0])
+    for last in (0.01, 0.02):
+        run(D.Discrete(np.cumprod(1 - np.linspace(1e-3, last, 10))), grid)
+    grid[1] = 4.0  # the same array with other numbers
+    run(D.Discrete(np.cumprod(1 - np.linspace(1e-3, 0.02, 10))), grid)
+    read = {"steepness": 1.0}
+    schedule = D.FromFunctions(lambda t: -read["steepness"] * t, lambda t: jnp.log(t), 0.1, 9.0)
+    for read["steepness"] in (1.0, 0.5):  # the same function that reads another number
+        run(schedule, grid)
+    for sampler in (D.DPMSolverPP(2), D.DPMSolverPP(2, variant="heun"), D.DPMSolverPP(2, sde=False)):
+        run(VP, D.log_snr_grid(5), sampler)
+    traced = jax.jit(lambda x: D.sample(denoiser(), D.UniPC(1), x, TIMES))(X)
+    np.testing.assert_allclose(D.sample(denoiser(), D.UniPC(1), X, TIMES), traced, rtol=1e-12)
+
+
 def test_transform_sees_every_clean_state():
     net = denoiser(transform=lambda x0, t: jnp.clip(x0, -0.3, 0.3))
     _, path = D.sample(net, D.DPMSolverPP(2), X, TIMES, trajectory=True)
@@ -335,6 +370,8 @@ def test_network_that_fails():
         (lambda: D.sample(denoiser(), D.DDIM(), {}, TIMES), ValueError, "no array"),
         (lambda: D.sample(denoiser(), D.DDIM(), X, TIMES, checkpoints=0), ValueError, "`checkpoints`"),
         (lambda: D.sample(denoiser(), D.DDIM(), X, TIMES, checkpoints=True), ValueError, "`checkpoints`"),
+        (lambda: D.sample(denoiser(), D.DDIM(), X, TIMES, unroll=0), ValueError, "`unroll`"),
+        (lambda: D.sample(denoiser(), D.DDIM(), X, TIMES, unroll=2, checkpoints=3), ValueError, "`unroll`"),
         (lambda: D.Denoiser(lambda x, t: x, "noise", VP), ValueError, "`prediction`"),
         (lambda: D.Denoiser(lambda x, t: x, "eps", "vp"), TypeError, "`schedule`"),
         (lambda: D.Denoiser(3, "eps", VP), TypeError, "`model`"),

@@ -16,5 +16,5 @@ def draw():
 
 @pytest.mark.parametrize("name", draw().tables())
 def test_tables_are_drawn_from_the_records(name):
-    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    page = draw().page_of(name).read_text()
     assert draw().fill(page, name, draw().tables()[name]) == page

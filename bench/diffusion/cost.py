@@ -29,8 +29,10 @@ def overhead(cell: Any, settings: Any, images: Images) -> dict[str, Any]:
 
     made, grid = own.sampler(cell.spec.solver), own.grid(cell.spec.solver, cell.size)
 
+    unroll = int(cell.spec.solver.options.get("unroll", 1))
+
     def solve() -> jax.Array:
-        return jax.block_until_ready(diffusion.sample(denoiser, made, x, grid, jr.key(0), checkpoints="none"))
+        return jax.block_until_ready(diffusion.sample(denoiser, made, x, grid, jr.key(0), unroll=unroll))
 
     _, first = clock(solve)
     times: list[float] = []
@@ -39,7 +41,7 @@ def overhead(cell: Any, settings: Any, images: Images) -> dict[str, Any]:
     others, compiled = own.of_order(made.order), []
     for column in others:
         plan, traces = own.plan_of(column, schedule(), cell.size), counted.count.traces
-        diffusion.sample(denoiser, plan, x, checkpoints="none")
+        diffusion.sample(denoiser, plan, x, unroll=unroll)
         compiled += [str(column)] if counted.count.traces > traces else []
     return {
         "result": "successful",

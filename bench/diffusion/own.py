@@ -1,7 +1,7 @@
 """This project's samplers: names are short forms of the classes, their fields are the parameters.
 
-Beside them, `grid` is one of the grids of `nsolve.diffusion` without `_grid`, and `checkpoints` what
-`sample` keeps for reverse mode.
+Beside them, `grid` is one of the grids of `nsolve.diffusion` without `_grid`; `unroll` and `checkpoints` are
+those of `sample`.
 """
 
 import inspect
@@ -32,7 +32,7 @@ CLASSES = {
 }
 GRIDS = ("log_snr", "uniform", "quadratic", "karras")
 #: Of the column, not of the sampler.
-COMMON = ("grid", "checkpoints")
+COMMON = ("grid", "checkpoints", "unroll")
 #: Columns that learn from the problem (`bench.diffusion.fitted`): UniPC with its grid and weights tuned to
 #: it, and DPM-Solver-v3.
 FITTED = {"tuned": ("order", "num_steps", "grid"), "dpm_solver_v3": ("order", "corrector", "pseudo", *COMMON)}

@@ -1,5 +1,6 @@
 """What the suite is for, as one table of Markdown: our figure, what stands beside it, and the ratio."""
 
+import re
 from collections.abc import Sequence
 
 from .. import table
@@ -14,6 +15,28 @@ def promises(records: Sequence[Record]) -> str:
     good = [r for r in records if table.succeeded(r)]
     lines = ["| work | nsolve | beside | ratio |", "|---|---:|---|---:|"]
     return "\n".join([*lines, *_orders(records), *_errors(good), *_seconds(good), *_memory(good)]) + "\n"
+
+
+def tuned(records: Sequence[Record]) -> str:
+    """What tuning is worth: a row a mixture, errors after so many evaluations by default and tuned."""
+    errors = [r for r in records if report.kind(r) == "error" and table.succeeded(r)]
+    sizes = sorted({r["size"] for r in errors if report.column(r).startswith("tuned")})
+    lines = [
+        "| mixture | " + " | ".join(f"{size} evaluations" for size in sizes) + " |",
+        "|---|" + "---:|" * len(sizes),
+    ]
+    for group in report.groups(errors):
+        cells = []
+        for size in sizes:
+            found = {report.column(r): r["true_residual"] for r in group if r["size"] == size}
+            best = [error for name, error in found.items() if name.startswith("tuned")]
+            if best and report.RIVAL in found:
+                cells.append(f"{table.scientific(found[report.RIVAL])} → {table.scientific(min(best))}")
+            else:
+                cells.append("")
+        if any(cells):
+            lines.append(f"| `{group[0]['problem']}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def orders(records: Sequence[Record]) -> list[Record]:
@@ -61,7 +84,8 @@ def _seconds(records: Sequence[Record]) -> list[str]:
             if name.startswith(DIFFUSERS) or not ours:
                 continue
             beside, ratio = "", ""
-            theirs = table.median_seconds(found[DIFFUSERS + name]) if DIFFUSERS + name in found else None
+            same = DIFFUSERS + re.sub(r",?unroll=\d+", "", name)  # which is nothing to them
+            theirs = table.median_seconds(found[same]) if same in found else None
             if theirs:
                 beside, ratio = f"diffusers: {table.seconds(theirs)}", f"{theirs / ours:.1f}"
             work = f"{r['problem']}, {r['size']} steps of `{name}`, the sampler itself"

@@ -1,5 +1,6 @@
 """A plan in the precision of a state, row by row: what every loop over a plan is made of."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +12,10 @@ from jaxtyping import Array, PyTree
 from ._arrays import accumulation_dtype, is_traced, namespace
 from .denoiser import Denoiser, affine, combine, evaluate, transformed
 from .plan import Plan
+
+# As many states as the plan has registers. Arrays of their own, all written anew by a fused loop: faster than
+# one array of them with a slice replaced.
+Registers = tuple[PyTree[Array], ...]
 
 
 class Row(eqx.Module):
@@ -79,10 +84,9 @@ class Rows(eqx.Module):
         """The row of the k-th evaluation; k may be traced."""
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[k], self.row)
 
-    def begin(self, x_T: PyTree[Array], xi: PyTree[Array] | None = None) -> tuple[PyTree, PyTree]:
+    def begin(self, x_T: PyTree[Array], xi: PyTree[Array] | None = None) -> tuple[PyTree, Registers]:
         """(first point, empty registers)."""
-        number = self.first[0].shape[0] - 2
-        registers = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), x_T)
+        registers = (jax.tree.map(jnp.zeros_like, x_T),) * (self.first[0].shape[0] - 2)
         return form_point(*self.first, x_T, registers, xi), registers
 
 
@@ -96,34 +100,32 @@ def look(denoiser: Denoiser, row: Row, x: PyTree[Array], clean: bool = False) ->
     return combine(row.reads[0], x, row.reads[1], x0), x0
 
 
-def store(row: Row, registers: PyTree[Array], kept: PyTree[Array]) -> PyTree[Array]:
+def store(row: Row, registers: Registers, kept: PyTree[Array]) -> Registers:
     """The registers with one more output."""
 
-    def write(all_of_leaf: Array, leaf: Array) -> Array:
-        return jax.lax.dynamic_update_index_in_dim(all_of_leaf, leaf.astype(all_of_leaf.dtype), row.slot, 0)
+    def write(number: int, old: Array, new: Array) -> Array:
+        return jnp.where(row.slot == number, new.astype(old.dtype), old)
 
-    return jax.tree.map(write, registers, kept)
+    return tuple(jax.tree.map(partial(write, j), register, kept) for j, register in enumerate(registers))
 
 
 def form_point(
-    weights: Any, shift: Any, x: PyTree[Array], registers: PyTree[Array], xi: PyTree[Array] | None = None
+    weights: Any, shift: Any, x: PyTree[Array], registers: Registers, xi: PyTree[Array] | None = None
 ) -> PyTree[Array]:
     """The point that a row's weights make from the last point, the registers and the noise."""
 
-    def sum_up(leaf: Array, kept: Array, *noise: Array) -> Array:
+    def sum_up(leaf: Array, *others: Array) -> Array:
         total = weights[0] * leaf
-        for j in range(kept.shape[0]):
-            total = total + weights[1 + j] * kept[j]
-        if noise:
-            total = total + weights[-1] * noise[0]
+        for weight, other in zip(weights[1:], others, strict=xi is not None):
+            total = total + weight * other
         return (total if shift is None else total + shift).astype(leaf.dtype)
 
-    return jax.tree.map(sum_up, x, registers, *(() if xi is None else (xi,)))
+    return jax.tree.map(sum_up, x, *registers, *(() if xi is None else (xi,)))
 
 
 def advance(
-    denoiser: Denoiser, row: Row, x: PyTree[Array], registers: PyTree[Array]
-) -> tuple[PyTree[Array], PyTree[Array]]:
+    denoiser: Denoiser, row: Row, x: PyTree[Array], registers: Registers
+) -> tuple[PyTree[Array], Registers]:
     """(next point, registers) after a row's evaluation; no noise."""
     registers = store(row, registers, look(denoiser, row, x)[0])
     return form_point(row.weights, row.shift, x, registers), registers

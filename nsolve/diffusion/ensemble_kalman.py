@@ -123,7 +123,7 @@ def _run(
     def step(carry: Any, row: Any) -> tuple[Any, None]:
         x, failed = carry
         number, predict, advance = row
-        end, _, bad = run(denoiser, predict, x, None, None, False, "none")
+        end, _, bad = run(denoiser, predict, x, None, False, "none")
         seen = (forward(end) / noise_std).reshape(-1, y.size)
         misfit = seen - (y / noise_std).ravel()
         if guidance_scale is None:
@@ -132,7 +132,7 @@ def _run(
             moved = _kalman(x, seen, misfit, power)
         else:
             moved = _published(x, seen, misfit, guidance_scale)
-        x, _, worse = run(denoiser, advance, moved, None, None, False, "none")
+        x, _, worse = run(denoiser, advance, moved, None, False, "none")
         failed = jnp.where((failed < 0) & ~(is_finite(x, seen) & (bad < 0) & (worse < 0)), number, failed)
         return (x, failed), None
 

@@ -110,7 +110,7 @@ def _by_steps(
         x: PyTree[Array], end: PyTree[Array], noise: PyTree[Array], weights: Any, shift: Any
     ) -> tuple[PyTree[Array], Array]:
         """x + (end - c x - d eps) / c, and the size of this gap."""
-        point = form_point(weights, shift, x, jax.tree.map(lambda leaf: leaf[None], noise))
+        point = form_point(weights, shift, x, (noise,))
         gap = jax.tree.map(jnp.subtract, end, point)
         c = weights[0]
         return jax.tree.map(lambda a, b: (a + b / c).astype(a.dtype), x, gap), _norm(gap) / _norm(end)

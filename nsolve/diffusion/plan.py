@@ -25,7 +25,7 @@ class Plan(eqx.Module):
     is that). Then for k = 0 ... K-1: the network sees x at `model_time[k]`; the register `registers[k]` keeps
     y = reads[k, 0] x + reads[k, 1] x0; and row k+1 makes the next point,
 
-        x <- w[0] x + w[1] register_1 + ... + w[n] register_n + w[n+1] xi,
+        x <- w[0] x + w[1] register_0 + ... + w[n] register_{n-1} + w[n+1] xi,
 
     xi standard normal. The point that the last row makes is the result. Methods with several evaluations a
     step, and predictors with correctors, need no second state: what they start a step from is itself a
@@ -39,7 +39,8 @@ class Plan(eqx.Module):
     - `shifts` (K+1, ...): added to the points; None for nothing.
     - `clock` (K+1,): the noise's own time at every point, for noise that survives refinement
       (`BrownianPath`): the xi of a row is the increment between two points of a Brownian motion B, scaled to
-      variance one, and `clock` is the logarithm of the time of B. None where there is no such motion.
+      variance one, and `clock` is the logarithm of the time of B, which may run either way. None where there
+      is no such motion.
     - `stochastic`: whether any weight of xi differs from zero.
     """
 

@@ -125,7 +125,7 @@ def _run(
         number = number + corrector_steps
         kept, _ = look(denoiser, row, x)
         z = normal_like(key, number, x)
-        x = form_point(row.weights, row.shift, x, jax.tree.map(lambda leaf: leaf[None], kept), z)
+        x = form_point(row.weights, row.shift, x, (kept,), z)
         return (x, watch(failed, number, kept)), None
 
     table = (jnp.arange(len(rows)), rows.row, noise_rows.row, sigma[:-1])

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._upstream import checkpointed_scan
+from ._arrays import is_traced
+from ._cache import prepared
 from ._checks import check_state, is_finite, raise_if_failed
 from ._rows import Row, Rows, form_point, look, store
 from .denoiser import Denoiser
@@ -37,6 +39,7 @@ def sample(
     *,
     trajectory: bool = False,
     checkpoints: Checkpoints = "step",
+    unroll: int = 1,
     throw: bool = True,
 ) -> Any:
     """Carry x_T along the grid to a sample.
@@ -56,6 +59,8 @@ def sample(
     - `checkpoints`: what reverse mode keeps of N evaluations. `"step"` the N states (the network is evaluated
       again); `"none"` all that the network needs (fastest, and largest); `"sqrt"` about 2 sqrt(N) states; a
       number c at most c states, constant in N. Only the last excludes forward mode.
+    - `unroll`: so many evaluations make one turn of the compiled loop. For networks that take microseconds;
+      the program, and its compilation, grow with it. Not with a number of checkpoints.
     - `throw`: raise if the network returns NaN or infinity (else such a sample is returned).
 
     **Returns:** the sample, in the structure, shapes and dtypes of x_T.
@@ -66,6 +71,7 @@ def sample(
     """
     check_state(x_T)
     check_checkpoints(checkpoints)
+    _check_unroll(unroll, checkpoints)
     if isinstance(sampler, AbstractAdaptiveSampler):
         raise TypeError(
             f"{type(sampler).__name__} chooses its own steps: call `ns.diffusion.sample_adaptive` instead."
@@ -73,21 +79,22 @@ def sample(
     if isinstance(sampler, Plan):
         if grid is not None:
             raise ValueError("`grid` must be None with a Plan, which has its own.")
-        plan = sampler
     elif isinstance(sampler, AbstractSampler):
         if grid is None:
             raise ValueError(
                 "`grid` is missing: give times or, say, `ns.diffusion.log_snr_grid(num_steps=10)`."
             )
-        plan = sampler.plan(grid, denoiser.schedule)
     else:
         raise TypeError(
             f"`sampler` must be a sampler of ns.diffusion or a Plan, got {type(sampler).__name__}."
         )
+    plan, rows = prepared(denoiser, sampler, grid, x_T)
     noise = _noise(plan, key, type(sampler).__name__)
-    rows = Rows.of(plan, denoiser, x_T)
-    x, points, failed = compiled_run(denoiser, rows, x_T, noise, None, trajectory, checkpoints)
+    arguments = denoiser, rows, x_T, noise, trajectory, checkpoints, unroll
+    x, points, failed = compiled_run(*arguments, watch=False)
     if throw:
+        if not is_traced(failed) and int(failed) >= 0:
+            _, _, failed = compiled_run(*arguments, watch=True)  # which evaluation it was
         x = raise_if_failed(x, failed)
     return (x, Trajectory(jnp.asarray(plan.t), *points)) if trajectory else x
 
@@ -97,23 +104,28 @@ def run(
     rows: Rows,
     x_T: PyTree[Array],
     noise: AbstractNoise | None = None,
-    registers: PyTree[Array] | None = None,
     trajectory: bool = False,
     checkpoints: Checkpoints = "step",
+    unroll: int = 1,
+    watch: bool = True,
 ) -> tuple[PyTree[Array], Any, Array]:
-    """(x, points of the trajectory, number of the first evaluation that was not finite or -1)."""
+    """(x, points of the trajectory, number of the first evaluation that was not finite or -1).
+
+    Without `watch` only the result is looked at, into which NaN and infinity of any evaluation are carried,
+    and the number is that of the last."""
     clock = rows.row.clock
     noise_state = xi = None
     if noise is not None:
         noise_state = noise.init(x_T, clock[0][0])
         xi, noise_state = noise.draw(noise_state, jnp.asarray(0), clock[0][0], clock[0][0], x_T)
-    x, empty = rows.begin(x_T, xi)
+    x, registers = rows.begin(x_T, xi)
 
     def step(carry: Any, numbered: tuple[Array, Row]) -> tuple[Any, Any]:
         x, registers, noise_state, failed = carry
         number, row = numbered
         kept, x0 = look(denoiser, row, x, clean=trajectory)
-        failed = jnp.where((failed < 0) & ~is_finite(kept), number, failed)
+        if watch:
+            failed = jnp.where((failed < 0) & ~is_finite(kept), number, failed)
         registers = store(row, registers, kept)
         xi = None
         if noise is not None:
@@ -122,9 +134,10 @@ def run(
         next_x = form_point(row.weights, row.shift, x, registers, xi)
         return (next_x, registers, noise_state, failed), ((x, x0) if trajectory else None)
 
-    carry = (x, empty if registers is None else registers, noise_state, jnp.asarray(-1))
+    carry = (x, registers, noise_state, jnp.asarray(-1))
     table = (jnp.arange(len(rows)), rows.row)
-    (x, _, _, failed), points = _scan(step, carry, table, len(rows), checkpoints)
+    (x, _, _, failed), points = _scan(step, carry, table, len(rows), checkpoints, unroll)
+    failed = jnp.where((failed < 0) & ~is_finite(x), len(rows) - 1, failed)
     if trajectory:
         visited, clean = points
         visited = jax.tree.map(lambda leaf, last: jnp.concatenate([leaf, last[None]]), visited, x)
@@ -135,11 +148,13 @@ def run(
 compiled_run = eqx.filter_jit(run)
 
 
-def _scan(step: Any, carry: Any, table: Any, length: int, checkpoints: Checkpoints) -> tuple[Any, Any]:
+def _scan(
+    step: Any, carry: Any, table: Any, length: int, checkpoints: Checkpoints, unroll: int
+) -> tuple[Any, Any]:
     if checkpoints == "none":
-        return jax.lax.scan(step, carry, table)
+        return jax.lax.scan(step, carry, table, unroll=unroll)
     if checkpoints == "step":
-        return jax.lax.scan(jax.checkpoint(step), carry, table)
+        return jax.lax.scan(jax.checkpoint(step), carry, table, unroll=unroll)
     if checkpoints != "sqrt":
         return checkpointed_scan(step, carry, table, length, checkpoints)
     # Blocks of about sqrt(N) rows are recomputed from their first state, and their rows one by one.
@@ -149,7 +164,7 @@ def _scan(step: Any, carry: Any, table: Any, length: int, checkpoints: Checkpoin
     rest = jax.tree.map(lambda leaf: leaf[whole:], table)
 
     def block(carry: Any, rows: Any) -> tuple[Any, Any]:
-        return jax.lax.scan(jax.checkpoint(step), carry, rows)
+        return jax.lax.scan(jax.checkpoint(step), carry, rows, unroll=unroll)
 
     carry, points = jax.lax.scan(jax.checkpoint(block), carry, blocks)
     points = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), points)
@@ -175,3 +190,10 @@ def check_checkpoints(checkpoints: Any) -> None:
         raise ValueError(
             f"`checkpoints` must be 'none', 'step', 'sqrt' or a positive number, got {checkpoints!r}."
         )
+
+
+def _check_unroll(unroll: Any, checkpoints: Checkpoints) -> None:
+    if isinstance(unroll, bool) or not isinstance(unroll, int) or unroll < 1:
+        raise ValueError(f"`unroll` must be a positive number, got {unroll!r}.")
+    if unroll > 1 and isinstance(checkpoints, int):
+        raise ValueError(f"`unroll` must be 1 where `checkpoints` is a number, got {unroll}.")

@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
 from ._arrays import is_traced
-from ._rows import Row, Rows, advance
+from ._rows import Row, Rows, advance, form_point
 from .denoiser import Denoiser
 from .grids import resolve
 from .plan import Plan
@@ -100,16 +100,14 @@ def _fit(denoiser: Denoiser, plan: Plan, x_T: Any, reference: Any, ridge: float)
         row, wanted = at
         reached, registers = advance(denoiser, row, x, registers)
         miss = flat(jax.tree.map(lambda a, b: (a - b)[None], wanted, reached))[0]
-        kept = flat(registers)
+        kept = flat(jax.tree.map(lambda *leaves: jnp.stack(leaves), *registers))
         damping = jnp.sqrt(ridge * jnp.sum(kept**2) / n)
         matrix = jnp.concatenate([kept.T, damping * jnp.eye(n, dtype=kept.dtype)])
         change = lx.linear_solve(
             lx.MatrixLinearOperator(matrix), jnp.concatenate([miss, jnp.zeros(n, miss.dtype)]), lx.QR()
         ).value
         weights = row.weights.at[1 : n + 1].add(change)
-        x = jax.tree.map(
-            lambda leaf, kept: (leaf + jnp.tensordot(change, kept, 1)).astype(leaf.dtype), reached, registers
-        )
+        x = form_point(jnp.concatenate([jnp.ones(1), change]), None, reached, registers)
         return (x, registers), weights
 
     following = jax.tree.map(lambda states: states[1:], reference)

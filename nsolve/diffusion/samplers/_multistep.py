@@ -3,15 +3,17 @@
 With lam as variable, the probability-flow ODE and the reverse SDEs are linear in x but for the network's
 output y, so that over a step from lam_s to lam_t = lam_s + h
 
-    x_t = A x_s + B sum_j w_j y_j + s xi,        sum_j w_j r_j^k = k! phi_{k+1}(z),   r_j = (lam_j - lam_s) /
-    h,
+    x_t = A x_s + B sum_j w_j y_j + s xi,
+    sum_j w_j r_j^k = k! phi_{k+1}(z) for k = 0, 1, ...,    r_j = (lam_j - lam_s) / h,
 
-is exact for every y that is a polynomial in lam through the nodes lam_j: as many orders as nodes. With y =
-x0, A = (sigma_t / sigma_s) e^{-eta h}, B = alpha_t (1 + eta) h, z = -(1 + eta) h, s^2 = sigma_t^2 (1 - e^{-2
-eta h}); with y = eps, A = alpha_t / alpha_s, B = -sigma_t (1 + eta) h, z = h, s^2 = eta sigma_t^2 (e^{2h} -
-1). eta = 0 is the ODE, eta = 1 the reverse SDE. DDIM, DPM-Solver and DPM-Solver++ (multistep), UniPC,
-SA-Solver and DEIS in log rho are this formula (arXiv:2206.00927, 2211.01095, 2302.04867, 2309.05019,
-2204.13902).
+is exact for every y that is a polynomial in lam through the nodes lam_j: as many orders as nodes.
+
+    y = x0:   A = (sigma_t / sigma_s) e^{-eta h}, B = alpha_t (1 + eta) h, z = -(1 + eta) h,
+              s^2 = sigma_t^2 (1 - e^{-2 eta h})
+    y = eps:  A = alpha_t / alpha_s, B = -sigma_t (1 + eta) h, z = h, s^2 = eta sigma_t^2 (e^{2h} - 1)
+
+eta = 0 is the ODE, eta = 1 the reverse SDE. DDIM, DPM-Solver and DPM-Solver++ (multistep), UniPC, SA-Solver
+and DEIS in log rho are this formula (arXiv:2206.00927, 2211.01095, 2302.04867, 2309.05019, 2204.13902).
 """
 
 import math

@@ -1,0 +1,61 @@
+"""Tables that were worked out before.
+
+A plan takes a millisecond of host time, as much as many a small model's samples. It follows from the numbers
+in the sampler, the grid and the schedule, so calls with the same numbers share it.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ._arrays import is_traced
+from ._rows import Rows
+from .denoiser import Denoiser
+from .plan import Plan
+from .samplers.base import AbstractSampler
+
+_Prepared = tuple[Plan, Rows]
+_MOST_TABLES, _MOST_BYTES = 64, 2**17
+_tables: dict[Any, _Prepared] = {}
+
+
+def prepared(denoiser: Denoiser, sampler: AbstractSampler | Plan, grid: Any, x_T: PyTree[Array]) -> _Prepared:
+    """The plan of a sampler on a grid, and its rows for a denoiser and a state."""
+
+    def make() -> _Prepared:
+        plan = sampler if isinstance(sampler, Plan) else sampler.plan(grid, denoiser.schedule)
+        return plan, Rows.of(plan, denoiser, x_T)
+
+    if isinstance(sampler, Plan):
+        return make()
+    dtype = jnp.result_type(*jax.tree.leaves(x_T))
+    asked = (sampler, grid, denoiser.schedule, denoiser.prediction, denoiser.transform is None, str(dtype))
+    try:
+        key = _numbers(asked)
+    except TypeError:
+        return make()
+    if key not in _tables:
+        if len(_tables) >= _MOST_TABLES:
+            _tables.pop(next(iter(_tables)))  # the oldest
+        _tables[key] = make()
+    return _tables[key]
+
+
+def _numbers(value: Any) -> Any:
+    """A key that is equal for equal numbers; TypeError for what is not made of numbers, such as functions,
+    which may change what they return."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return type(value), value
+    if isinstance(value, tuple):
+        return tuple(_numbers(part) for part in value)
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and not is_traced(value):
+        if value.nbytes > _MOST_BYTES:
+            raise TypeError("too long to compare")
+        return value.shape, str(value.dtype), np.asarray(value).tobytes()
+    if isinstance(value, eqx.Module):
+        return type(value), tuple(_numbers(part) for part in vars(value).values())
+    raise TypeError(f"no numbers: {type(value).__name__}")
