@@ -2,7 +2,7 @@
 
     python docs/draw.py
 
-rewrites the tables between the markers of `docs/benchmarks.md` and the pictures in `docs/images`; a test
+rewrites the tables between the markers of the pages and the pictures in `docs/images`; a test
 checks that the tables are those of the records.  Make the records anew with `nsolve-bench run SUITE --fresh
 --out docs/benchmarks/SUITE.jsonl` and `nsolve-bench probes --out docs/benchmarks/probes.jsonl`.
 """
@@ -19,11 +19,11 @@ from rich.console import Console
 from bench import plots, probes, record, show, table
 from bench.diffusion.promises import orders as diffusion_orders
 from bench.diffusion.promises import promises as diffusion_promises
+from bench.diffusion.promises import tuned as diffusion_tuned
 from bench.sequences import drifting, report
 from bench.transport.promises import promises as transport_promises
 
 DOCS = Path(__file__).parent
-PAGE = DOCS / "benchmarks.md"
 RECORDS = DOCS / "benchmarks"
 # name of the picture, suite, problem, size (None: all), kind of plot
 PICTURES = (
@@ -132,6 +132,7 @@ def diffusion_tables() -> dict[str, str]:
     return {
         "diffusion-promises": diffusion_promises(rows),
         "diffusion-orders": show.markdown(diffusion_orders(rows)),
+        "diffusion-tuned": diffusion_tuned(rows),
         "diffusion": show.markdown(rows),
     }
 
@@ -161,11 +162,16 @@ def fill(page: str, name: str, text: str) -> str:
     return f"{before}{start}\n\n{text.strip()}\n\n{end}{after}"
 
 
+def page_of(name: str) -> Path:
+    """The one page that has the markers of a table."""
+    (page,) = (path for path in DOCS.glob("*.md") if f"<!-- {name} -->" in path.read_text())
+    return page
+
+
 def main() -> None:
-    page = PAGE.read_text()
     for name, text in tables().items():
-        page = fill(page, name, text)
-    PAGE.write_text(page)
+        page = page_of(name)
+        page.write_text(fill(page.read_text(), name, text))
     for name, suite, problem, size, kind in PICTURES:
         if not (RECORDS / f"{suite}.jsonl").exists():
             continue
