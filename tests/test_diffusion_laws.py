@@ -1,5 +1,7 @@
 """What is true of every sampler in `tests/diffusion_cases.py`."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -88,6 +90,25 @@ def test_exact_on_polynomials(case: Case):
     for i in range(case.known):
         registers[i % plan.num_registers] = output(before[i])
     np.testing.assert_allclose(reference.run_plan(plan, start, x0_of, registers), exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sampler", [D.UniPC(3), D.DPMSolverPP(3), D.DPMSolver(2), D.SASolver(tau=0.0)])
+def test_a_long_last_step_is_not_extrapolated_to(sampler):
+    """Times even in t end with a step several times as long in lam: there the order falls, elsewhere it does
+    not, and a traced grid is treated alike."""
+    full = dataclasses.replace(sampler, lower_order_final=False)
+    schedule, errors = SCHEDULES["vp"], []
+    first, last = schedule.lam(np.array([schedule.t_max, schedule.t_min]))
+    exact = reference.exact_flow(schedule, first, last)
+    for one in (sampler, full):
+        reached = reference.run_plan(one.plan(D.uniform_grid(20), schedule), exact(first))
+        errors.append(np.sqrt(np.mean((reached - exact(last)) ** 2)))
+    assert errors[0] < 0.5 * errors[1]
+    for grid in (D.uniform_grid(20)(schedule), D.log_snr_grid(20)(schedule)):
+        traced = jax.jit(lambda t: sampler.plan(t, schedule).weights)(grid)
+        np.testing.assert_allclose(traced, sampler.plan(grid, schedule).weights, rtol=1e-9, atol=1e-11)
+    even = D.log_snr_grid(20)
+    np.testing.assert_array_equal(sampler.plan(even, schedule).weights, full.plan(even, schedule).weights)
 
 
 @rows(CASES)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import is_traced, on_host
+from ._arrays import is_traced
 from .grids import grid_points
 from .plan import Plan
 from .points import Points
-from .samplers.base import AbstractSampler
+from .samplers.base import AbstractSampler, table_of
 from .schedules import AbstractSchedule
 
 
@@ -35,7 +35,7 @@ def backward_plan(sampler: AbstractSampler, schedule: AbstractSchedule, grid: An
     """The plan of a deterministic sampler from the grid's last time to its first."""
     points = finite_points(schedule, grid)[::-1]
     with np.errstate(invalid="ignore"):  # backwards, noise would need a negative variance
-        plan = (sampler if is_traced((points, sampler)) else on_host(sampler)).table(points, 0)
+        plan = table_of(sampler, points)
     if plan.stochastic:
         raise ValueError(f"`sampler` must be deterministic, but {type(sampler).__name__} adds noise.")
     return plan

@@ -105,16 +105,12 @@ def is_noisy(eta: Any) -> bool:
     return not (isinstance(eta, float | int) and eta == 0)
 
 
-# Below so many steps the last ones use fewer outputs unless told otherwise (the habit of diffusers).
-_FEW_STEPS = 15
-
-
 def start_up(num_steps: int, order: int, lower_order_final: bool | None = False) -> np.ndarray:
-    """Orders of the steps of a multistep method: as many as there are outputs, and towards the end, if wished
-    (None: on short grids), as few as there are steps left."""
+    """Orders of the steps of a multistep method: as many as there are outputs, and if wished as few as there
+    are steps left."""
     step = np.arange(num_steps)
     orders = np.minimum(step + 1, order)
-    if num_steps < _FEW_STEPS if lower_order_final is None else lower_order_final:
+    if lower_order_final:
         orders = np.minimum(orders, num_steps - step)
     return orders
 

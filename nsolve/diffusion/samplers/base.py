@@ -1,10 +1,13 @@
 """What a sampler is: a module that turns a grid into a plan."""
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -37,17 +40,38 @@ class AbstractSampler(eqx.Module):
         points before it are taken from the registers: a multistep method then needs no start-up steps of
         lower order.
         """
-        checked = grid_points(grid, schedule)
-        sampler = self if is_traced((checked, self)) else on_host(self)
-        if known and not 0 < known < len(checked) - 1:
-            raise ValueError(f"`known` must leave at least one step of {len(checked) - 1}, got {known}.")
-        plan = sampler.table(checked, known)
+        points = grid_points(grid, schedule)
+        if known and not 0 < known < len(points) - 1:
+            raise ValueError(f"`known` must leave at least one step of {len(points) - 1}, got {known}.")
+        plan = table_of(self, points, known)
         if not is_traced(plan) and not np.all(np.isfinite(plan.weights)):
             raise ValueError(
                 f"{type(self).__name__} cannot step over this grid: some weight is not finite. Where there "
                 "is no signal (`t_max` of some schedules) or no noise (t = 0), begin later or end earlier."
             )
         return plan
+
+
+# On fewer steps than these, or where the last is so much longer in lam than the one before, a last step of
+# high order does harm. (diffusers looks at the number alone, and loses its digits on grids even in t.)
+_FEW_STEPS, _LONG_STEP = 15, 1.5
+
+
+def table_of(sampler: AbstractSampler, grid: Points, known: int = 0) -> Plan:
+    """The table of a sampler on points, which may also run backwards; `lower_order_final=None` is settled
+    here."""
+    sampler = sampler if is_traced((grid, sampler)) else on_host(sampler)
+    if getattr(sampler, "lower_order_final", False) is not None:
+        return sampler.table(grid, known)
+    lower, full = (dataclasses.replace(sampler, lower_order_final=flag) for flag in (True, False))
+    if len(grid) - 1 < _FEW_STEPS:
+        return lower.table(grid, known)
+    last, before = grid.lam[-1] - grid.lam[-2], grid.lam[-2] - grid.lam[-3]
+    is_long = last > _LONG_STEP * before
+    if not is_traced(is_long):
+        return (lower if is_long else full).table(grid, known)
+    plans = lower.table(grid, known), full.table(grid, known)
+    return jax.tree.map(lambda a, b: jnp.where(is_long, a, b), *plans)
 
 
 Output = Callable[[Literal["x0", "eps"], PyTree[Array], Points], PyTree[Array]]

@@ -27,7 +27,8 @@ class DEIS(AbstractSampler):
     - `variable`: in which the noise is a polynomial: `"t"` the time (tAB, the paper's choice), `"rho"` sigma
       / alpha (rhoAB, the ordinary Adams-Bashforth method of any spacing), `"log_rho"` the logarithm of it
       (diffusers; the same as multistep DPM-Solver with exact weights).
-    - `lower_order_final`: the last steps use fewer outputs; None: only on grids of less than 15 steps.
+    - `lower_order_final`: the last steps use fewer outputs; None: where there are less than 15 steps, or
+      the last is over 1.5 times as long in lam as the one before.
     - `legacy`: integrate by the 10000-point Riemann sums of the published code. They are of first order,
       which shows once the sample's error falls to 1e-5.
 

@@ -25,7 +25,8 @@ class DPMSolver(AbstractSampler):
     exactly one evaluation for each of them. For guided or latent models take `DPMSolverPP`.
 
     - `variant`: how two outputs are weighted: `"midpoint"` (phi_1 / 2, smaller error) or `"heun"` (phi_2).
-    - `lower_order_final`: the last multisteps use fewer outputs; None: only on grids of less than 15 steps.
+    - `lower_order_final`: the last steps use fewer outputs; None: where there are less than 15 steps, or
+      the last is over 1.5 times as long in lam as the one before.
     - `legacy`: the published third-order multistep, which misses a factor 2 and has order 2.
 
     `"fast"` ends with steps of lower order, so its global order is at most 2.

@@ -29,7 +29,8 @@ class DPMSolverV3(AbstractSampler):
     - `corrector`: correct each point with its own output (the last is not).
     - `pseudo`: estimate the k-th derivative from the k + 1 newest outputs alone, in the predictor (published:
       for 5 steps), the corrector (published: always) or both. Steadier with few steps, but of order 2.
-    - `lower_order_final`: the last steps use fewer outputs; None: only on grids of less than 15.
+    - `lower_order_final`: the last steps use fewer outputs; None: where there are less than 15 steps, or
+      the last is over 1.5 times as long in lam as the one before.
 
     Zheng et al., arXiv:2310.13268. Deviations: the integrals are made by Gauss-Legendre quadrature over
     splines, so times need not be among those of the statistics; the corrector has all of its order.

@@ -26,8 +26,8 @@ class SASolver(AbstractSampler):
     - `tau`: a number, or a function of the time at which a step starts (times (N,) of the schedule to (N,)),
       say 1 in the middle of the noise's range and 0 elsewhere. tau^2 is the eta of `DPMSolverPP(sde=eta)`.
     - `prediction`: interpolate the clean state (`"x0"`, recommended) or the noise (`"eps"`).
-    - `lower_order_final`: the last steps use fewer outputs (published: always); None: only on grids of less
-      than 15 steps.
+    - `lower_order_final`: the last steps use fewer outputs (published: always); None: where there are less
+      than 15 steps, or the last is over 1.5 times as long in lam as the one before.
     - `legacy`: the published weights of two outputs, which have 1/2 in place of phi_2 (same orders).
 
     Xue et al., arXiv:2309.05019. The integrals of lam^k e^lam are done here without cancellation.

@@ -23,8 +23,8 @@ class UniPC(AbstractSampler):
     - `prediction`: interpolate the clean state (`"x0"`, robust with guidance) or the noise (`"eps"`).
     - `variant`: None uses the exact weights. `"bh1"`, `"bh2"`: the published shortcuts, which differ only in
       the predictor of order 2 and the corrector of order 1, at the same orders.
-    - `lower_order_final`: the last steps use fewer outputs (published: always); None: only on grids of less
-      than 15.
+    - `lower_order_final`: the last steps use fewer outputs (published: always); None: where there are less
+      than 15 steps, or the last is over 1.5 times as long in lam as the one before.
 
     Zhao et al., arXiv:2302.04867.
     """
