@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nsolve._progress import progress_bar
 
 from .checkpoint import Checkpoints, finite
 
@@ -61,7 +61,7 @@ def fit(
     key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
     state = optimiser.init(eqx.filter(model, eqx.is_inexact_array))
     step = _step(loss, optimiser)
-    with _Records(checkpoint, key) as records, _bar(progress) as bar:
+    with _Records(checkpoint, key) as records, progress_bar(progress) as bar:
         done, (model, state) = records.resume((model, state))
         if done > num_steps:
             raise ValueError(f"{checkpoint} holds {done} steps, more than `num_steps` = {num_steps}.")
@@ -149,14 +149,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def _bar(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True, quiet=not shown),
-        disable=not shown,
-    )

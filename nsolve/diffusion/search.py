@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
+from .._progress import progress_bar
 from ._arrays import on_host
 from .grids import grid_points
 from .plan import Plan, build
@@ -168,17 +168,18 @@ def search_plan(
         if genome not in known:
             value = float(score(plan_of_choices(genome[0], np.array(genome[1]), schedule)))
             known[genome] = value if np.isfinite(value) else np.inf
-            bar.update()
+            bar.advance(task)
         return known[genome]
 
     best_scores = []
-    with tqdm(total=population * (generations + 1), desc="search", disable=not progress) as bar:
+    with progress_bar(progress) as bar:
+        task = bar.add_task("search", total=population * (generations + 1))
         pool: list[_Genome] = [((choice,) * n, start) for choice in options]
         pool += [mutated(pool[int(generator.integers(len(pool)))]) for _ in range(population - len(pool))]
         for generation in range(generations + 1):
             pool = sorted(dict.fromkeys(pool), key=judge)[: max(2, population // 4)]
             best_scores.append(judge(pool[0]))
-            bar.set_postfix(best=f"{best_scores[-1]:.3e}")
+            bar.update(task, description=f"search, best {best_scores[-1]:.3e}")
             if generation < generations:
                 parents = list(pool)
                 while len(pool) < population:

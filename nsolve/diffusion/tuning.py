@@ -14,8 +14,8 @@ import lineax as lx
 import numpy as np
 import optax
 from jaxtyping import Array, PyTree
-from tqdm import tqdm
 
+from .._progress import progress_bar
 from ._arrays import is_traced
 from ._rows import Row, Rows, advance, form_point
 from .denoiser import Denoiser
@@ -201,19 +201,20 @@ def tune(
     @eqx.filter_jit
     def advance(
         changes: _Changes, state: Any, best: Any, denoiser: Denoiser, x_T: Any, target: Any
-    ) -> tuple[_Changes, Any, Any, Array]:
+    ) -> tuple[_Changes, Any, Any]:
         value, gradient = eqx.filter_value_and_grad(objective)(changes, denoiser, x_T, target)
         best = jax.tree.map(lambda new, old: jnp.where(value < best[0], new, old), (value, changes), best)
         updates, state = transform.update(gradient, state, changes)
-        return eqx.apply_updates(changes, updates), state, best, value
+        return eqx.apply_updates(changes, updates), state, best
 
     state, best = transform.init(changes), (jnp.asarray(jnp.inf, _loss_dtype(x_T)), changes)
-    with tqdm(total=num_steps, desc="tune", disable=not progress) as bar:
+    with progress_bar(progress) as bar:
+        task = bar.add_task("tune", total=num_steps)
         for step in range(num_steps):
-            changes, state, best, value = advance(changes, state, best, denoiser, x_T, target)
-            bar.update()
+            changes, state, best = advance(changes, state, best, denoiser, x_T, target)
+            bar.advance(task)
             if progress and step % 50 == 0:
-                bar.set_postfix(loss=f"{float(value):.3e}", best=f"{float(best[0]):.3e}")
+                bar.update(task, description=f"tune, loss {float(best[0]):.3e}")
     if not np.isfinite(float(best[0])):
         raise FloatingPointError("the loss was never finite: check the model on `x_T` or take smaller steps.")
     return jax.tree.map(np.asarray, plan_of(best[1]))
