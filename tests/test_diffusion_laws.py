@@ -92,7 +92,7 @@ def test_exact_on_polynomials(case: Case):
     np.testing.assert_allclose(reference.run_plan(plan, start, x0_of, registers), exact, rtol=1e-12)
 
 
-@pytest.mark.parametrize("sampler", [D.UniPC(3), D.DPMSolverPP(3), D.DPMSolver(3), D.SASolver(tau=0.0)])
+@pytest.mark.parametrize("sampler", [D.UniPC(3), D.DPMSolverPP(3), D.UniPC(2), D.SASolver(tau=0.0)])
 def test_a_long_last_step_is_not_extrapolated_to(sampler):
     """Times even in t end with a step several times as long in lam: there the order falls, elsewhere it does
     not, and a traced grid is treated alike."""

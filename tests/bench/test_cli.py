@@ -90,7 +90,10 @@ def test_ctrl_c_ends_with_130_and_a_word_on_resuming(tmp_path):
         'solver = ["scipy:cg", "scipy:minres"]\n'
     )
     file = tmp_path / "r.jsonl"
-    command = [sys.executable, "-m", "bench.cli", "run", str(suite), "--out", str(file)]
+    # Whoever runs the tests in the background ignores Ctrl-C, and so would this process.
+    attentive = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{attentive}; from bench.cli import main; main()"
+    command = [sys.executable, "-c", program, "run", str(suite), "--out", str(file)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
     )
