@@ -56,7 +56,7 @@ MATRIX = lx.MatrixLinearOperator(jnp.asarray(A))
     [(None, 1, MATRIX), (None, 2, MATRIX), (2.5, 1, MATRIX), (2.5, 2, MATRIX.mv)],
 )
 def test_consistency_is_the_best_of_a_krylov_space(gamma, num_steps, operator):
-    x0 = RNG.normal(size=(3, DIM))
+    x0 = np.random.default_rng(1).normal(size=(3, DIM))
     consistency = D.KrylovConsistency(operator, jnp.asarray(Y), gamma, num_steps)
     matrix, right = A.T @ A, np.broadcast_to(A.T @ Y, x0.shape)
     if gamma is not None:
@@ -66,7 +66,8 @@ def test_consistency_is_the_best_of_a_krylov_space(gamma, num_steps, operator):
 
 
 def test_enough_steps_solve():
-    x0, ys = RNG.normal(size=(3, DIM)), RNG.normal(size=(3, ROWS))
+    numbers = np.random.default_rng(2)
+    x0, ys = numbers.normal(size=(3, DIM)), numbers.normal(size=(3, ROWS))
     proximal = D.KrylovConsistency(MATRIX, jnp.asarray(ys), 0.7, DIM)(jnp.asarray(x0), 0.0)
     expected = np.linalg.solve(np.eye(DIM) + 0.7 * A.T @ A, (x0 + 0.7 * ys @ A).T).T
     np.testing.assert_allclose(proximal, expected, rtol=1e-10)
@@ -123,7 +124,7 @@ def reference_decomposed(xs, times, eta, noises, step):
 def test_total_variation_is_the_reference_loop():
     # four slices; ADMM's variables are carried from level to level
     x_T, times, eta = 10.0 * np.asarray(jr.normal(jr.key(4), (4, DIM))), np.array([10.0, 4.0, 1.0, 0.2]), 0.85
-    weight, rho, y = 0.3, 2.0, RNG.normal(size=(4, ROWS))
+    weight, rho, y = 0.3, 2.0, np.random.default_rng(3).normal(size=(4, ROWS))
     key = jr.key(5)
     noises = [np.asarray(D.IndependentNoise(key).draw(None, k, 0, 0, jnp.asarray(x_T))[0]) for k in range(3)]
     d = u = np.zeros((4, DIM))
@@ -191,7 +192,8 @@ def test_published_ensemble_finds_the_measurements_and_no_posterior():
 @pytest.mark.parametrize("count, size", [(7, 3), (3, 7)])
 def test_gain_in_either_dimension(count, size):
     # with fewer particles than measurements the system is solved in the ensemble's own dimension
-    x, seen, misfit = (RNG.normal(size=(count, n)) for n in (4, size, size))
+    numbers = np.random.default_rng(4)
+    x, seen, misfit = (numbers.normal(size=(count, n)) for n in (4, size, size))
     joint = np.cov(np.concatenate([x, seen], axis=1).T)
     gain = joint[:4, 4:] @ np.linalg.inv(joint[4:, 4:] + np.eye(size) / 0.2)
     moved = _kalman({"a": x[:, :1], "b": x[:, 1:]}, jnp.asarray(seen), jnp.asarray(misfit), 0.2)

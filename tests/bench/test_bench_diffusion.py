@@ -149,6 +149,12 @@ def run(*args, **keywords):
     return run_cell(cell(*args, **keywords), Settings(repeats=1), "test", "config")
 
 
+def forget():
+    """What was computed with another number of samples."""
+    for remembered in (errors.exact, order._path, digits._reference):
+        remembered.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def records():
     """A small record of every question that the suite asks."""
@@ -159,7 +165,7 @@ def records():
         patch.setattr(order, "DOUBLINGS", 2)
         patch.setattr(digits, "SAMPLES", 12)
         patch.setattr(digits, "REFERENCE_STEPS", 9)
-        errors.exact.cache_clear()
+        forget()
         rows = [
             run("mixture1d", "unipc[order=2]@order", 24),
             run("gaussian[dimension=3]", "ddpm@order", 40),
@@ -176,7 +182,7 @@ def records():
                 for kept in ("none", "step")
             ]
         yield rows
-        errors.exact.cache_clear()
+        forget()
 
 
 def test_every_question_has_its_answer(records):
