@@ -257,6 +257,15 @@ def test_tables_are_shared_by_equal_numbers_alone():
     schedule = D.FromFunctions(lambda t: -read["steepness"] * t, lambda t: jnp.log(t), 0.1, 9.0)
     for read["steepness"] in (1.0, 0.5):  # the same function that reads another number
         run(schedule, grid)
+
+    class Steep(D.VPLinear):  # of somebody else, who reads a number that is no field
+        def model_time(self, t):
+            return read["steepness"] * t
+
+    for read["steepness"] in (1.0, 0.5):
+        told = D.Denoiser(lambda x, t: t * x, "eps", Steep())
+        x, path = D.sample(told, D.DDIM(), X, D.log_snr_grid(2), trajectory=True)
+        np.testing.assert_allclose(path.x0[0], told.x0(X, 1.0), rtol=1e-9)
     for sampler in (D.DPMSolverPP(2), D.DPMSolverPP(2, variant="heun"), D.DPMSolverPP(2, sde=False)):
         run(VP, D.log_snr_grid(5), sampler)
     traced = jax.jit(lambda x: D.sample(denoiser(), D.UniPC(1), x, TIMES))(X)
@@ -362,6 +371,8 @@ def test_network_that_fails():
     ("call", "error", "message"),
     [
         (lambda: D.sample(denoiser(), D.DDIM(1.0), X, TIMES), ValueError, "`key` is missing: DDIM"),
+        (lambda: D.sample(denoiser(), D.DDIM(1.0), X, TIMES, 0), TypeError, "`key` must be a jax.random key"),
+        (lambda: D.sample(lambda x, t: x, D.DDIM(), X, TIMES), TypeError, "`denoiser`"),
         (lambda: D.sample(denoiser(), D.DDIM(), X), ValueError, "`grid` is missing"),
         (lambda: D.sample(denoiser(), "ddim", X, TIMES), TypeError, "`sampler`"),
         (lambda: D.sample(denoiser(), D.DDIM().plan(TIMES, VP), X, TIMES), ValueError, "`grid` must be None"),

@@ -20,6 +20,7 @@ from .samplers.base import AbstractSampler
 
 _Prepared = tuple[Plan, Rows]
 _MOST_TABLES, _MOST_BYTES = 64, 2**17
+_PACKAGE = __name__.rpartition(".")[0] + "."
 _tables: dict[Any, _Prepared] = {}
 
 
@@ -46,8 +47,8 @@ def prepared(denoiser: Denoiser, sampler: AbstractSampler | Plan, grid: Any, x_T
 
 
 def _numbers(value: Any) -> Any:
-    """A key that is equal for equal numbers; TypeError for what is not made of numbers, such as functions,
-    which may change what they return."""
+    """A key that is equal for equal numbers; TypeError for what is not made of numbers, such as functions and
+    classes of others, which may change what they return."""
     if value is None or isinstance(value, bool | int | float | str):
         return type(value), value
     if isinstance(value, tuple):
@@ -56,6 +57,6 @@ def _numbers(value: Any) -> Any:
         if value.nbytes > _MOST_BYTES:
             raise TypeError("too long to compare")
         return value.shape, str(value.dtype), np.asarray(value).tobytes()
-    if isinstance(value, eqx.Module):
+    if isinstance(value, eqx.Module) and type(value).__module__.startswith(_PACKAGE):
         return type(value), tuple(_numbers(part) for part in vars(value).values())
     raise TypeError(f"no numbers: {type(value).__name__}")

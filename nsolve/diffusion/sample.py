@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._upstream import checkpointed_scan
 from ._arrays import is_traced
 from ._cache import prepared
-from ._checks import check_state, is_finite, raise_if_failed
+from ._checks import check_key, check_state, is_finite, raise_if_failed
 from ._rows import Row, Rows, form_point, look, store
 from .denoiser import Denoiser
 from .noise import AbstractNoise, IndependentNoise
@@ -69,6 +69,8 @@ def sample(
     numbers. The loop is compiled once for all plans of a size. Weighted sums of half-precision states are
     made in float32.
     """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(f"`denoiser` must be an `ns.diffusion.Denoiser`, got {type(denoiser).__name__}.")
     check_state(x_T)
     check_checkpoints(checkpoints)
     _check_unroll(unroll, checkpoints)
@@ -175,11 +177,7 @@ def _scan(
 def _noise(plan: Plan, key: Any, name: str) -> AbstractNoise | None:
     if not plan.stochastic:
         return None
-    if key is None:
-        raise ValueError(
-            f"`key` is missing: {name} adds noise. Give a jax.random key or an `ns.diffusion.BrownianPath`."
-        )
-    noise = key if isinstance(key, AbstractNoise) else IndependentNoise(key)
+    noise = key if isinstance(key, AbstractNoise) else IndependentNoise(check_key(key, name))
     noise.check(plan)
     return noise
 

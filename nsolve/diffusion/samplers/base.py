@@ -53,7 +53,7 @@ class AbstractSampler(eqx.Module):
 
 
 # On fewer steps than these, or where the last is so much longer in lam than the one before, a last step of
-# high order does harm. (diffusers looks at the number alone, and loses its digits on grids even in t.)
+# high order does harm. (diffusers looks at the number alone: on grids even in t more steps do worse.)
 _FEW_STEPS, _LONG_STEP = 15, 1.5
 
 
