@@ -7,6 +7,9 @@ import jax
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+# As lineax, optimistix and diffrax run their own tests: no dtype or rank is promoted silently.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Derandomised, so that a failure is the same for everybody; no deadline, since the first example of
 # each shape pays for a compilation. `HYPOTHESIS_PROFILE=thorough` looks further.
