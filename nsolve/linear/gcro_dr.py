@@ -92,6 +92,7 @@ class GCRODR(AbstractIterativeSolver):
     recycle: int = 10
 
     known_options: ClassVar[tuple[str, ...]] = ("preconditioner", "y0", "recycled")
+    squares_products: ClassVar[bool] = True
 
     def __check_init__(self):
         for name in ("restart", "recycle"):
@@ -200,6 +201,8 @@ class GCRODR(AbstractIterativeSolver):
             # The subspace changes from cycle to cycle: a flat one is not yet the end.
             patience=10,
             restarts_when_broken=True,
+            broken_means="singular",
+            flat_means="flat_cycle",
             memory=memory,
             remember=remember,
             residual=lambda s: residual(s.arnoldi),
