@@ -196,7 +196,7 @@ def solve_to_true_residual(
         if history is not None:
             history = history.at[steps].set(r_norm)
         memory = method.close(state)
-        num_residuals = outer.num_residuals + computed
+        num_residuals = outer.num_residuals + computed.astype(jnp.int32)
         cycles = outer.num_cycles + 1
         return _Outer(
             x, r, r_norm, steps, cycles, num_residuals, num_flat, drift, history, memory, result, running

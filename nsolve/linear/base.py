@@ -175,7 +175,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         )
         cost, steps, cycles = self.cost(), stats["num_steps"], stats.pop("num_cycles")
         stats["max_steps"] = max_steps
-        residuals = stats.pop("num_residuals") + (y0 is not None)
+        residuals = stats.pop("num_residuals") + int(y0 is not None)
         stats["num_matvecs"] = cost.products_per_step * steps + residuals
         applications = cost.applications_per_step * steps + cost.applications_per_cycle * cycles
         stats["num_preconditioner_applications"] = (

@@ -9,7 +9,7 @@ from jaxtyping import Array
 from .._lanczos import check_bounds, extreme_eigenvalues
 from .._stopping import Method
 from .._system import System
-from .._vectors import Vector, axpy, norm, scale, subtract
+from .._vectors import Vector, axpy, norm, real_dtype, scale, subtract
 from ..operators.base import require_definite
 from .base import (
     AbstractIterativeSolver,
@@ -65,7 +65,8 @@ class Chebyshev(AbstractIterativeSolver):
             low, high = extreme_eigenvalues(system)
             bounds = (0.9 * low, 1.1 * high)
         else:
-            bounds = tuple(jnp.asarray(bound) for bound in self.bounds)
+            real = real_dtype(system.operator.in_structure())
+            bounds = tuple(jnp.asarray(bound, real) for bound in self.bounds)
         return System(system.operator, system.preconditioner, bounds)
 
     def cost(self) -> Cost:
