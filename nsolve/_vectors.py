@@ -35,9 +35,7 @@ def hypot(a: Array, b: Array) -> Array:
 def largest_entry(x: Vector) -> Array:
     """The largest absolute value."""
     real = real_dtype(x)
-    return jnp.max(
-        jnp.stack([jnp.max(jnp.abs(leaf), initial=0).astype(real) for leaf in jax.tree.leaves(x)])
-    )
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0).astype(real) for leaf in jax.tree.leaves(x)]))
 
 
 def axpy(alpha: Any, x: Vector, y: Vector) -> Vector:

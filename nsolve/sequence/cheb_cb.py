@@ -111,7 +111,9 @@ class ChebCB(AbstractTuner):
         gram = state.gram.at[index].add(weight * jnp.outer(features, features))
         moments = state.moments.at[index].add(weight * cost * features)
         spread = jnp.maximum(largest - smallest, 0)
-        limits = jnp.concatenate([largest[None], 2 * spread / jnp.arange(1, self.degree + 1, dtype=spread.dtype)])
+        limits = jnp.concatenate(
+            [largest[None], 2 * spread / jnp.arange(1, self.degree + 1, dtype=spread.dtype)]
+        )
         fit = box_least_squares(gram[index], moments[index], limits, old)
         return ChebCBState(
             key=state.key,
