@@ -23,10 +23,10 @@ class REASONS(eqx.Enumeration):
     )
     precision = (
         "Rounding is the limit: the residual that the method carries along has met the tolerance, the one "
-        "computed from the solution does not, and going on gains nothing. Ask for a `rtol` somewhat above the "
-        "residual reached here, or compute in a higher precision (for float64: "
-        '`jax.config.update("jax_enable_x64", True)` and float64 arrays). Where the operator is singular, the '
-        "vector may lie outside of its range."
+        "computed from the solution does not, and going on gains nothing. Ask for a `rtol` somewhat above "
+        "the residual reached here, or compute in a higher precision (for float64: "
+        '`jax.config.update("jax_enable_x64", True)` and float64 arrays). Where the operator is singular, '
+        "the vector may lie outside of its range."
     )
     flat = (
         "The residual no longer falls. Either the operator is singular and the vector lies outside of its "
@@ -61,8 +61,8 @@ class REASONS(eqx.Enumeration):
     nonfinite_preconditioner = "The preconditioner that was given holds NaN or infinity."
     preconditioner_failed = (
         "The preconditioner that was made from the operator holds NaN or infinity, although the operator is "
-        "finite: there is a zero on the diagonal, or a pivot vanished. Use another preconditioner (or solver: "
-        "`GMRES` needs no diagonal), or reorder the system."
+        "finite: there is a zero on the diagonal, or a pivot vanished. Use another preconditioner (or "
+        "solver: `GMRES` needs no diagonal), or reorder the system."
     )
     range = "The solution is too small or too large for its dtype: scale the system."
 

@@ -341,7 +341,7 @@ def solve_to_true_residual(
             residual_norm=r_norm,
             num_steps=steps,
             num_cycles=outer.num_cycles + 1,
-            num_residuals=outer.num_residuals + computed,
+            num_residuals=outer.num_residuals + computed.astype(jnp.int32),
             num_replayed=outer.num_replayed + jnp.where(replaying, count, 0),
             num_flat=num_flat,
             drift=drift,

@@ -83,7 +83,7 @@ def unroll(
         remaining -= length
     residual_norm = norm(r)
     result = lx.RESULTS.where(
-        residual_norm <= tolerance(vector, solver.rtol, solver.atol / unit),
+        residual_norm <= tolerance(vector, solver.rtol, jnp.asarray(solver.atol, unit.dtype) / unit),
         lx.RESULTS.successful,
         lx.RESULTS.max_steps_reached,
     )

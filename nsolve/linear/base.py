@@ -190,7 +190,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         stats["reason"] = as_reason(code)
         stats["max_steps"] = max_steps
         steps = stats["num_steps"] + stats.pop("num_replayed")
-        residuals = stats.pop("num_residuals") + (y0 is not None)
+        residuals = stats.pop("num_residuals") + int(y0 is not None)
         stats["num_matvecs"] = cost.products_per_step * steps + residuals
         applications = cost.applications_per_step * steps + cost.applications_per_cycle * cycles
         stats["num_preconditioner_applications"] = (

@@ -9,7 +9,7 @@ from jaxtyping import Array
 from .._lanczos import check_bounds, extreme_eigenvalues
 from .._stopping import Method
 from .._system import System
-from .._vectors import Vector, axpy, norm, scale, subtract
+from .._vectors import Vector, axpy, norm, real_dtype, scale, subtract
 from ..operators.base import require_definite
 from .base import (
     AbstractIterativeSolver,
@@ -69,8 +69,10 @@ class Chebyshev(AbstractIterativeSolver):
             bounds = (0.9 * low, 1.1 * high)
         else:
             # the eigenvalues of M A; without preconditioner the system's operator is A / unit
-            divisor = 1 if system.unit is None or system.preconditioner is not None else system.unit
-            bounds = tuple(jnp.asarray(bound) / divisor for bound in self.bounds)
+            scaled = system.preconditioner is None and system.unit is not None
+            real = real_dtype(system.operator.in_structure())
+            bounds = tuple(jnp.asarray(bound, real) for bound in self.bounds)
+            bounds = tuple(bound / system.unit for bound in bounds) if scaled else bounds
         return System(system.operator, system.preconditioner, bounds, unit=system.unit)
 
     def cost(self) -> Cost:
