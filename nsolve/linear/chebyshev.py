@@ -15,6 +15,7 @@ from .base import (
     AbstractIterativeSolver,
     Cost,
     Preconditioner,
+    constant_field,
     require_definite_preconditioner,
 )
 from .richardson import DIVERGED
@@ -47,8 +48,8 @@ class Chebyshev(AbstractIterativeSolver):
     (2003), algorithm 12.1.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False

@@ -22,7 +22,13 @@ from .._system import System
 from .._vectors import Vector, axpy, size
 from ._arnoldi import Arnoldi, advance, begin, coefficients, live_triangle, multiply, residual
 from ._recycled import Recycled, as_recycled, nothing_recycled, orthonormalise
-from .base import AbstractIterativeSolver, Cost, Preconditioner, structure_zeros
+from .base import (
+    AbstractIterativeSolver,
+    Cost,
+    Preconditioner,
+    constant_field,
+    structure_zeros,
+)
 
 
 class _Memory(NamedTuple):
@@ -83,8 +89,8 @@ class GCRODR(AbstractIterativeSolver):
     Lago and Vasseur (2011), doi:10.1137/10082439X.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False

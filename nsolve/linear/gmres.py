@@ -11,7 +11,12 @@ from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, size
 from ._arnoldi import Arnoldi, advance, begin, coefficients, multiply, residual
-from .base import AbstractIterativeSolver, Cost, Preconditioner
+from .base import (
+    AbstractIterativeSolver,
+    Cost,
+    Preconditioner,
+    constant_field,
+)
 
 
 class _AbstractGMRES(AbstractIterativeSolver):
@@ -83,8 +88,8 @@ class GMRES(_AbstractGMRES):
     doi:10.1016/j.camwa.2005.08.009.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
@@ -105,8 +110,8 @@ class FGMRES(_AbstractGMRES):
     Saad (1993), doi:10.1137/0914028.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
