@@ -1,7 +1,7 @@
 """Linear solvers for `lineax.linear_solve`."""
 
-from ._recycled import Recycled as Recycled
 from .._reasons import REASONS as REASONS
+from ._recycled import Recycled as Recycled
 from .base import AbstractIterativeSolver as AbstractIterativeSolver
 from .bicgstab import BiCGStab as BiCGStab
 from .cg import CG as CG
