@@ -64,9 +64,9 @@ class Method(NamedTuple):
     patience: int = 1
     memory: Any = None
     remember: Callable[[Any], Any] | None = None
-    #: The residual of `finish(state)` without a product, and an estimate of its rounding error: for cycles
-    #: that are not the last.
-    residual: Callable[[Any], tuple[Vector, Array]] | None = None
+    #: As `finish`, with the iterate's residual without a product and an estimate of its rounding error: for
+    #: cycles that are not the last.
+    finish_with_residual: Callable[[Any], tuple[Vector, Vector, Array]] | None = None
     #: `report(memory, stats)`: statistics to add or replace.
     report: Callable[[Any, dict[str, Any]], dict[str, Any]] | None = None
 
@@ -163,14 +163,14 @@ def solve_to_true_residual(
         opened = method.open(outer.x, outer.r, outer.memory)
         carry = (opened, outer.num_steps, outer.num_steps, outer.history)
         state, steps, _, history = jax.lax.while_loop(keep_stepping, step, carry)
-        x = method.finish(state)
         computed, drift = jnp.array(True), outer.drift
-        if method.residual is None:
+        if method.finish_with_residual is None:
+            x = method.finish(state)
             r = subtract(b, product(x))
         else:
             # A cycle that is merely full, and gained, goes on from the recursion's residual while that is
             # good.
-            r, error = method.residual(state)
+            x, r, error = method.finish_with_residual(state)
             drift = drift + error
             gained = state.residual_norm <= method.least_progress * outer.residual_norm
             wanted = (state.residual_norm <= tol) | state.broken | (steps >= max_steps)
