@@ -15,9 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._dense import eigh, one_at_a_time
-
-_orthonormal = one_at_a_time(lambda columns: jnp.linalg.qr(columns)[0])
+from .._dense import eigh, orthonormal_columns
 
 
 class Window(NamedTuple):
@@ -61,7 +59,7 @@ def _shrink(window: Window) -> Window:
     _, now = eigh(window.projected)
     _, before = eigh(window.projected[:-1, :-1])
     both = jnp.concatenate([now[:, :wanted], jnp.pad(before[:, :wanted], ((0, 1), (0, 0)))], axis=1)
-    q = _orthonormal(both)
+    q = orthonormal_columns(both)
     values, y = eigh(q.T @ window.projected @ q)
     y = q @ y
     vectors = jnp.matmul(y.T.astype(window.basis.dtype), window.basis, precision="highest")
