@@ -106,9 +106,8 @@ def _dense_inverse(operator: StencilLinearOperator) -> DenseInverse:
     singular = xp.abs(matrix.sum(1)).max() <= np.sqrt(jnp.finfo(matrix.dtype).eps) * 1e-2 * scale
     # Raise the constants' eigenvalue from zero to `scale`, invert, and take it out again.
     raised = matrix + xp.where(singular, scale / n, 0)
-    inverse = (np.linalg.inv if xp is np else inverse_of_definite)(raised) - xp.where(
-        singular, 1 / (scale * n), 0
-    )
+    inverse = np.linalg.inv(raised) if xp is np else inverse_of_definite(raised)
+    inverse = inverse - xp.where(singular, 1 / (scale * n), 0)
     return DenseInverse(jnp.asarray(inverse, operator.dtype))
 
 
