@@ -1,7 +1,7 @@
 # Each target does its own set-up: a virtual environment in .venv with everything that it needs.
 # The machine has to bring Python >= 3.11 and make; `make test PYTHON=python3.12` names another Python.
 .POSIX:
-.PHONY: help test bench lint types docs check clean
+.PHONY: help test stress bench lint types docs check clean
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -20,13 +20,17 @@ PYTEST_ARGS =
 
 help:
 	@echo "make bench   solve the quick suite beside SciPy, PyAMG, lineax, JAX and solvax; ends with a table and a page"
-	@echo "make test    run every test"
+	@echo "make test    run every test                    make stress  large batches, ten times: nothing may hang"
 	@echo "make lint    ruff: style and formatting        make types   pyright"
 	@echo "make docs    build the site into site/         make clean   remove what these commands made"
 
 test: $(VENV)/.installed
 	@mkdir -p .cache
 	$(CACHE) $(COMPILER) $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+stress: $(VENV)/.installed
+	@mkdir -p .cache
+	$(CACHE) $(BIN)/python -m pytest -m stress tests/test_stress.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed
 	@mkdir -p $(OUT)

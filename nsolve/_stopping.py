@@ -78,9 +78,9 @@ class Method(NamedTuple):
     patience: int = 1
     memory: Any = None
     remember: Callable[[Any], Any] | None = None
-    #: The residual of `finish(state)` without a product, and an estimate of its rounding error: for cycles
-    #: that are not the last.  The residual falls from step to step.
-    residual: Callable[[Any], tuple[Vector, Array]] | None = None
+    #: As `finish`, with the iterate's residual without a product and an estimate of its rounding error: for
+    #: cycles that are not the last.
+    finish_with_residual: Callable[[Any], tuple[Vector, Vector, Array]] | None = None
     #: `report(memory, stats)`: statistics to add or replace.
     report: Callable[[Any, dict[str, Any]], dict[str, Any]] | None = None
 
@@ -224,7 +224,7 @@ def solve_to_true_residual(
         history = jnp.full(history_length + 1, jnp.nan, norm0.dtype).at[0].set(norm0)
     # Without any tolerance a fixed number of steps is asked for, and the last iterate.
     fixed = tol == 0
-    has_residual = method.residual is not None
+    has_residual = method.finish_with_residual is not None
     # The residuals of methods that minimise them fall from step to step: there is nothing to take again.
     searches = keep_best and not has_residual
 
@@ -261,16 +261,17 @@ def solve_to_true_residual(
         carry = (opened, zero, outer.history, least)
         state, count, history, least = jax.lax.while_loop(keep_stepping, step, carry)
         steps = before + count
-        x, memory = method.finish(state), method.close(state)
+        memory = method.close(state)
         claimed = state.residual_norm <= tol
         computed = None
-        if method.residual is None or recursion is None:
+        if method.finish_with_residual is None or recursion is None:
+            x = method.finish(state)
             r = subtract(b, product(x))
         else:
+            x, r, error = method.finish_with_residual(state)
             x = where(recursion.verify, outer.x, x)
             # A cycle that is merely full, and gained, goes on from the recursion's residual while that is
             # good.
-            r, error = method.residual(state)
             drift = recursion.drift + error
             flat = ~(state.residual_norm <= method.least_progress * outer.residual_norm)
             computed = claimed | state.broken | (steps >= max_steps) | recursion.verify
