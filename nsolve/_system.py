@@ -7,15 +7,18 @@ import lineax as lx
 from jaxtyping import Array, PyTree
 
 from ._frozen import Frozen, freeze
-from ._vectors import Vector
+from ._vectors import Vector, scale
 
 
 class System(eqx.Module):
     """A solver's state: the operator, the preconditioner built for it, and what else the method computed
     (`extra`) or was handed (`recycled`).
 
-    Only arrays are leaves, as those ask who stop the gradients of a state or carry it through a loop
-    (optimistix's `Chord`, diffrax's `VeryChord`); see `nsolve._frozen`.
+    A method that forms squares of products works on `A / unit`, with `unit` a power of two near the size of
+    `A`; the preconditioner is multiplied by it.
+
+    Only arrays are leaves: whoever stops the gradients of a state or carries it through a loop (optimistix's
+    `Chord`, diffrax's `VeryChord`) asks for that.
     """
 
     arrays: tuple[Array, ...]
@@ -27,8 +30,9 @@ class System(eqx.Module):
         preconditioner: lx.AbstractLinearOperator | None,
         extra: PyTree = None,
         recycled: PyTree = None,
+        unit: Array | None = None,
     ):
-        self.arrays, self.rest = freeze((operator, preconditioner, extra, recycled))
+        self.arrays, self.rest = freeze((operator, preconditioner, extra, recycled, unit))
 
     def _part(self, index: int) -> Any:
         return self.rest.thaw(self.arrays)[index]
@@ -49,10 +53,19 @@ class System(eqx.Module):
     def recycled(self) -> PyTree:
         return self._part(3)
 
+    @property
+    def unit(self) -> Array | None:
+        return self._part(4)
+
     def product(self, x: Vector) -> Vector:
-        """`A x`."""
-        return self.operator.mv(x)
+        """`A x / unit`."""
+        y, unit = self.operator.mv(x), self.unit
+        return y if unit is None else scale(1 / unit, y)
 
     def precondition(self, x: Vector) -> Vector:
-        """`M x`; `x` itself without preconditioner."""
-        return x if self.preconditioner is None else self.preconditioner.mv(x)
+        """`unit M x`; `x` itself without preconditioner."""
+        preconditioner, unit = self.preconditioner, self.unit
+        if preconditioner is None:
+            return x
+        z = preconditioner.mv(x)
+        return z if unit is None else scale(unit, z)

@@ -184,4 +184,5 @@ def _conjugate_gradients(
         cycle_length=None,
         least_progress=0.5,
         restarts_when_broken=False,
+        broken_means="indefinite",
     )
