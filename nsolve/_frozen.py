@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jaxtyping import PyTree
 
@@ -61,7 +62,7 @@ def _same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(_same, a, b))
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, jax.core.Tracer):
+    if isinstance(a, Tracer):
         return False
     if isinstance(a, np.ndarray | np.generic | jax.Array):
         return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(a, b)
