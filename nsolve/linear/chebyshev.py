@@ -70,10 +70,10 @@ class Chebyshev(AbstractIterativeSolver):
             bounds = (0.9 * low, 1.1 * high)
         else:
             # the eigenvalues of M A; without preconditioner the system's operator is A / unit
-            scaled = system.preconditioner is None and system.unit is not None
+            unit = system.unit if system.preconditioner is None else None
             real = real_dtype(system.operator.in_structure())
             bounds = tuple(jnp.asarray(bound, real) for bound in self.bounds)
-            bounds = tuple(bound / system.unit for bound in bounds) if scaled else bounds
+            bounds = bounds if unit is None else tuple(bound / unit for bound in bounds)
         return System(system.operator, system.preconditioner, bounds, unit=system.unit)
 
     def cost(self) -> Cost:
