@@ -310,7 +310,8 @@ def law_best_iterate(case: Case):
     solution = case.solve(theta, b, rtol=1e-9)
     assert solution.result != lx.RESULTS.successful
     true = residual(case, theta, solution, b)
-    assert abs(solution.stats["residual_norm"] - true) <= 1e-2 * true
+    rounding = 1e-15 * np.linalg.norm(matrix, 2) * norm(solution.value)  # null vectors may have grown
+    assert abs(solution.stats["residual_norm"] - true) <= 1e-3 * true + rounding
     factored = isinstance(case().preconditioner, precond.IncompleteCholesky | precond.IncompleteLU)
     assert true <= (1 if factored else 1e-6) * norm(b)  # a singular factor may leave the start only
 
