@@ -1,8 +1,11 @@
 """Names of upstream that are nobody's promise; the only file that may import them."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox.internal as eqxi
+from jax._src import api_util, util
 
 
 def checkpointed_scan(step: Any, carry: Any, table: Any, length: int, checkpoints: int) -> tuple[Any, Any]:
@@ -15,3 +18,24 @@ def checkpointed_scan(step: Any, carry: Any, table: Any, length: int, checkpoint
 def checkpointed_while_loop(condition: Any, body: Any, carry: Any, max_steps: int) -> Any:
     """`jax.lax.while_loop` of at most `max_steps` turns that reverse mode can go through."""
     return eqxi.while_loop(condition, body, carry, max_steps=max_steps, kind="checkpointed")
+
+
+def bounded_cache(maxsize: int) -> Callable:
+    """`functools.lru_cache` for large results: `jax.clear_caches()` empties it."""
+
+    def decorate(function: Callable) -> Any:
+        cached = functools.lru_cache(maxsize)(function)
+        _clear_with_jax(cached)
+        return cached
+
+    return decorate
+
+
+def _clear_with_jax(cached: Any) -> None:
+    if hasattr(util, "register_cache") and hasattr(cached, "cache_clear"):
+        util.register_cache(cached, cached.__qualname__)
+
+
+# A cache that keeps the structures of all arguments that ever went through `equinox.filter_jit`, sparsity
+# patterns among them, and that JAX (seen in 0.10) does not clear by itself.
+_clear_with_jax(getattr(api_util, "donation_vector", None))

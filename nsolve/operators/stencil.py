@@ -1,6 +1,5 @@
 """Stencils: operators on grids that couple each point to fixed neighbours, never assembled."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Array, ArrayLike, Inexact
 
+from .._upstream import bounded_cache
 from .base import AbstractOperator, as_tags, hermitian_tag
 from .finite_volumes import Boundary, Offset, as_cell_fields, finite_volumes, is_traced, unit_offset
 from .pattern import SparsityPattern
@@ -281,7 +281,7 @@ def _transposed(operator: StencilLinearOperator):
     return tuple(coefficients), tuple(offsets)
 
 
-@functools.lru_cache(maxsize=64)
+@bounded_cache(8)
 def _assembly(shape: tuple[int, ...], offsets: tuple[Offset, ...], periodic: tuple[bool, ...]):
     """The pattern, the entries' places among the stacked coefficients, and which share a slot."""
     size = int(np.prod(shape))
