@@ -20,7 +20,7 @@ import scipy.io
 import scipy.sparse as sp
 
 from .base import hermitian_tag
-from .numerals import ANY, PLAIN, as_plain, fields, number, show
+from .numerals import ANY, PLAIN, USUAL, as_plain, fields, number, show
 
 #: How many numbers an entry has, by the header's word.
 _NUMBERS = {"real": 1, "double": 1, "integer": 1, "unsigned-integer": 1, "complex": 2, "pattern": 0}
@@ -119,10 +119,11 @@ def _entries(text: bytes, header: _Header) -> tuple[np.ndarray, np.ndarray, np.n
     values = np.zeros(0, complex if header.field == "complex" else float)
     if header.count:  # SciPy's reader divides by the size of an array
         field = header.field if _NUMBERS[header.field] != 1 else "real"
-        form, size = ("coordinate", (m, n, header.count)) if header.coordinate else ("array", (header.count, 1))
-        top = f"%%MatrixMarket matrix {form} {field} general\n{' '.join(map(str, size))}\n"
+        top = f"array {field} general\n{header.count} 1\n"
+        if header.coordinate:
+            top = f"coordinate {field} general\n{m} {n} {header.count}\n"
         try:
-            read = scipy.io.mmread(io.BytesIO(top.encode() + body), **_options())
+            read = scipy.io.mmread(io.BytesIO(f"%%MatrixMarket matrix {top}".encode() + body), **_options())
         except (ValueError, OverflowError):  # an index out of range
             _refuse(text, header, body, range(header.count))
             raise
@@ -156,10 +157,12 @@ def _entries(text: bytes, header: _Header) -> tuple[np.ndarray, np.ndarray, np.n
 
 def _checked(text: bytes, header: _Header) -> bytes:
     """The entries as SciPy reads them, one a line; an error unless each line is an entry as a whole."""
-    end = _end_of_match(_lines(header, plain=True), text, header.start)
+    end = _end_of_match(_lines(header, USUAL, b" ", b"\n"), text, header.start)
+    end = _end_of_match(_lines(header, PLAIN, rb"[ \t]++", rb"[ \t]*+\n"), text, end)
     plain = end == len(text)
     if not plain:
-        end = _end_of_match(_lines(header, plain=False), text, end)
+        ending = rb"[ \t]*+\r?\n|" + _NO_ENTRY
+        end = _end_of_match(_lines(header, ANY, rb"[ \t]++", ending), text, end)
     if end < len(text):
         line = text[end : text.index(b"\n", end)]
         fault = _fault(line, header) or f"{show(line)} is not an entry"
@@ -174,14 +177,13 @@ def _checked(text: bytes, header: _Header) -> bytes:
     return body
 
 
-def _lines(header: _Header, plain: bool) -> bytes:
-    """A pattern for any number of lines of one entry each; unless `plain`, for all that may be among them."""
-    number = PLAIN if plain else ANY
+def _lines(header: _Header, number: bytes, blanks: bytes, ending: bytes) -> bytes:
+    """A pattern for any number of lines of one entry each."""
     if header.field in _WHOLE:
-        number = rb"-?[0-9]++" if plain else rb"[-+]?[0-9]++"
+        number = rb"[-+]?[0-9]++" if number is ANY else rb"-?[0-9]++"
     parts = [_INDEX] * 2 * header.coordinate + [number] * _NUMBERS[header.field]
-    line = rb"[ \t]*+" + rb"[ \t]++".join(parts) + rb"[ \t]*+"
-    return rb"(?:" + line + (rb"\n)*+" if plain else rb"\r?\n|" + _NO_ENTRY + rb")*+")
+    leading = b"" if number is USUAL else rb"[ \t]*+"
+    return rb"(?:" + leading + blanks.join(parts) + ending + rb")*+"
 
 
 def _refuse(

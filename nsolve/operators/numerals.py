@@ -8,7 +8,8 @@ import math
 import re
 
 _MANTISSA = rb"(?:[0-9]++\.?[0-9]*+|\.[0-9]++)"
-#: Patterns of numbers as most programs print them, and of all that are understood.
+#: Patterns: of the usual numbers, which are matched fastest; of C's; of all that are understood.
+USUAL = rb"-?[0-9]++\.?[0-9]*+(?:[eE][-+]?[0-9]++)?"
 PLAIN = b"-?" + _MANTISSA + rb"(?:[eE][-+]?[0-9]++)?"
 ANY = (
     rb"[-+]?(?:(?:[0-9]++\.[0-9]*+|\.[0-9]++)[-+][0-9]{3}(?![0-9])|"

@@ -22,7 +22,6 @@ from .pattern import SparsityPattern
 from .storage import Entries, Mirrored, mirror, read, store, with_zero
 from .values import as_values, host_dtype
 
-
 Symmetry = Literal["symmetric", "hermitian"]
 _SYMMETRY_TAGS = {"symmetric": lx.symmetric_tag, "hermitian": hermitian_tag}
 
@@ -49,8 +48,8 @@ class SparseLinearOperator(AbstractOperator):
       the tag.
 
     One product costs `nnz` multiply-adds and reads 8 bytes an entry (float64) where the entries lie on few
-    diagonals, 12 bytes otherwise; empty slots add at most 30 %.  Symmetric storage keeps 4 bytes an entry
-    more, and writes all entries out before the first product of a solve: about the time of another one.
+    diagonals, 12 bytes otherwise; empty slots add at most 30 %.  Symmetric storage writes all entries out
+    before a solve's first product, which takes the time of a few; each product outside of a solve does, too.
     The pattern is static: a function that takes the operator is traced once per pattern.
     """
 
@@ -72,7 +71,7 @@ class SparseLinearOperator(AbstractOperator):
         `tags_of_values` are further tags, which `with_values` drops."""
         if not isinstance(pattern, SparsityPattern):
             raise TypeError(
-                f"`pattern` must be a `SparsityPattern`, but is a {type(pattern).__name__}; build the operator "
+                f"`pattern` must be a `SparsityPattern`, but is a {type(pattern).__name__}; build operators "
                 "with `SparseLinearOperator.from_scipy(matrix)` or `from_coo(values, rows, cols, shape)`."
             )
         values = as_values(values, "values")
@@ -154,6 +153,11 @@ class SparseLinearOperator(AbstractOperator):
     @staticmethod
     def from_bcoo(matrix: Any, tags: Any = ()) -> "SparseLinearOperator":
         """From a `jax.experimental.sparse.BCOO` with concrete indices, no batch and no dense dimensions."""
+        if not isinstance(matrix, jsparse.BCOO):
+            raise TypeError(
+                f"`matrix` must be a `jax.experimental.sparse.BCOO`, but is a {type(matrix).__name__}; "
+                "SciPy's matrices and NumPy's arrays go through `from_scipy`."
+            )
         if matrix.n_batch or matrix.n_dense or matrix.ndim != 2:
             raise ValueError(
                 "`matrix` must be a two-dimensional BCOO with n_batch = n_dense = 0, but has shape "
@@ -220,7 +224,7 @@ class SparseLinearOperator(AbstractOperator):
 
     def written_out(self) -> "SparseLinearOperator":
         """The same matrix with all entries stored, as products need them."""
-        return self if isinstance(self._storage, Entries) else _with_storage(self, self._storage.written_out())
+        return _with_storage(self, self._storage.written_out())
 
     def _mirrored(self) -> Mirrored:
         if not isinstance(self._storage, Mirrored):

@@ -1,7 +1,8 @@
-"""How the values of a sparse matrix lie in memory: along diagonals, or in padded rows; all, or one triangle.
+"""How the values of a sparse matrix lie in memory: along diagonals, or in padded rows.
 
-Both layouts store each entry once in a slot of a dense array, and both leave slots empty; `positions` says which
-entry (in CSR order) each slot holds, or `nnz` where it is empty.
+Both store each entry once in a slot of a dense array, and both leave slots empty; `positions` says which
+entry (in CSR order) each slot holds, or `nnz` where it is empty.  Of a symmetric matrix one triangle may be
+kept instead, from which these slots are filled when a solve begins.
 
 * *Diagonals*, where the entries lie on few of them (grids, bands): a product is a sum of shifted vectors,
   without index arrays and gathers.
@@ -66,7 +67,8 @@ class PaddedRows(eqx.Module):
             return total + slot(*k_values_columns), None
 
         zero = jnp.zeros(self.values.shape[1], jnp.result_type(self.values, x))
-        total, _ = jax.lax.scan(add, zero, (jnp.arange(width, dtype=jnp.int32), self.values, self.columns), unroll=8)
+        slots = jnp.arange(width, dtype=jnp.int32)
+        total, _ = jax.lax.scan(add, zero, (slots, self.values, self.columns), unroll=8)
         return total
 
 
@@ -105,16 +107,24 @@ class Mirrored(eqx.Module):
 
     def written_out(self) -> Entries:
         """All entries, at the price of reading each once."""
-        lower = upper = self.triangle
-        if self.hermitian:
-            lower = jnp.where(self.on_diagonal, lower.real.astype(lower.dtype), lower)
-            upper = lower.conj()
-        values = with_zero(jnp.concatenate([lower, upper]))
         blocks = tuple(
-            eqx.tree_at(lambda block: block.values, block, take(values, block.values))
+            eqx.tree_at(lambda block: block.values, block, self._read(block.values))
             for block in self.places.blocks
         )
         return Entries(blocks, self.places.restore_order)
+
+    def _read(self, place: Array) -> Array:
+        """`place`: the entry's number in the triangle; plus their number where it is reflected; twice this
+        where there is none.  Nothing is appended to the triangle: XLA would do so anew for each entry."""
+        triangle, size = self.triangle, self.triangle.size
+        if size == 0:
+            return jnp.zeros(place.shape, triangle.dtype)
+        if self.hermitian:
+            triangle = jnp.where(self.on_diagonal, triangle.real.astype(triangle.dtype), triangle)
+        values = take(triangle, jnp.minimum(jnp.where(place < size, place, place - size), size - 1))
+        if self.hermitian:
+            values = jnp.where(place < size, values, values.conj())
+        return jnp.where(place < 2 * size, values, 0)
 
 
 def mirror(triangle: Array | np.ndarray, pattern: SparsityPattern, hermitian: bool) -> Mirrored:
@@ -122,7 +132,6 @@ def mirror(triangle: Array | np.ndarray, pattern: SparsityPattern, hermitian: bo
     below = pattern.rows >= pattern.indices
     size = int(below.sum())
     place = np.cumsum(below, dtype=np.int32 if 2 * size < 2**31 - 1 else np.int64) - 1
-    # Above the diagonal stands what its transpose's entry has, from the second, conjugated copy.
     sources = np.where(below, place, size + place[pattern.transposed[1]])
     on_diagonal = (pattern.rows == pattern.indices)[below]
     places = store(sources, pattern, empty=2 * size)

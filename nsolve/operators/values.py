@@ -69,12 +69,14 @@ def fit(values: Any, dtype: Any, name: str) -> np.ndarray:
     if lost.any():
         where = np.unravel_index(int(np.argmax(lost)), values.shape)
         entry = f"entry {', '.join(map(str, where))}, " if where else ""
+        becomes = "infinite" if infinite[where] else "zero"
         advice = "Scale the numbers."
-        if not jax.config.read("jax_enable_x64"):
-            advice = '`jax.config.update("jax_enable_x64", True)` gives double precision; or scale the numbers.'
+        if jnp.finfo(jnp.result_type(float)).bits == 32:
+            advice = (
+                'Scale the numbers, or choose double precision: `jax.config.update("jax_enable_x64", True)`.'
+            )
         raise ValueError(
-            f"`{name}` does not fit into {dtype}: {entry}{values[where]}, would become "
-            f"{'infinite' if infinite[where] else 'zero'} ({int(lost.sum())} of {values.size} numbers would). "
-            + advice
+            f"`{name}` does not fit into {dtype}: {entry}{values[where]}, would become {becomes}, as would "
+            f"{int(lost.sum()) - 1} more of {values.size} numbers. {advice}"
         )
     return converted
