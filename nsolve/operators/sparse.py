@@ -20,7 +20,7 @@ from .._vectors import take
 from .base import AbstractOperator, as_tags, hermitian_tag
 from .pattern import SparsityPattern
 from .storage import Entries, Mirrored, mirror, read, store, with_zero
-from .values import as_values, host_dtype
+from .values import as_values, fit, host_dtype
 
 Symmetry = Literal["symmetric", "hermitian"]
 _SYMMETRY_TAGS = {"symmetric": lx.symmetric_tag, "hermitian": hermitian_tag}
@@ -315,8 +315,8 @@ def _as_csr(matrix: Any) -> sp.csr_array:
     if matrix.ndim != 2:
         raise ValueError(f"`matrix` must be two-dimensional, but has shape {matrix.shape}.")
     dtype = host_dtype(matrix.dtype, "matrix")
-    matrix = sp.csr_array(matrix if sp.issparse(matrix) else matrix.astype(dtype), copy=True)
-    matrix = matrix.astype(dtype, copy=False)
+    matrix = sp.csr_array(matrix if sp.issparse(matrix) else fit(matrix, dtype, "matrix"), copy=True)
+    matrix.data = fit(matrix.data, dtype, "matrix")
     matrix.sum_duplicates()
     matrix.sort_indices()
     matrix.data = np.asarray(as_values(matrix.data, "matrix"))

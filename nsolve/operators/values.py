@@ -72,9 +72,7 @@ def fit(values: Any, dtype: Any, name: str) -> np.ndarray:
         becomes = "infinite" if infinite[where] else "zero"
         advice = "Scale the numbers."
         if jnp.finfo(jnp.result_type(float)).bits == 32:
-            advice = (
-                'Scale the numbers, or choose double precision: `jax.config.update("jax_enable_x64", True)`.'
-            )
+            advice = 'Scale them, or choose double precision: `jax.config.update("jax_enable_x64", True)`.'
         raise ValueError(
             f"`{name}` does not fit into {dtype}: {entry}{values[where]}, would become {becomes}, as would "
             f"{int(lost.sum()) - 1} more of {values.size} numbers. {advice}"
