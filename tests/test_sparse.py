@@ -430,8 +430,8 @@ jax.config.update("jax_enable_x64", True)
 def solve(k):
     matrix = np.diag(np.full(9, 4.0)) + np.diag(np.ones(9 - k), k) + np.diag(np.ones(9 - k), -k)
     operator = ns.SparseLinearOperator.from_scipy(matrix, psd, symmetry="symmetric" if k == 3 else None)
-    coloured = precond.SSOR(ordering="multicolour")
-    solver = ns.CG(rtol=1e-8, preconditioner=[None, precond.IncompleteCholesky(), precond.SSOR(), coloured][k])
+    constructors = precond.IncompleteCholesky(), precond.SSOR(), precond.SSOR(ordering="multicolour")
+    solver = ns.CG(rtol=1e-8, preconditioner=constructors[k - 1])
 
     def first(values):
         return lx.linear_solve(operator.with_values(values), jnp.ones(9), solver).value[0]

@@ -65,7 +65,7 @@ def read_matrix_market(path: Any) -> tuple[sp.coo_array, frozenset[object]]:
         raise FileNotFoundError(f"There is no file {path!r}.")
     try:
         with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
-            text = file.read()
+            text: bytes = file.read()  # pyright: ignore[reportAssignmentType]
         text += b"" if text.endswith(b"\n") else b"\n"
         header = _header(text)
         rows, columns, values = _entries(text, header)
@@ -136,9 +136,9 @@ def _entries(text: bytes, header: _Header) -> tuple[np.ndarray, np.ndarray, np.n
             stored = rows > columns if header.symmetry == "skew-symmetric" else rows >= columns
             rows, columns = rows[stored], columns[stored]
     # A zero may have been a number that is too small.
-    suspect = ~np.isfinite(values) | (values.real == 0)
+    suspect = ~np.isfinite(values) | (np.real(values) == 0)
     if header.field == "complex":
-        suspect |= values.imag == 0
+        suspect |= np.imag(values) == 0
     if header.field in _WHOLE:
         suspect |= abs(values) >= _LARGEST_WHOLE
     side = 0
@@ -149,7 +149,7 @@ def _entries(text: bytes, header: _Header) -> tuple[np.ndarray, np.ndarray, np.n
         if header.symmetry == "skew-symmetric":
             suspect |= (sides == 0) & (values != 0)
         elif header.symmetry == "hermitian":
-            suspect |= (sides == 0) & (values.imag != 0)
+            suspect |= (sides == 0) & (np.imag(values) != 0)
     if suspect.any():
         _refuse(text, header, body, np.flatnonzero(suspect), side, (rows, columns))
     return rows, columns, values

@@ -23,7 +23,7 @@ from .storage import Entries, Mirrored, mirror, read, store, with_zero
 from .values import as_values, fit, host_dtype
 
 Symmetry = Literal["symmetric", "hermitian"]
-_SYMMETRY_TAGS = {"symmetric": lx.symmetric_tag, "hermitian": hermitian_tag}
+_SYMMETRY_TAGS: dict[Symmetry, object] = {"symmetric": lx.symmetric_tag, "hermitian": hermitian_tag}
 
 
 class SparseLinearOperator(AbstractOperator):
@@ -168,7 +168,7 @@ class SparseLinearOperator(AbstractOperator):
         inside = np.all(indices < np.asarray(matrix.shape), axis=1)  # BCOO pads with indices out of range
         (kept,) = np.nonzero(inside)
         return SparseLinearOperator.from_coo(
-            matrix.data[kept], indices[kept, 0], indices[kept, 1], matrix.shape, tags
+            matrix.data[kept], indices[kept, 0], indices[kept, 1], (matrix.shape[0], matrix.shape[1]), tags
         )
 
     @staticmethod
@@ -180,7 +180,9 @@ class SparseLinearOperator(AbstractOperator):
         from .matrix_market import read_matrix_market
 
         matrix, tags = read_matrix_market(path)
-        symmetry = next((name for name, tag in _SYMMETRY_TAGS.items() if tag in tags), None)
+        symmetry: Symmetry | None = None
+        for name, tag in _SYMMETRY_TAGS.items():
+            symmetry = name if tag in tags else symmetry
         try:
             return SparseLinearOperator.from_scipy(matrix, symmetry=symmetry)
         except ValueError as error:  # numbers beyond single precision
