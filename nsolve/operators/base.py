@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse as sp
-from jax.experimental import sparse as jsparse
 from jaxtyping import Array
 
 
@@ -117,6 +116,11 @@ def _has_hermitian_tag(operator: lx.AbstractLinearOperator) -> bool:
     return False
 
 
+def is_jax_sparse(x: object) -> bool:
+    """Whether something is a sparse array of JAX's; that package is not imported just to ask."""
+    return any(cls.__module__.startswith("jax.experimental.sparse") for cls in type(x).__mro__)
+
+
 def require_operator(operator: object, name: str) -> None:
     """Raises, saying what to write, unless something is a linear operator."""
     if isinstance(operator, lx.AbstractLinearOperator):
@@ -125,7 +129,7 @@ def require_operator(operator: object, name: str) -> None:
         hint = f"is the class {operator.__name__}; pass an instance"
     elif sp.issparse(operator):
         hint = "is a SciPy sparse matrix; write `ns.SparseLinearOperator.from_scipy(matrix)`"
-    elif isinstance(operator, jsparse.JAXSparse):
+    elif is_jax_sparse(operator):
         hint = "is a JAX sparse array; write `ns.SparseLinearOperator.from_bcoo(matrix)`"
     elif isinstance(operator, np.ndarray | jax.Array):
         hint = "is an array; write `lx.MatrixLinearOperator(jnp.asarray(matrix))`"

@@ -13,11 +13,10 @@ import lineax as lx
 import numpy as np
 import scipy.sparse as sp
 from jax.core import Tracer
-from jax.experimental import sparse as jsparse
 from jaxtyping import Array, Inexact
 
 from .._vectors import take
-from .base import AbstractOperator, as_tags, hermitian_tag
+from .base import AbstractOperator, as_tags, hermitian_tag, is_jax_sparse
 from .pattern import SparsityPattern
 from .storage import Entries, Mirrored, mirror, read, store, with_zero
 from .values import as_values, fit, host_dtype
@@ -153,7 +152,7 @@ class SparseLinearOperator(AbstractOperator):
     @staticmethod
     def from_bcoo(matrix: Any, tags: Any = ()) -> "SparseLinearOperator":
         """From a `jax.experimental.sparse.BCOO` with concrete indices, no batch and no dense dimensions."""
-        if not isinstance(matrix, jsparse.BCOO):
+        if not is_jax_sparse(matrix) or type(matrix).__name__ != "BCOO":
             raise TypeError(
                 f"`matrix` must be a `jax.experimental.sparse.BCOO`, but is a {type(matrix).__name__}; "
                 "SciPy's matrices and NumPy's arrays go through `from_scipy`."
@@ -307,7 +306,7 @@ def _with_storage(operator: SparseLinearOperator, storage: Entries | Mirrored) -
 
 def _as_csr(matrix: Any) -> sp.csr_array:
     """A copy without duplicates, columns ascending, of a type that JAX has."""
-    if isinstance(matrix, Tracer | lx.AbstractLinearOperator | jsparse.JAXSparse | type):
+    if isinstance(matrix, Tracer | lx.AbstractLinearOperator | type) or is_jax_sparse(matrix):
         raise TypeError(
             f"`matrix` must be a SciPy sparse matrix or a dense NumPy array, but is {matrix!r}. `from_bcoo` "
             "takes JAX's sparse arrays, `from_coo` traced values with their coordinates."

@@ -108,14 +108,14 @@ class StencilLinearOperator(AbstractOperator):
         shape = _grid(shape)
         dtype = dtype or jnp.result_type(float)
         weights = [1 / h**2 for h in _spacings(spacing, len(shape))]
-        weights = [w if is_traced(w) else fit(w, dtype, "1 / spacing**2") for w in weights]
         offsets, coefficients = [(0,) * len(shape)], [2 * sum(weights)]
         for axis, weight in enumerate(weights):
             for step in (-1, 1):
                 offsets.append(unit_offset(len(shape), axis, step))
                 coefficients.append(-weight)
+        fitting = (c if is_traced(c) else fit(c, dtype, "1 / spacing**2") for c in coefficients)
         return StencilLinearOperator(
-            coefficients=tuple(jnp.asarray(c, dtype) for c in coefficients),
+            coefficients=tuple(jnp.asarray(c, dtype) for c in fitting),
             offsets=tuple(offsets),
             shape=shape,
             periodic=(False,) * len(shape),
