@@ -1,9 +1,10 @@
 """Solve a user's own system from files, and say what happened."""
 
 import dataclasses
+import gzip
+import re
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ import jax
 import lineax as lx
 import numpy as np
 import scipy.io
-import scipy.sparse as sp
 
 import nsolve as ns
 from bench import peers, specs
@@ -21,6 +21,8 @@ from bench.peers.base import Answer, Missing, Task
 from bench.peers.lineax import result_name
 from bench.problems.base import Problem, csr
 from bench.table import RESIDUAL_SLACK, scientific
+from nsolve.operators import numerals
+from nsolve.operators.values import fit
 
 _DEFAULT_MAX_STEPS = 10_000
 
@@ -208,12 +210,9 @@ def _read_rhs(path: Path, num_unknowns: int) -> np.ndarray:
         if name.endswith(".npy"):
             rhs = np.load(path, allow_pickle=False)
         elif name.endswith(".mtx"):
-            rhs = scipy.io.mmread(path)
-            rhs = rhs.toarray() if sp.issparse(rhs) else np.asarray(rhs)
+            rhs = ns.read_matrix_market(path)[0].toarray()
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of an empty file, which is refused below
-                rhs = np.loadtxt(path)
+            rhs = _read_text(path)
     except OSError as error:
         raise ValueError(f"--rhs {path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, EOFError) as error:
@@ -228,7 +227,23 @@ def _read_rhs(path: Path, num_unknowns: int) -> np.ndarray:
     if not np.all(np.isfinite(rhs)):
         bad = int(np.argmin(np.isfinite(rhs)))
         raise ValueError(f"--rhs {path}: entry {bad + 1} is {rhs[bad]}; finite numbers are needed")
-    return rhs
+    return fit(rhs, complex if np.iscomplexobj(rhs) else float, f"--rhs {path}")
+
+
+def _read_text(path: Path) -> np.ndarray:
+    """Numbers in rows; what follows a `#` or `%` is a comment.  ValueError names the line."""
+    with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file:
+        lines = file.read().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append([numerals.number(token) for token in numerals.fields(re.split(b"[#%]", line)[0])])
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+    rows = [row for row in rows if row]
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError(f"the lines hold {', '.join(sorted({str(len(row)) for row in rows}))} numbers each")
+    return np.array(rows)
 
 
 def _check_out(out: Path | None, path: Path) -> Path:

@@ -1,9 +1,12 @@
 """Names of upstream that are nobody's promise; the only file that may import them."""
 
+import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import equinox.internal as eqxi
+from jax._src import api_util, util
 
 
 def checkpointed_scan(step: Any, carry: Any, table: Any, length: int, checkpoints: int) -> tuple[Any, Any]:
@@ -32,3 +35,24 @@ def solve_throws() -> bool:
             return frame.f_locals.get("throw") is True
         frame = frame.f_back
     return False
+
+
+def bounded_cache(maxsize: int) -> Callable:
+    """`functools.lru_cache` for large results: `jax.clear_caches()` empties it."""
+
+    def decorate(function: Callable) -> Any:
+        cached = functools.lru_cache(maxsize)(function)
+        _clear_with_jax(cached)
+        return cached
+
+    return decorate
+
+
+def _clear_with_jax(cached: Any) -> None:
+    if hasattr(util, "register_cache") and hasattr(cached, "cache_clear"):
+        util.register_cache(cached, cached.__qualname__)
+
+
+# A cache that keeps the structures of all arguments that ever went through `equinox.filter_jit`, sparsity
+# patterns among them, and that JAX (seen in 0.10) does not clear by itself.
+_clear_with_jax(getattr(api_util, "donation_vector", None))

@@ -31,7 +31,7 @@ def auto(
     **Arguments:** a square operator, and the solver's `rtol`, `atol` and `max_steps`.  **Returns** the
     solver, to be handed to `lx.linear_solve`; what does not suit the operator after all is reported there.
     """
-    require_operator(operator, "auto")
+    require_operator(operator, "operator")
     common = {"rtol": rtol, "atol": atol, "max_steps": max_steps}
     inner = untagged(operator)
     grid = isinstance(inner, StencilLinearOperator)

@@ -46,7 +46,7 @@ def unroll(
         raise TypeError(
             f"`solver` must be one of nsolve's iterative solvers, but is a {type(solver).__name__}."
         )
-    require_operator(operator, "unroll")
+    require_operator(operator, "operator")
     return _run(solver, operator, vector, num_steps, {} if options is None else options)
 
 

@@ -54,6 +54,12 @@ def test_its_inverse_is_a_preconditioner():
     np.testing.assert_allclose(helped.value, np.linalg.solve(operator.as_matrix(), b), atol=1e-9)
 
 
+def test_one_by_one_is_diagonal():
+    operator = ns.LowRankPlusDiagonalLinearOperator(jnp.ones(1), jnp.ones((1, 1)))
+    assert lx.is_diagonal(operator) and lx.is_upper_triangular(operator)
+    assert not lx.is_diagonal(ns.LowRankPlusDiagonalLinearOperator(jnp.ones(2), jnp.ones((2, 1))))
+
+
 def test_bad_shapes_are_named():
     with pytest.raises(ValueError, match="`left` must have shape"):
         ns.LowRankPlusDiagonalLinearOperator(jnp.ones(3), jnp.ones((4, 2)))

@@ -6,6 +6,8 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
+import nsolve as ns
+
 from ..specs import check_name
 from .base import Problem, csr, random_rhs
 
@@ -24,17 +26,15 @@ def pyamg_example(seed: int, example: str = "unit_square") -> Problem:
 
 
 def matrix_market(seed: int, path: str = "") -> Problem:
-    """A Matrix Market file, read by SciPy. ValueError names the file when it cannot be read."""
-    from scipy.io import mmread
-
+    """A Matrix Market file. ValueError names the file, and what is wrong in it, when it cannot be read."""
     if not path:
         raise ValueError("problem 'matrix_market' needs a file: matrix_market[path=FILE.mtx]")
     if not Path(path).is_file():
         raise ValueError(f"problem 'matrix_market': there is no file {path}")
     try:
-        matrix = csr(mmread(path))
-    except Exception as error:
-        raise ValueError(f"problem 'matrix_market': cannot read {path}: {error}") from None
+        matrix = csr(ns.read_matrix_market(path)[0])
+    except (ValueError, OSError) as error:
+        raise ValueError(f"problem 'matrix_market': cannot read {error}") from None
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"problem 'matrix_market': {path} is not square, shape {matrix.shape}")
     return _from_matrix("matrix_market", matrix, seed)

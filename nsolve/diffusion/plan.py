@@ -104,8 +104,13 @@ class Plan(eqx.Module):
         optional = {"shifts", "clock", "stochastic"}
         if names - optional - content.keys():
             raise ValueError(f"{path} lacks {sorted(names - optional - content.keys())}.")
-        stochastic = bool(content.pop("stochastic", False))
-        registers = np.asarray(content.pop("registers"), int)
+        stochastic, registers = content.pop("stochastic", False), np.asarray(content.pop("registers"))
+        if stochastic not in (True, False):
+            raise ValueError(f"{path}: `stochastic` must be true or false, but is {stochastic!r}.")
+        stochastic = bool(stochastic)
+        if registers.size and registers.dtype.kind not in "iu":
+            raise ValueError(f"{path}: `registers` must be integers, but are {registers.tolist()}.")
+        registers = registers.astype(int)
         arrays = {name: np.asarray(value, np.float64) for name, value in content.items()}
         plan = Plan(**arrays, registers=registers, stochastic=stochastic)
         if registers.size and not 0 <= registers.min() <= registers.max() < plan.num_registers:

@@ -131,7 +131,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         """The system with its preconditioner: the given one, or one made by the constructor."""
         name = type(self).__name__
         self.check_options(options)
-        require_operator(operator, name)
+        require_operator(operator, "operator")
         if not eqx.tree_equal(operator.in_structure(), operator.out_structure()):
             raise ValueError(
                 f"`{name}` solves square systems, but the operator maps {operator.in_structure()} to "

@@ -6,13 +6,13 @@ abstract base, so that a concrete operator is just a class: fields, `mv`, `as_ma
 
 import abc
 from collections.abc import Iterable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import scipy.sparse
+import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Array
 
 
@@ -70,21 +70,6 @@ def as_tags(tags: object | Iterable[object]) -> frozenset[object]:
         return frozenset([tags])
 
 
-def require_operator(operator: Any, who: str) -> None:
-    """Raises where something else was handed in the place of an operator, and says what to write."""
-    if isinstance(operator, lx.AbstractLinearOperator):
-        return
-    if isinstance(operator, type):
-        hint = f"make an instance of `{operator.__name__}` first"
-    elif scipy.sparse.issparse(operator):
-        hint = "write `nsolve.SparseLinearOperator.from_scipy(A)`"
-    elif eqx.is_array_like(operator):
-        hint = "write `lineax.MatrixLinearOperator(A)`"
-    else:
-        hint = "see `nsolve.operators`, or `lineax.FunctionLinearOperator` for a function"
-    raise TypeError(f"`{who}` needs a linear operator, but was given a {type(operator).__name__}: {hint}.")
-
-
 def is_complex(operator: lx.AbstractLinearOperator) -> bool:
     """Whether the operator acts on complex vectors."""
     return any(
@@ -110,15 +95,47 @@ def untagged(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
 
 def is_hermitian(operator: lx.AbstractLinearOperator) -> bool:
     """Whether the operator is known to equal its conjugate transpose."""
+    require_operator(operator, "operator")
     if lx.is_positive_semidefinite(operator) or lx.is_negative_semidefinite(operator):
         return True
-    if not is_complex(operator):
-        return lx.is_symmetric(operator)
-    while isinstance(operator, lx.TaggedLinearOperator):
-        if hermitian_tag in operator.tags:
-            return True
-        operator = operator.operator
-    return hermitian_tag in getattr(operator, "tags", ())
+    if not is_complex(operator) and lx.is_symmetric(operator):
+        return True
+    return _has_hermitian_tag(operator)
+
+
+def _has_hermitian_tag(operator: lx.AbstractLinearOperator) -> bool:
+    """Whether the tag is on the operator, on one inside, or follows by what was done with it."""
+    if hermitian_tag in getattr(operator, "tags", ()):
+        return True
+    if isinstance(operator, lx.TaggedLinearOperator | lx.NegLinearOperator):
+        return is_hermitian(operator.operator)
+    if isinstance(operator, lx.MulLinearOperator | lx.DivLinearOperator):
+        return not jnp.iscomplexobj(operator.scalar) and is_hermitian(operator.operator)
+    if isinstance(operator, lx.AddLinearOperator):
+        return is_hermitian(operator.operator1) and is_hermitian(operator.operator2)
+    return False
+
+
+def is_jax_sparse(x: object) -> bool:
+    """Whether something is a sparse array of JAX's; that package is not imported just to ask."""
+    return any(cls.__module__.startswith("jax.experimental.sparse") for cls in type(x).__mro__)
+
+
+def require_operator(operator: object, name: str) -> None:
+    """Raises, saying what to write, unless something is a linear operator."""
+    if isinstance(operator, lx.AbstractLinearOperator):
+        return
+    if isinstance(operator, type):
+        hint = f"is the class {operator.__name__}; pass an instance"
+    elif sp.issparse(operator):
+        hint = "is a SciPy sparse matrix; write `ns.SparseLinearOperator.from_scipy(matrix)`"
+    elif is_jax_sparse(operator):
+        hint = "is a JAX sparse array; write `ns.SparseLinearOperator.from_bcoo(matrix)`"
+    elif isinstance(operator, np.ndarray | jax.Array):
+        hint = "is an array; write `lx.MatrixLinearOperator(jnp.asarray(matrix))`"
+    else:
+        hint = f"is a {type(operator).__name__}"
+    raise TypeError(f"`{name}` must be a linear operator, but {hint}.")
 
 
 def require_definite(operator: lx.AbstractLinearOperator, name: str) -> None:

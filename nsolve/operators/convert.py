@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 
-from .base import EXPLICIT, untagged
+from .base import EXPLICIT, require_operator, untagged
 from .sparse import SparseLinearOperator
 from .stencil import StencilLinearOperator
 
@@ -12,19 +12,22 @@ from .stencil import StencilLinearOperator
 def as_sparse(operator: lx.AbstractLinearOperator, who: str) -> SparseLinearOperator:
     """The operator as a sparse matrix on flat vectors; `who` asks, for the error message.
 
-    Sparse operators are returned as they are, stencils are assembled, lineax's explicit matrices become full
-    patterns.  Tags put around the operator are left out: they say nothing of the entries.  Legal while
-    tracing: patterns are static.
+    Of sparse operators all entries are written out, stencils are assembled, lineax's explicit matrices become
+    full patterns.  Tags put around the operator are left out, those of an operator inside a multiple as
+    well: they say nothing of the entries.  Legal while tracing: patterns are static.
     """
+    require_operator(operator, f"operator of {who}")
     inner = untagged(operator)
     if isinstance(inner, lx.NegLinearOperator | lx.MulLinearOperator | lx.DivLinearOperator):
         matrix = as_sparse(inner.operator, who)
+        values = matrix.values
         if isinstance(inner, lx.NegLinearOperator):
-            return matrix.with_values(-matrix.values)
-        factor = inner.scalar if isinstance(inner, lx.MulLinearOperator) else 1 / inner.scalar
-        return matrix.with_values((factor * matrix.values).astype(matrix.dtype))
+            return SparseLinearOperator(-values, matrix.pattern)
+        scalar = jnp.asarray(inner.scalar, values.dtype)
+        scaled = values * scalar if isinstance(inner, lx.MulLinearOperator) else values / scalar
+        return SparseLinearOperator(scaled, matrix.pattern)
     if isinstance(inner, SparseLinearOperator):
-        return inner
+        return inner.written_out()
     if isinstance(inner, StencilLinearOperator):
         return inner.as_sparse()
     if isinstance(inner, EXPLICIT):

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .values import as_coefficients, fit
+
 Offset = tuple[int, ...]
 Boundary = Literal["dirichlet", "neumann", "periodic"]
 
@@ -78,12 +80,13 @@ def _faces(coefficient, axis: int, boundary: str):
 
 def _as_field(coefficient: Any, name: str):
     """A checked cell field; on the host unless traced, so that nothing is compiled op by op."""
+    coefficient = as_coefficients(coefficient, name)
     dtype = jnp.result_type(coefficient)
     if not jnp.issubdtype(dtype, jnp.inexact):
         dtype = jnp.result_type(float)
     if is_traced(coefficient):
         return coefficient.astype(dtype)
-    field = np.asarray(coefficient, dtype)
+    field = fit(coefficient, dtype, name)
     if not np.all(np.isfinite(field)):
         raise ValueError(f"`{name}` must be finite, but contains NaN or infinity.")
     if not np.iscomplexobj(field) and field.size and not field.min() > 0:

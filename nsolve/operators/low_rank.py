@@ -8,6 +8,7 @@ from jaxtyping import Array, Inexact
 
 from .._dense import solve
 from .base import AbstractOperator, as_tags, hermitian_tag
+from .values import as_values
 
 
 class LowRankPlusDiagonalLinearOperator(AbstractOperator):
@@ -29,8 +30,9 @@ class LowRankPlusDiagonalLinearOperator(AbstractOperator):
     tags: frozenset[object] = eqx.field(static=True)
 
     def __init__(self, diagonal_part, left, right=None, tags=()):
-        diagonal_part, left = jnp.asarray(diagonal_part), jnp.asarray(left)
-        right = None if right is None else jnp.asarray(right)
+        diagonal_part = jnp.asarray(as_values(diagonal_part, "diagonal_part"))
+        left = jnp.asarray(as_values(left, "left"))
+        right = None if right is None else jnp.asarray(as_values(right, "right"))
         for name, factor in (("left", left), ("right", right)):
             if factor is not None and (
                 factor.ndim != 2 or factor.shape != (diagonal_part.size, left.shape[-1])
@@ -41,38 +43,42 @@ class LowRankPlusDiagonalLinearOperator(AbstractOperator):
                 )
         if diagonal_part.ndim != 1:
             raise ValueError(f"`diagonal_part` must be flat, but has shape {diagonal_part.shape}.")
-        dtype = jnp.result_type(*(a for a in (diagonal_part, left, right) if a is not None))
-        self.diagonal_part = diagonal_part.astype(dtype)
+        with jax.numpy_dtype_promotion("standard"):
+            dtype = jnp.result_type(*(a for a in (diagonal_part, left, right) if a is not None))
         self.left = left.astype(dtype)
         self.right = None if right is None else right.astype(dtype)
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(f"The entries must be floating-point or complex, but are {dtype}.")
         tags = as_tags(tags)
-        if right is None and not jnp.issubdtype(diagonal_part.dtype, jnp.complexfloating):
+        if right is None and not jnp.iscomplexobj(diagonal_part):
+            # A real diagonal stays a real array, so that no step along a gradient can break the promise.
+            self.diagonal_part = diagonal_part.astype(jnp.finfo(dtype).dtype)
             tags |= {hermitian_tag}
             if not jnp.issubdtype(dtype, jnp.complexfloating):
                 tags |= {lx.symmetric_tag}
+        else:
+            self.diagonal_part = diagonal_part.astype(dtype)
         self.tags = tags
 
     @property
     def _right(self) -> Array:
         return self.left if self.right is None else self.right
 
+    @property
+    def _diagonal(self) -> Array:
+        return self.diagonal_part.astype(self.left.dtype)
+
     def mv(self, vector: Array) -> Array:
         inner = jnp.matmul(self._right.conj().T, vector, precision="highest")
-        return self.diagonal_part * vector + jnp.matmul(self.left, inner, precision="highest")
+        return self._diagonal * vector + jnp.matmul(self.left, inner, precision="highest")
 
     def as_matrix(self) -> Array:
-        return jnp.diag(self.diagonal_part) + self.left @ self._right.conj().T
+        return jnp.diag(self._diagonal) + self.left @ self._right.conj().T
 
     def diagonal(self) -> Array:
-        return self.diagonal_part + jnp.sum(self.left * self._right.conj(), axis=1)
+        return self._diagonal + jnp.sum(self.left * self._right.conj(), axis=1)
 
     def transpose(self) -> "LowRankPlusDiagonalLinearOperator":
-        if lx.is_symmetric(self):
-            return self
         tags = lx.transpose_tags(self.tags)
-        left, right = self._right.conj(), self.left.conj()
+        left, right = self._right.conj(), None if self.right is None else self.left.conj()
         return LowRankPlusDiagonalLinearOperator(self.diagonal_part, left, right, tags)
 
     def conj(self) -> "LowRankPlusDiagonalLinearOperator":
@@ -87,7 +93,7 @@ class LowRankPlusDiagonalLinearOperator(AbstractOperator):
         Loses digits where the `k x k` matrix `I + right^H D^-1 left` is ill-conditioned.
         Hager (1989), doi:10.1137/1031049.
         """
-        inverse_diagonal = 1 / self.diagonal_part
+        inverse_diagonal = 1 / self._diagonal
         scaled = inverse_diagonal[:, None] * self.left
         small = jnp.eye(self.left.shape[1], dtype=self.left.dtype)
         small = small + jnp.matmul(self._right.conj().T, scaled, precision="highest")
@@ -97,10 +103,14 @@ class LowRankPlusDiagonalLinearOperator(AbstractOperator):
         return LowRankPlusDiagonalLinearOperator(inverse_diagonal, left, right, self.tags & kept)
 
     def in_structure(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(self.diagonal_part.shape, self.diagonal_part.dtype)
+        return jax.ShapeDtypeStruct(self.diagonal_part.shape, self.left.dtype)
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
         return self.in_structure()
+
+    def is_structurally(self, tag: object) -> bool:
+        triangular = {lx.lower_triangular_tag, lx.upper_triangular_tag}
+        return self.diagonal_part.size <= 1 and tag in triangular | {lx.diagonal_tag, lx.tridiagonal_tag}
 
     def __repr__(self) -> str:
         n, k = self.left.shape

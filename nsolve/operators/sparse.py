@@ -4,7 +4,7 @@ JAX's own BCOO and BCSR are input formats only: they go through scatter-adds or 
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -16,9 +16,13 @@ from jax.core import Tracer
 from jaxtyping import Array, Inexact
 
 from .._vectors import take
-from .base import AbstractOperator, as_tags, hermitian_tag
+from .base import AbstractOperator, as_tags, hermitian_tag, is_jax_sparse
 from .pattern import SparsityPattern
-from .storage import Diagonals, PaddedRows, read, store, with_zero
+from .storage import Entries, Mirrored, mirror, read, store, with_zero
+from .values import as_values, fit, host_dtype
+
+Symmetry = Literal["symmetric", "hermitian"]
+_SYMMETRY_TAGS: dict[Symmetry, object] = {"symmetric": lx.symmetric_tag, "hermitian": hermitian_tag}
 
 
 class SparseLinearOperator(AbstractOperator):
@@ -31,55 +35,86 @@ class SparseLinearOperator(AbstractOperator):
       `scipy.sparse.csr_array.data` after `sort_indices()`.  Gradients live on these entries only.
     * `with_values(v)`: the same pattern with other values; legal under `jit`, `grad` and `vmap`.
     * `tags`: lineax's promises about the structure.  Positive (semi)definiteness is the user's word:
-      `lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)` or `tags=`.
+      `lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)` or `tags=`.  Tags that are given hold for all
+      values that the pattern is given later; they choose methods, and `transpose()` does not rely on them.
+
+    With *symmetric storage* (`from_scipy(matrix, symmetry=...)`, and symmetric or Hermitian Matrix Market
+    files) the operator's only floating-point array is its lower triangle, diagonal included:
+
+    * `triangle`: these entries, in CSR order; `with_triangle(t)`: the same pattern with others.
+      Gradients with respect to them, or to the operator as a pytree, and steps along these keep the matrix
+      symmetric (Hermitian).  `values` are still all entries; `with_values(v)` gives general storage, without
+      the tag.
 
     One product costs `nnz` multiply-adds and reads 8 bytes an entry (float64) where the entries lie on few
-    diagonals, 12 bytes otherwise; empty slots add at most 30 %.
+    diagonals, 12 bytes otherwise; empty slots add at most 30 %.  Symmetric storage writes all entries out
+    before a solve's first product, which takes the time of a few; each product outside of a solve does, too.
     The pattern is static: a function that takes the operator is traced once per pattern.
     """
 
-    _blocks: tuple[Diagonals | PaddedRows, ...]
-    _restore_order: Array | None
+    _storage: Entries | Mirrored
     pattern: SparsityPattern = eqx.field(static=True)
     tags: frozenset[object] = eqx.field(static=True)
+    _of_these_values: frozenset[object] = eqx.field(static=True)
 
-    def __init__(self, values: Array | np.ndarray, pattern: SparsityPattern, tags: Any = ()):
-        """Use the `from_…` constructors; this one takes values in CSR order and a ready pattern."""
+    def __init__(
+        self,
+        values: Array | np.ndarray,
+        pattern: SparsityPattern,
+        tags: Any = (),
+        *,
+        tags_of_values: Any = (),
+    ):
+        """Use the `from_…` constructors; this one takes values in CSR order and a ready pattern.
+
+        `tags_of_values` are further tags, which `with_values` drops."""
+        if not isinstance(pattern, SparsityPattern):
+            raise TypeError(
+                f"`pattern` must be a `SparsityPattern`, but is a {type(pattern).__name__}; build operators "
+                "with `SparseLinearOperator.from_scipy(matrix)` or `from_coo(values, rows, cols, shape)`."
+            )
+        values = as_values(values, "values")
         if values.shape != (pattern.nnz,):
             raise ValueError(
                 f"`values` must have shape ({pattern.nnz},), one for each entry of the pattern in CSR "
                 f"order, but has shape {values.shape}."
             )
-        if not jnp.issubdtype(values.dtype, jnp.inexact):
-            raise TypeError(
-                f"`values` must be floating-point or complex, but are {values.dtype}; convert them first."
-            )
+        self._storage = store(values, pattern)
         self.pattern = pattern
-        self.tags = as_tags(tags)
-        self._blocks = store(values, pattern)
-        if len(self._blocks) == 1:
-            self._restore_order = None
-        else:
-            order = np.empty(pattern.shape[0], np.int32)
-            order[np.concatenate(pattern.buckets)] = np.arange(pattern.shape[0], dtype=np.int32)
-            self._restore_order = jnp.asarray(order)
+        self._of_these_values = as_tags(tags_of_values) - as_tags(tags)
+        self.tags = as_tags(tags) | self._of_these_values
 
     @staticmethod
-    def from_scipy(matrix: Any, tags: Any = ()) -> "SparseLinearOperator":
+    def from_scipy(
+        matrix: Any, tags: Any = (), *, symmetry: Symmetry | None = None
+    ) -> "SparseLinearOperator":
         """From any SciPy sparse matrix or array (or dense NumPy array).
 
         Duplicate entries are summed, explicit zeros kept.  A symmetry tag that the entries contradict is a
-        `ValueError`.  Integer and boolean matrices become the default floating-point type.
+        `ValueError`.  Integers and booleans become the default floating-point type, half precision becomes
+        single, extended precision double; numbers that become infinite or zero are a `ValueError`.
+
+        `symmetry="symmetric"` or `"hermitian"` chooses symmetric storage, for matrices whose pattern is
+        symmetric: the lower triangle is kept, the upper one is its mirror image for good.
         """
-        matrix = sp.csr_array(matrix, copy=True)
-        matrix.sum_duplicates()
-        matrix.sort_indices()
-        if not np.issubdtype(matrix.dtype, np.inexact):
-            matrix = matrix.astype(jnp.result_type(float))
+        matrix = _as_csr(matrix)
         tags = as_tags(tags)
-        _check_symmetry_tags(matrix, tags)
         pattern = SparsityPattern(matrix.indptr, matrix.indices, matrix.shape)
-        return SparseLinearOperator(matrix.data, pattern, tags)
+        if symmetry is None:
+            _check_symmetry_tags(matrix, tags)
+            return SparseLinearOperator(matrix.data, pattern, tags)
+        if symmetry not in _SYMMETRY_TAGS:
+            raise ValueError(f'`symmetry` must be "symmetric", "hermitian" or None, but is {symmetry!r}.')
+        tag = _SYMMETRY_TAGS[symmetry]
+        _check_symmetry_tags(matrix, tags | {tag})
+        if pattern.transposed[0] is not pattern:
+            raise ValueError(
+                f'`symmetry="{symmetry}"` needs a symmetric pattern, but some entries have no mirror image; '
+                "store explicit zeros there, or use `matrix = (matrix + matrix.conj().T) / 2`."
+            )
+        general = SparseLinearOperator(matrix.data, pattern, tags, tags_of_values=tag)
+        triangle = matrix.data[pattern.rows >= pattern.indices]
+        return _with_storage(general, mirror(as_values(triangle, "matrix"), pattern, symmetry == "hermitian"))
 
     @staticmethod
     def from_coo(
@@ -89,7 +124,7 @@ class SparseLinearOperator(AbstractOperator):
 
         Entries at the same position are summed.  `A.values` are in CSR order, whatever the order given.
         """
-        values = jnp.asarray(values)
+        values = jnp.asarray(as_values(values, "values"))
         rows, cols = _concrete_indices(rows, "rows"), _concrete_indices(cols, "cols")
         if not (values.shape == rows.shape == cols.shape and values.ndim == 1):
             raise ValueError(
@@ -117,6 +152,11 @@ class SparseLinearOperator(AbstractOperator):
     @staticmethod
     def from_bcoo(matrix: Any, tags: Any = ()) -> "SparseLinearOperator":
         """From a `jax.experimental.sparse.BCOO` with concrete indices, no batch and no dense dimensions."""
+        if not is_jax_sparse(matrix) or type(matrix).__name__ != "BCOO":
+            raise TypeError(
+                f"`matrix` must be a `jax.experimental.sparse.BCOO`, but is a {type(matrix).__name__}; "
+                "SciPy's matrices and NumPy's arrays go through `from_scipy`."
+            )
         if matrix.n_batch or matrix.n_dense or matrix.ndim != 2:
             raise ValueError(
                 "`matrix` must be a two-dimensional BCOO with n_batch = n_dense = 0, but has shape "
@@ -127,26 +167,40 @@ class SparseLinearOperator(AbstractOperator):
         inside = np.all(indices < np.asarray(matrix.shape), axis=1)  # BCOO pads with indices out of range
         (kept,) = np.nonzero(inside)
         return SparseLinearOperator.from_coo(
-            matrix.data[kept], indices[kept, 0], indices[kept, 1], matrix.shape, tags
+            matrix.data[kept], indices[kept, 0], indices[kept, 1], (matrix.shape[0], matrix.shape[1]), tags
         )
 
     @staticmethod
     def from_matrix_market(path: Any) -> "SparseLinearOperator":
-        """Reads a Matrix Market file (`.mtx`, `.mtx.gz`); symmetric and Hermitian headers become tags."""
+        """Reads a Matrix Market file (`.mtx`, `.mtx.gz`), strictly: see `read_matrix_market`.
+
+        Symmetric and Hermitian headers become symmetric storage, with the tag.
+        """
         from .matrix_market import read_matrix_market
 
         matrix, tags = read_matrix_market(path)
-        return SparseLinearOperator.from_scipy(matrix, tags)
+        symmetry: Symmetry | None = None
+        for name, tag in _SYMMETRY_TAGS.items():
+            symmetry = name if tag in tags else symmetry
+        try:
+            return SparseLinearOperator.from_scipy(matrix, symmetry=symmetry)
+        except ValueError as error:  # numbers beyond single precision
+            raise ValueError(f"{path}: {error}") from None
 
     @property
     def values(self) -> Array:
         """The stored entries in CSR order, shape `(nnz,)`."""
-        return read(self._blocks, self.pattern)
+        return read(self._storage.written_out(), self.pattern)
+
+    @property
+    def triangle(self) -> Array:
+        """The entries of the lower triangle, diagonal included, in CSR order; symmetric storage only."""
+        return self._mirrored().triangle
 
     @property
     def dtype(self):
         """Type of the values."""
-        return self._blocks[0].values.dtype
+        return self._storage.dtype
 
     @property
     def nnz(self) -> int:
@@ -154,8 +208,32 @@ class SparseLinearOperator(AbstractOperator):
         return self.pattern.nnz
 
     def with_values(self, values: Inexact[Array, " nnz"]) -> "SparseLinearOperator":
-        """The same pattern and tags with other values, `(nnz,)` in CSR order."""
-        return SparseLinearOperator(jnp.asarray(values), self.pattern, self.tags)
+        """The same pattern with other values, `(nnz,)` in CSR order, and the tags that the user gave.
+
+        Tags that were known of the old values are left out: a symmetric file's, a stencil's."""
+        return SparseLinearOperator(values, self.pattern, self.tags - self._of_these_values)
+
+    def with_triangle(self, triangle: Array) -> "SparseLinearOperator":
+        """Symmetric storage with another lower triangle, `(entries,)` in CSR order; legal while tracing."""
+        storage, triangle = self._mirrored(), jnp.asarray(as_values(triangle, "triangle"))
+        if triangle.shape != storage.triangle.shape:
+            raise ValueError(
+                f"`triangle` must have shape {storage.triangle.shape}, one for each entry of the lower "
+                f"triangle, but has shape {triangle.shape}."
+            )
+        return _with_storage(self, eqx.tree_at(lambda mirrored: mirrored.triangle, storage, triangle))
+
+    def written_out(self) -> "SparseLinearOperator":
+        """The same matrix with all entries stored, as products need them."""
+        return _with_storage(self, self._storage.written_out())
+
+    def _mirrored(self) -> Mirrored:
+        if not isinstance(self._storage, Mirrored):
+            raise ValueError(
+                "`triangle` and `with_triangle` are for symmetric storage; build the operator with "
+                '`from_scipy(matrix, symmetry="symmetric")` or `"hermitian"`.'
+            )
+        return self._storage
 
     def as_scipy(self) -> sp.csr_array:
         """As a SciPy CSR array (concrete values only)."""
@@ -165,10 +243,7 @@ class SparseLinearOperator(AbstractOperator):
 
     def mv(self, vector: Inexact[Array, " columns"]) -> Inexact[Array, " rows"]:
         """`A @ vector`."""
-        parts = [block.mv(vector) for block in self._blocks]
-        if self._restore_order is None:
-            return parts[0]
-        return jnp.concatenate(parts).at[self._restore_order].get(mode="promise_in_bounds")
+        return self._storage.written_out().mv(vector)
 
     def as_matrix(self) -> Array:
         pattern = self.pattern
@@ -176,14 +251,18 @@ class SparseLinearOperator(AbstractOperator):
         return dense.at[pattern.rows, pattern.indices].set(self.values)
 
     def transpose(self) -> "SparseLinearOperator":
-        if lx.is_symmetric(self):
-            return self
+        if isinstance(self._storage, Mirrored):
+            return self.conj() if self._storage.hermitian else self
+        # Also where a tag says that nothing changes: the values may have moved on from what it promised.
         pattern, order = self.pattern.transposed
-        return SparseLinearOperator(take(self.values, order), pattern, lx.transpose_tags(self.tags))
+        tags = lx.transpose_tags(self.tags - self._of_these_values)
+        of_values = lx.transpose_tags(self._of_these_values)
+        return SparseLinearOperator(take(self.values, order), pattern, tags, tags_of_values=of_values)
 
     def conj(self) -> "SparseLinearOperator":
-        blocks = jax.tree.map(lambda x: x.conj() if eqx.is_inexact_array(x) else x, self._blocks)
-        return eqx.tree_at(lambda operator: operator._blocks, self, blocks)
+        return _with_storage(
+            self, jax.tree.map(lambda x: x.conj() if eqx.is_inexact_array(x) else x, self._storage)
+        )
 
     def diagonal(self) -> Array:
         return take(with_zero(self.values), self.pattern.diagonal_positions)
@@ -214,6 +293,35 @@ class SparseLinearOperator(AbstractOperator):
         rows, columns = self.pattern.shape
         tags = f", tags={{{', '.join(sorted(map(repr, self.tags)))}}}" if self.tags else ""
         return f"SparseLinearOperator({rows} x {columns}, {self.nnz} entries, {self.dtype}{tags})"
+
+
+@lx.linearise.register(SparseLinearOperator)
+def _(operator):
+    return operator.written_out()
+
+
+def _with_storage(operator: SparseLinearOperator, storage: Entries | Mirrored) -> SparseLinearOperator:
+    return eqx.tree_at(lambda operator: operator._storage, operator, storage)
+
+
+def _as_csr(matrix: Any) -> sp.csr_array:
+    """A copy without duplicates, columns ascending, of a type that JAX has."""
+    if isinstance(matrix, Tracer | lx.AbstractLinearOperator | type) or is_jax_sparse(matrix):
+        raise TypeError(
+            f"`matrix` must be a SciPy sparse matrix or a dense NumPy array, but is {matrix!r}. `from_bcoo` "
+            "takes JAX's sparse arrays, `from_coo` traced values with their coordinates."
+        )
+    if not sp.issparse(matrix):
+        matrix = np.asarray(matrix)
+    if matrix.ndim != 2:
+        raise ValueError(f"`matrix` must be two-dimensional, but has shape {matrix.shape}.")
+    dtype = host_dtype(matrix.dtype, "matrix")
+    matrix = sp.csr_array(matrix if sp.issparse(matrix) else fit(matrix, dtype, "matrix"), copy=True)
+    matrix.data = fit(matrix.data, dtype, "matrix")
+    matrix.sum_duplicates()
+    matrix.sort_indices()
+    matrix.data = np.asarray(as_values(matrix.data, "matrix"))
+    return matrix
 
 
 def _concrete_indices(index: Any, name: str) -> np.ndarray:

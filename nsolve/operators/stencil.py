@@ -1,6 +1,5 @@
 """Stencils: operators on grids that couple each point to fixed neighbours, never assembled."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +11,12 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Array, ArrayLike, Inexact
 
+from .._upstream import bounded_cache
 from .base import AbstractOperator, as_tags, hermitian_tag
 from .finite_volumes import Boundary, Offset, as_cell_fields, finite_volumes, is_traced, unit_offset
 from .pattern import SparsityPattern
 from .sparse import SparseLinearOperator
+from .values import as_coefficients, fit
 
 
 class StencilLinearOperator(AbstractOperator):
@@ -60,12 +61,13 @@ class StencilLinearOperator(AbstractOperator):
         offsets = tuple(tuple(int(k) for k in np.atleast_1d(offset)) for offset in stencil)
         if not offsets:
             raise ValueError("`stencil` is empty; it needs at least one offset, such as {(0,): 1.0}.")
-        with jax.numpy_dtype_promotion("standard"):  # scalars beside arrays, real beside complex: meant so
-            dtype = jnp.result_type(*stencil.values())
+        given = [as_coefficients(c, f"stencil[{offset}]") for offset, c in stencil.items()]
+        with jax.numpy_dtype_promotion("standard"):
+            dtype = jnp.result_type(*given)
         if not jnp.issubdtype(dtype, jnp.inexact):
             dtype = jnp.result_type(float)
         coefficients = []
-        for offset, coefficient in zip(offsets, stencil.values(), strict=True):
+        for offset, coefficient in zip(offsets, given, strict=True):
             if len(offset) != len(shape):
                 raise ValueError(
                     f"`stencil` has the offset {offset} with {len(offset)} entries, but the grid "
@@ -80,9 +82,10 @@ class StencilLinearOperator(AbstractOperator):
                 )
             if not is_traced(coefficient) and not np.all(np.isfinite(coefficient)):
                 raise ValueError(f"`stencil[{offset}]` must be finite, but contains NaN or infinity.")
-            # Ranks are never promoted from here on: one axis for each of the grid's, or a scalar.
-            size = (1,) * (len(shape) - len(size)) + size if size else ()
-            coefficients.append(jnp.asarray(coefficient, dtype).reshape(size))
+            if not isinstance(coefficient, jax.Array):
+                coefficient = fit(coefficient, dtype, f"stencil[{offset}]")
+            full = size and (1,) * (len(shape) - len(size)) + size
+            coefficients.append(jnp.asarray(coefficient, dtype).reshape(full))
         operator = StencilLinearOperator(
             coefficients=tuple(coefficients),
             offsets=offsets,
@@ -110,8 +113,9 @@ class StencilLinearOperator(AbstractOperator):
             for step in (-1, 1):
                 offsets.append(unit_offset(len(shape), axis, step))
                 coefficients.append(-weight)
+        fitting = (c if is_traced(c) else fit(c, dtype, "1 / spacing**2") for c in coefficients)
         return StencilLinearOperator(
-            coefficients=tuple(jnp.asarray(c, dtype) for c in coefficients),
+            coefficients=tuple(jnp.asarray(c, dtype) for c in fitting),
             offsets=tuple(offsets),
             shape=shape,
             periodic=(False,) * len(shape),
@@ -179,7 +183,7 @@ class StencilLinearOperator(AbstractOperator):
                 values = np.add.reduceat(values, np.searchsorted(segments, np.arange(pattern.nnz)))
             else:
                 values = jax.ops.segment_sum(values, segments, pattern.nnz, indices_are_sorted=True)
-        return SparseLinearOperator(values, pattern, self.tags)
+        return SparseLinearOperator(values, pattern, tags_of_values=self.tags)
 
     def as_scipy(self) -> sp.csr_array:
         """As a SciPy CSR array on flat vectors, C order (concrete coefficients only)."""
@@ -200,8 +204,7 @@ class StencilLinearOperator(AbstractOperator):
         return total.reshape(-1)
 
     def transpose(self) -> "StencilLinearOperator":
-        if lx.is_symmetric(self):
-            return self
+        # Also where a tag says that nothing changes: coefficients that were fitted may not keep what it says.
         coefficients, offsets = _transposed(self)
         return StencilLinearOperator(
             coefficients=coefficients,
@@ -271,10 +274,13 @@ def _transposed(operator: StencilLinearOperator):
         step = tuple(k if n > 1 else 0 for k, n in zip(back, size, strict=True))
         offsets.append(back)
         coefficients.append(shifted(coefficient.reshape(size), step, operator.periodic))
+    if sorted(offsets) == sorted(operator.offsets):  # the same structure, then, for what is compiled for it
+        order = [offsets.index(offset) for offset in operator.offsets]
+        offsets, coefficients = ([x[k] for k in order] for x in (offsets, coefficients))
     return tuple(coefficients), tuple(offsets)
 
 
-@functools.lru_cache(maxsize=64)
+@bounded_cache(8)
 def _assembly(shape: tuple[int, ...], offsets: tuple[Offset, ...], periodic: tuple[bool, ...]):
     """The pattern, the entries' places among the stacked coefficients, and which share a slot."""
     size = int(np.prod(shape))

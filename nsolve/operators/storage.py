@@ -1,7 +1,8 @@
 """How the values of a sparse matrix lie in memory: along diagonals, or in padded rows.
 
 Both store each entry once in a slot of a dense array, and both leave slots empty; `positions` says which
-entry (in CSR order) each slot holds, or `nnz` where it is empty.
+entry (in CSR order) each slot holds, or `nnz` where it is empty.  Of a symmetric matrix one triangle may be
+kept instead, from which these slots are filled when a solve begins.
 
 * *Diagonals*, where the entries lie on few of them (grids, bands): a product is a sum of shifted vectors,
   without index arrays and gathers.
@@ -66,16 +67,83 @@ class PaddedRows(eqx.Module):
             return total + slot(*k_values_columns), None
 
         zero = jnp.zeros(self.values.shape[1], jnp.result_type(self.values, x))
-        total, _ = jax.lax.scan(add, zero, (jnp.arange(width), self.values, self.columns), unroll=8)
+        slots = jnp.arange(width, dtype=jnp.int32)
+        total, _ = jax.lax.scan(add, zero, (slots, self.values, self.columns), unroll=8)
         return total
 
 
-def store(values: Array | np.ndarray, pattern: SparsityPattern) -> tuple[Diagonals | PaddedRows, ...]:
-    """Blocks whose products, one after the other, are the rows in the order of the pattern's buckets."""
+class Entries(eqx.Module):
+    """All entries: blocks of rows, in the order of the pattern's buckets, and how to undo that order."""
+
+    blocks: tuple[Diagonals | PaddedRows, ...]
+    restore_order: Int[Array, " rows"] | None
+
+    @property
+    def dtype(self):
+        return self.blocks[0].values.dtype
+
+    def mv(self, x: Array) -> Array:
+        parts = [block.mv(x) for block in self.blocks]
+        if self.restore_order is None:
+            return parts[0]
+        return take(jnp.concatenate(parts), self.restore_order)
+
+    def written_out(self) -> "Entries":
+        return self
+
+
+class Mirrored(eqx.Module):
+    """One triangle, `(entries of the lower triangle,)` in CSR order; the other is its mirror image, whatever
+    the values become."""
+
+    triangle: Inexact[Array, " entries"]
+    on_diagonal: Bool[Array, " entries"]
+    places: Entries
+    hermitian: bool = eqx.field(static=True)
+
+    @property
+    def dtype(self):
+        return self.triangle.dtype
+
+    def written_out(self) -> Entries:
+        """All entries, at the price of reading each once."""
+        blocks = tuple(
+            eqx.tree_at(lambda block: block.values, block, self._read(block.values))
+            for block in self.places.blocks
+        )
+        return Entries(blocks, self.places.restore_order)
+
+    def _read(self, place: Array) -> Array:
+        """`place`: the entry's number in the triangle; plus their number where it is reflected; twice this
+        where there is none.  Nothing is appended to the triangle: XLA would do so anew for each entry."""
+        triangle, size = self.triangle, self.triangle.size
+        if size == 0:
+            return jnp.zeros(place.shape, triangle.dtype)
+        if self.hermitian:
+            triangle = jnp.where(self.on_diagonal, triangle.real.astype(triangle.dtype), triangle)
+        values = take(triangle, jnp.minimum(jnp.where(place < size, place, place - size), size - 1))
+        if self.hermitian:
+            values = jnp.where(place < size, values, values.conj())
+        return jnp.where(place < 2 * size, values, 0)
+
+
+def mirror(triangle: Array | np.ndarray, pattern: SparsityPattern, hermitian: bool) -> Mirrored:
+    """Storage of one triangle; the pattern is symmetric."""
+    below = pattern.rows >= pattern.indices
+    size = int(below.sum())
+    place = np.cumsum(below, dtype=np.int32 if 2 * size < 2**31 - 1 else np.int64) - 1
+    sources = np.where(below, place, size + place[pattern.transposed[1]])
+    on_diagonal = (pattern.rows == pattern.indices)[below]
+    places = store(sources, pattern, empty=2 * size)
+    return Mirrored(jnp.asarray(triangle), jnp.asarray(on_diagonal), places, hermitian)
+
+
+def store(values: Array | np.ndarray, pattern: SparsityPattern, empty: int = 0) -> Entries:
+    """Storage of all entries, given in CSR order; slots that hold none are filled with `empty`."""
     if pattern.diagonal_offsets is not None:
         positions = diagonal_slots(pattern)
         stored = jnp.asarray(positions < pattern.nnz)
-        return (Diagonals(_fill(values, positions), stored, pattern.diagonal_offsets),)
+        return Entries((Diagonals(_fill(values, positions, empty), stored, pattern.diagonal_offsets),), None)
     blocks = []
     for rows in pattern.buckets:
         positions = row_slots(pattern, rows)
@@ -84,11 +152,15 @@ def store(values: Array | np.ndarray, pattern: SparsityPattern) -> tuple[Diagona
         stored = positions < pattern.nnz
         columns[stored] = pattern.indices[positions[stored]]
         lengths = jnp.asarray(pattern.row_lengths[rows].astype(np.int32))
-        blocks.append(PaddedRows(_fill(values, positions), jnp.asarray(columns), lengths))
-    return tuple(blocks)
+        blocks.append(PaddedRows(_fill(values, positions, empty), jnp.asarray(columns), lengths))
+    if len(blocks) == 1:
+        return Entries(tuple(blocks), None)
+    order = np.empty(pattern.shape[0], np.int32)
+    order[np.concatenate(pattern.buckets)] = np.arange(pattern.shape[0], dtype=np.int32)
+    return Entries(tuple(blocks), jnp.asarray(order))
 
 
-def read(blocks: tuple[Diagonals | PaddedRows, ...], pattern: SparsityPattern) -> Array:
+def read(entries: Entries, pattern: SparsityPattern) -> Array:
     """The values in CSR order: the inverse of `store`."""
     if pattern.diagonal_offsets is not None:
         slots = [diagonal_slots(pattern)]
@@ -99,7 +171,7 @@ def read(blocks: tuple[Diagonals | PaddedRows, ...], pattern: SparsityPattern) -
     for positions in slots:
         where[positions.reshape(-1)] = np.arange(start, start + positions.size)
         start += positions.size
-    flat = jnp.concatenate([block.values.reshape(-1) for block in blocks])
+    flat = jnp.concatenate([block.values.reshape(-1) for block in entries.blocks])
     return take(flat, where[:-1])
 
 
@@ -124,7 +196,7 @@ def row_slots(pattern: SparsityPattern, rows: np.ndarray) -> np.ndarray:
     return np.where(slots < lengths, pattern.indptr[rows] + slots, pattern.nnz)
 
 
-def _fill(values: Array | np.ndarray, positions: np.ndarray) -> Array:
+def _fill(values: Array | np.ndarray, positions: np.ndarray, empty: int = 0) -> Array:
     if isinstance(values, np.ndarray):  # on the host: nothing to compile
-        return jnp.asarray(np.append(values, values.dtype.type(0))[positions])
+        return jnp.asarray(np.append(values, values.dtype.type(empty))[positions])
     return take(with_zero(values), positions)

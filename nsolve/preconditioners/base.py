@@ -55,7 +55,7 @@ class AbstractPreconditioner(eqx.Module):
 
     def __call__(self, operator: lx.AbstractLinearOperator) -> AbstractApproximateInverse:
         """`M ~ A^-1`, constant under differentiation with respect to `A`."""
-        require_operator(operator, type(self).__name__)
+        require_operator(operator, "operator")
         return self.build(constant(operator))
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
+from .._upstream import bounded_cache
 from .._vectors import Vector, axpy, where
 from ..linear._recycled import Recycled
 from ..linear.base import AbstractIterativeSolver, structure_zeros
@@ -223,7 +224,7 @@ def _shapes(arrays: PyTree) -> tuple[Any, tuple[Any, ...]]:
     return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
-@functools.lru_cache(maxsize=64)
+@bounded_cache(64)
 def _compiled(static, index: int, tuned: str, y0: Start | None, structure, shapes) -> Callable:
     """The solve of one system with one solver, compiled ahead so that its time can be taken."""
 

@@ -47,7 +47,8 @@ def test_right_hand_side_formats(spd, tmp_path, suffix):
     elif suffix == ".mtx":
         scipy.io.mmwrite(file, b.reshape(-1, 1))
     else:
-        np.savetxt(file, b)
+        lines = [f"{number:.12f}D+00  # Fortran's" for number in b]
+        file.write_text("% a vector\n" + "\n".join(lines) + "\n")
     out = tmp_path / "x.mtx"
     assert solve_file(spd, rhs=file, solver="scipy:splu", out=out) == 0
     check(spd, scipy.io.mmread(out).ravel(), b)
@@ -127,6 +128,23 @@ def test_bad_matrices(tmp_path, capsys):
 def test_bad_right_hand_sides(spd, tmp_path, capsys, b, message):
     np.save(tmp_path / "b.npy", b)
     assert solve_file(spd, rhs=tmp_path / "b.npy") == 2
+    assert message in one_line_of_error(capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1\n" * 19 + "1,5\n", "line 20: '1,5' is not a number"),
+        ("1\n" * 19 + "1.5-3\n", "line 20: '1.5-3' is not a number"),
+        ("1\n" * 19 + "1e400\n", "line 20: '1e400' is too large"),
+        ("1e-400\n" + "1\n" * 19, "line 1: '1e-400' is too small"),
+        ("1\n" * 17 + "1 2 3\n", "1, 3 numbers each"),
+        ("", "shape (0,)"),
+    ],
+)
+def test_bad_text_of_right_hand_sides(spd, tmp_path, capsys, text, message):
+    (tmp_path / "b.txt").write_text(text)
+    assert solve_file(spd, rhs=tmp_path / "b.txt") == 2
     assert message in one_line_of_error(capsys)
 
 
