@@ -5,6 +5,8 @@ finer: it is `stats["reason"]` of every iterative solver, and its text is what a
 raises, with the solver's name and the relative residual that was reached.
 """
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -112,14 +114,17 @@ def raise_in_words(solver: str, value: Vector, code: Array, relative_residual: A
     unit = jnp.asarray(relative_residual, jnp.finfo(dtype(value)).dtype)
     decade = jnp.floor(jnp.log10(jnp.where(unit > 0, unit, 1)) + 0.5)
     decade = jnp.where(jnp.isfinite(decade), jnp.clip(decade, _DECADES[0], _DECADES[-1]), _DECADES[-1])
-    messages = [
-        f"{solver}: {_text(name)} (Relative residual reached: about 1e{exponent:+03d}, in {dtype(value)}.)"
-        for name in NAMES
-        for exponent in _DECADES
-    ]
+    messages = _messages(solver, str(dtype(value)))
     index = code * len(_DECADES) + decade.astype(code.dtype) - _DECADES[0]
     return eqx.branched_error_if(value, code != CODES["converged"], index, messages)
 
 
-def _text(name: str) -> str:
-    return REASONS[getattr(REASONS, name)]
+@functools.cache
+def _messages(solver: str, dtype: str) -> list[str]:
+    """One text for each reason and decade."""
+    return [
+        f"{solver}: {REASONS[getattr(REASONS, name)]} (Relative residual reached: about 1e{exponent:+03d}, in "
+        f"{dtype}.)"
+        for name in NAMES
+        for exponent in _DECADES
+    ]
