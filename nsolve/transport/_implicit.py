@@ -23,23 +23,20 @@ from .schur import DENSE, CholeskyInverse, SchurLinearOperator, factorised, schu
 
 
 @eqx.filter_custom_jvp
-def potentials(problem: Problem, *, solver: Any, start: Array | None) -> tuple[Array, Array, dict, Array]:
-    """The solver's `f`, `g`, statistics, whether steps ran out; derivatives are the exact solution's."""
-    outcome = solver.run(problem, start)
-    return *_extended(problem, outcome.f, outcome.g), outcome.stats, outcome.out_of_steps
+def potentials(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:
+    """`f` and `g` as a solver found them, with the derivatives of the exact solution in the problem."""
+    return _extended(problem, f, g)
 
 
 @potentials.def_jvp
-def _potentials_jvp(primals, tangents, *, solver, start):
-    (problem,), (d_problem,) = primals, tangents
-    out = potentials(problem, solver=solver, start=start)
-    f, g = out[0], out[1]
-    d_problem = jax.tree.map(_filled, d_problem, problem, is_leaf=lambda x: x is None)
+def _potentials_jvp(primals, tangents):
+    problem, found_f, found_g = primals
+    f, g = potentials(problem, found_f, found_g)
+    d_problem = jax.tree.map(_filled, tangents[0], problem, is_leaf=lambda x: x is None)
     _, (rows, columns) = eqx.filter_jvp(lambda p: p.missing(f, g), (problem,), (d_problem,))
     df, dg = solve_hessian(problem, f, g, rows, columns)
     _, (df, dg) = eqx.filter_jvp(_extended, (problem, f, g), (d_problem, df, dg))
-    nothing = jax.tree.map(lambda _: None, (out[2], out[3]))
-    return out, (df, dg, *nothing)
+    return (f, g), (df, dg)
 
 
 def _extended(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:

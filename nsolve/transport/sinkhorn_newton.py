@@ -32,7 +32,7 @@ from jaxtyping import Array
 from .._vectors import safe_divide
 from ..linear import CG
 from ._point import Kernel, Point, best_column, stand_at
-from ._problem import Problem
+from ._problem import Problem, middle
 from .base import AbstractTransportSolver, Outcome, continuation_start, next_epsilon
 from .schur import DENSE, diagonals, factorised, schur
 from .sparsify import by_density, by_mass
@@ -225,7 +225,7 @@ class _Run(eqx.Module):
             fresh=accepted | hopeless,
             radius=jnp.where(level_done | hopeless, jnp.maximum(radius, _RADIUS), radius),
             newton=s.newton + 1,
-            sweeps=s.sweeps + (accepted | hopeless),
+            sweeps=s.sweeps + (accepted | hopeless).astype(jnp.int32),
             cg=s.cg + cg_steps,
             refused=refused,
             mark=jnp.where(level_done, infinite, jnp.where(gained, best_error, s.mark)),
@@ -258,7 +258,7 @@ class _Run(eqx.Module):
             )
         step = x / operator.scale
         # balanced potentials are free by a constant: the clipped step is to be short
-        return (step - jnp.median(step) if problem.balanced else step), solution.stats["num_steps"]
+        return (step - middle(step, problem.b) if problem.balanced else step), solution.stats["num_steps"]
 
 
 def curvature(problem: Problem, point: Point, shift: Array, step: Array) -> Array:
