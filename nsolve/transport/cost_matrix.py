@@ -24,7 +24,7 @@ class CostMatrix(AbstractGeometry):
     same array along its other axis, uncopied.  A sum makes two passes over `C`, one for the largest exponent
     and one for the exponentials.
 
-    Raises `ValueError` where `C` is not a matrix or `epsilon` is not positive; `TypeError` for complex numbers.
+    Raises `ValueError` where `C` is not a matrix or `epsilon` is not positive; `TypeError` for complex ones.
     `solve`, which knows the weights, raises `ValueError` where the costs between sites with weight are not
     finite, or `epsilon` so small that their rounding exceeds it.
     """

@@ -13,7 +13,7 @@ from .base import AbstractTransportSolver
 from .cost_matrix import CostMatrix
 from .point_cloud import PointCloud
 from .sinkhorn_newton import SinkhornNewton
-from .solve import Found, Transport, as_problem, differentiable, precomputed, search
+from .solve import Solved, Transport, as_given, as_problem, judged, numbers, precomputed, raising
 
 #: Clouds of different sizes are filled up to the larger one, up to this size: their solves are shorter than
 #: the compilation of two more programs.
@@ -70,23 +70,22 @@ def sinkhorn_divergence(
         for p, q, weights_p, weights_q in clouds
     ]
     divergence = _divergence(problems, solver)
-    if throw:
-        failed = divergence.result != lx.RESULTS.successful
-        divergence = divergence.result.error_if(divergence, failed)
-    return divergence
+    return raising(divergence, _numbers) if throw else divergence
+
+
+def _numbers(divergence: Divergence) -> tuple:
+    solutions = divergence.between, divergence.source, divergence.target
+    return divergence.value, *(number for solution in solutions for number in numbers(solution))
 
 
 @eqx.filter_jit
 def _divergence(problems: list[Problem], solver: AbstractTransportSolver) -> Divergence:
     prepared = [problem.prepared() for problem in problems]
-    working = [precomputed(reduced) for reduced, _ in prepared]
-    found = _search(jax.lax.stop_gradient(working), solver)
+    solved = _solve_all([precomputed(reduced) for reduced, _ in prepared], solver)
     between, source, target = (
-        differentiable(reduced, stored, offsets, one)
-        for (reduced, offsets), stored, one in zip(prepared, working, found, strict=True)
+        as_given(reduced, offsets, one) for (reduced, offsets), one in zip(prepared, solved, strict=True)
     )
-    first, second = problems[0].a, problems[0].b
-    difference = jnp.sum(first) - jnp.sum(second)
+    difference = jnp.sum(problems[0].a) - jnp.sum(problems[0].b)
     value = between.cost - (source.cost + target.cost) / 2
     value = value + problems[0].geometry.epsilon * difference**2 / 2
     result = target.result
@@ -96,18 +95,24 @@ def _divergence(problems: list[Problem], solver: AbstractTransportSolver) -> Div
     return Divergence(value, between, source, target, result)
 
 
-def _search(problems: list[Problem], solver: AbstractTransportSolver) -> list[Found]:
-    """All three, one after the other; by one program, which is compiled once, where shapes allow."""
-    fits = all(problem.geometry.fits for problem in problems)
+def _solve_all(problems: list[Problem], solver: AbstractTransportSolver) -> list[Solved]:
+    """One after the other; by one program, which is compiled once, where shapes allow."""
     shapes = [problem.geometry.shape for problem in problems]
-    largest = max(max(shape) for shape in shapes)
+    fits = all(problem.geometry.fits for problem in problems)
+    largest = max(map(max, shapes))
     if len(set(shapes)) > 1:
-        if not (fits and largest <= _FILLED_UP):
-            return [search(p, solver, None, p.geometry.fits) for p in problems]
+        if not fits or largest > _FILLED_UP:
+            constants = jax.lax.stop_gradient(problems)
+            outcomes = [solver.run(problem, None) for problem in constants]
+            return [
+                judged(problem, solver, outcome, problem.geometry.fits)
+                for problem, outcome in zip(problems, outcomes, strict=True)
+            ]
         problems = [_filled_up(problem, largest) for problem in problems]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
-    found = jax.lax.map(lambda problem: search(problem, solver, None, fits), stacked)
-    one_by_one = [jax.tree.map(lambda leaf, k=k: leaf[k], found) for k in range(len(problems))]
+    outcomes = jax.lax.map(lambda problem: solver.run(problem, None), jax.lax.stop_gradient(stacked))
+    solved = jax.vmap(lambda problem, outcome: judged(problem, solver, outcome, fits))(stacked, outcomes)
+    one_by_one = [jax.tree.map(lambda leaf, k=k: leaf[k], solved) for k in range(len(problems))]
     return [
         eqx.tree_at(lambda one: (one.f, one.g), one, (one.f[:n], one.g[:m]))
         for one, (n, m) in zip(one_by_one, shapes, strict=True)

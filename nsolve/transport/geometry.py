@@ -197,8 +197,8 @@ def check_finite(name: str, values: Any, weights: Any) -> None:
     bad = ~np.all(np.isfinite(np.asarray(values)), axis=-1) & (np.asarray(weights) > 0)
     if np.any(bad):
         raise ValueError(
-            f"`{name}` must be finite, but contains NaN or infinity: row {np.argmax(bad)}, whose weight is not "
-            "zero.  Sites that only fill up an array need the weight zero."
+            f"`{name}` must be finite, but contains NaN or infinity: row {np.argmax(bad)}, which has "
+            "weight.  Sites that only fill up an array need the weight zero."
         )
 
 

@@ -183,7 +183,7 @@ class PointCloud(AbstractGeometry):
         return jnp.zeros_like(self.x[:, 0]) if self.offsets is None else self.offsets[0]
 
     def _costs(self, x: Array, u: Array) -> Array:
-        """The costs between some sources, with their offsets, and all targets; derivatives store points only."""
+        """The costs between some sources and all targets, less offsets; derivatives store the points only."""
         cost = eqx.combine(self.cost_parameters, self.cost_function)
         if isinstance(cost, str):
             frame = _frame(self.x, self.y) if self.frame is None else self.frame

@@ -1,5 +1,6 @@
 """`nsolve.transport.solve`: potentials, costs and plan of a transport problem, differentiable."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -12,7 +13,7 @@ from jaxtyping import Array, ArrayLike
 from ..operators.finite_volumes import is_traced
 from ._implicit import dual_value, potentials
 from ._problem import Problem
-from .base import AbstractTransportSolver
+from .base import AbstractTransportSolver, Outcome
 from .certificate import certify
 from .geometry import AbstractGeometry, as_real
 from .plan import Plan
@@ -105,16 +106,15 @@ def solve(
     start = None if y0 is None else _as_start(y0, geometry)
     certificate = geometry.fits if certificate is None else certificate
     solution = _solve(problem, solver, start, certificate)
-    if throw:
-        solution = solution.result.error_if(solution, solution.result != lx.RESULTS.successful)
-    return solution
+    return raising(solution, numbers) if throw else solution
 
 
-class Found(eqx.Module):
-    """What a solver found: constants to derivatives, of the problem without its offsets."""
+class Solved(eqx.Module):
+    """Potentials and cost of a problem without its offsets, differentiable, and constants."""
 
     f: Array
     g: Array
+    cost: Array
     marginal_error: Array
     stats: dict[str, Array]
     result: lx.RESULTS
@@ -128,8 +128,8 @@ def _solve(
     # Many sums follow: costs that fit are computed once.
     working = precomputed(reduced)
     start = None if start is None else start - offsets[1]
-    found = search(jax.lax.stop_gradient(working), solver, start, certificate)
-    return differentiable(reduced, working, offsets, found)
+    outcome = solver.run(jax.lax.stop_gradient(working), start)
+    return as_given(reduced, offsets, judged(working, solver, outcome, certificate))
 
 
 def precomputed(problem: Problem) -> Problem:
@@ -137,37 +137,47 @@ def precomputed(problem: Problem) -> Problem:
     return eqx.tree_at(lambda p: p.geometry, problem, problem.geometry.precomputed())
 
 
-def search(
-    problem: Problem, solver: AbstractTransportSolver, start: Array | None, certificate: bool
-) -> Found:
-    """Run the solver and judge what it found."""
-    outcome = solver.run(problem, start)
+def judged(problem: Problem, solver: AbstractTransportSolver, outcome: Outcome, certificate: bool) -> Solved:
+    """What a solver found, how good it is, and its derivatives."""
+    constant = jax.lax.stop_gradient(problem)
     f, g, stats = outcome.f, outcome.g, outcome.stats
-    rows, columns = problem.missing(f, g)
+    rows, columns = constant.missing(f, g)
     error = jnp.sum(jnp.abs(rows)) + jnp.sum(jnp.abs(columns))
-    result = _verdict(problem, error, solver.tolerance(problem), outcome.out_of_steps)
+    result = _verdict(constant, error, solver.tolerance(constant), outcome.out_of_steps)
     if certificate:
-        stats = stats | certify(problem, f, g)
-    return Found(f, g, error, stats, result)
+        stats = stats | certify(constant, f, g)
+    f, g = potentials(problem, f, g)
+    return Solved(f, g, dual_value(problem, f, g), error, stats, result)
 
 
-def differentiable(
-    reduced: Problem, working: Problem, offsets: tuple[Array, Array], found: Found
-) -> Transport:
-    """The solution as a function of the problem: `reduced` as users gave it, `working` with stored costs."""
+def as_given(reduced: Problem, offsets: tuple[Array, Array], solved: Solved) -> Transport:
+    """The solution of the problem that a user gave, from that of the same less its offsets."""
     a, b, geometry = reduced.a, reduced.b, reduced.geometry
     u, v = offsets
-    f, g = potentials(working, found.f, found.g)
-    whole_f, whole_g = _centred(reduced, f + u, g + v)
+    f, g = _centred(reduced, solved.f + u, solved.g + v)
     return Transport(
-        whole_f.reshape(geometry.source_shape),
-        whole_g.reshape(geometry.target_shape),
-        dual_value(working, f, g) + jnp.sum(a * u) + jnp.sum(b * v),
-        found.marginal_error,
-        Plan(geometry, f, g, a, b, offsets),
-        found.stats,
-        found.result,
+        f.reshape(geometry.source_shape),
+        g.reshape(geometry.target_shape),
+        solved.cost + jnp.sum(a * u) + jnp.sum(b * v),
+        solved.marginal_error,
+        Plan(geometry, solved.f, solved.g, a, b, offsets),
+        solved.stats,
+        solved.result,
     )
+
+
+def raising(solution: Any, where: Callable) -> Any:
+    """The same, but for an error where its result is none that succeeded.
+
+    All that is selected waits for the verdict; what is not may still be left out of a program.
+    """
+    failed = solution.result != lx.RESULTS.successful
+    return eqx.tree_at(where, solution, solution.result.error_if(where(solution), failed))
+
+
+def numbers(solution: Transport) -> tuple[Array, ...]:
+    """What a failed solve must not hand out."""
+    return solution.f, solution.g, solution.cost, solution.plan.f, solution.plan.g
 
 
 def as_problem(
