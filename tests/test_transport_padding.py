@@ -106,7 +106,7 @@ def test_massless_rows_and_columns_have_no_say(value, rho):
 
 
 def test_a_batch_of_clouds_filled_up_to_one_size():
-    """Any number of points, the rest NaN; a site without weight but with costs has the potential it would get."""
+    """Any number of points, the rest NaN."""
 
     def distance(x, a):
         return sinkhorn_divergence(x, Y, a, B, NEWTON, epsilon=0.05).value

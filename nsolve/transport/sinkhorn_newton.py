@@ -72,7 +72,8 @@ class SinkhornNewton(AbstractTransportSolver):
     Cost of a step: three or four passes over the costs (one is two where they are streamed, and
     sparsification takes two), and the conjugate gradients of its linear system, two products with the plan or
     its entries each; up to 1024 target sites a stored system that they do not solve within 200 steps is
-    factorised, up to 128 at once.  Memory: one array (n, m) where costs are stored, 16 (n + m) entries where they are streamed.
+    factorised, up to 128 at once.  Memory: one array (n, m) where costs are stored, 16 (n + m) entries where
+    they are streamed.
 
     Reports `num_steps`, the sum of `num_newton_steps` and `num_sweeps` (half-sweeps of the columns, one after
     each step that was taken), and `num_cg_steps`.  Under `vmap` the problems of a batch stop one by one.

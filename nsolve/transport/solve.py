@@ -69,8 +69,10 @@ def solve(
 
     * `geometry`: costs and `epsilon`: `PointCloud`, `CostMatrix` or `Grid`.
     * `a`, `b`: the weights, non-negative, of the geometry's `source_shape` and `target_shape`; their masses
-      must agree unless a marginal is relaxed.  None: uniform, of mass one.  Sites of weight zero get
-      potentials, too.
+      must agree unless a marginal is relaxed.  None: uniform, of mass one.  A weight of zero is the mask of a
+      site that only fills up an array: where it lies, also at NaN, changes nothing, and it gets no gradient.
+      Its potential is what it would get with a little weight (where its costs are not finite, the heaviest
+      site's).
     * `solver`: `SinkhornNewton()` by default.
     * `rho`: None for exact marginals; a positive number; or a pair of these, for source and target.
     * `y0`: potentials `(f, g)` to start from, e.g. of a problem nearby: then the target `epsilon` comes at
