@@ -105,3 +105,8 @@ def safe_divide(numerator: Array, denominator: Array) -> Array:
 def real(x: Array) -> Array:
     """The real part, for inner products that are real in exact arithmetic."""
     return x.real if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
+
+
+def absolute(x: Array) -> Array:
+    """The absolute value, with derivative zero at zero; JAX's own is one there for real numbers."""
+    return jnp.where(x == 0, 0, jnp.abs(x))

@@ -11,7 +11,7 @@ import pytest
 from scipy.special import logsumexp
 
 from nsolve.transport import geometry as geometries
-from nsolve.transport import point_cloud
+from nsolve.transport import point_cloud, solve
 from nsolve.transport.cost_matrix import CostMatrix
 from nsolve.transport.geometry import AbstractGeometry
 from nsolve.transport.grid import Grid
@@ -52,7 +52,7 @@ def _differences(p):
 
 
 def _cosines(p):
-    norms = jnp.linalg.norm(p["x"], axis=1)[:, None] * jnp.linalg.norm(p["y"], axis=1)
+    norms = jnp.linalg.norm(p["x"], axis=1)[:, None] * jnp.linalg.norm(p["y"], axis=1)[None, :]
     return 1 - p["x"] @ p["y"].T / norms
 
 
@@ -110,7 +110,7 @@ CASES = {
     "cosine": Case(_cloud("cosine"), _cosines, _points(3)),
     "function": Case(
         lambda p: PointCloud(p["x"], p["y"], Stretched(jnp.asarray(p["scale"])), epsilon=p["epsilon"]),
-        lambda p: jnp.sum((p["x"][:, None, :] - p["scale"] * p["y"]) ** 2, -1),
+        lambda p: jnp.sum((p["x"][:, None, :] - p["scale"] * p["y"][None]) ** 2, -1),
         lambda rng: {**_points(2)(rng), "scale": np.array(0.7)},
     ),
     "one_source": Case(_cloud("manhattan"), lambda p: jnp.sum(jnp.abs(_differences(p)), -1), _points(1, n=1)),
@@ -189,8 +189,8 @@ def sums(geometry, f, g, a, b, v, columns):
 
 def dense_sums(C, epsilon, f, g, a, b, v, columns):
     """The same, as the definitions are written."""
-    kernel = jnp.exp((g - C) / epsilon)
-    P = a[:, None] * b * jnp.exp((f[:, None] + g - C) / epsilon)
+    kernel = jnp.exp((g[None, :] - C) / epsilon)
+    P = a[:, None] * b[None, :] * jnp.exp((f[:, None] + g[None, :] - C) / epsilon)
     return jnp.concatenate(
         [-epsilon * jnp.log(kernel @ b), P @ v, (P @ columns).reshape(-1), P**2 @ v, jnp.sum(P * C)[None]]
     )
@@ -210,6 +210,7 @@ def test_sums_are_those_of_the_dense_matrix(layout, dtype):
     C = np.asarray(costs(jax.tree.map(jnp.float64, parameters)))
     args = vectors(C.shape, dtype)
     expected = dense_sums(C, float(parameters["epsilon"]), *map(np.float64, args))
+    everywhere = (jnp.ones(n, dtype) for n in C.shape)
     rtol = 200 * np.finfo(dtype).eps
 
     assert geometry.shape == C.shape
@@ -221,7 +222,13 @@ def test_sums_are_those_of_the_dense_matrix(layout, dtype):
         stored = geometry.precomputed().cost_matrix()
         starts = jnp.arange(0, C.shape[0], geometry.tile_rows)
         tiles = jax.lax.map(geometry.cost_rows, starts)
-        return sums(geometry, *args), geometry.cost_matrix(), stored, geometry.largest_cost(), tiles
+        return (
+            sums(geometry, *args),
+            geometry.cost_matrix(),
+            stored,
+            geometry.largest_cost(*everywhere),
+            tiles,
+        )
 
     result, matrix, stored, largest, tiles = everything(geometry, *args)
     assert result.dtype == dtype
@@ -421,7 +428,7 @@ def test_streamed_sums_never_hold_the_matrix(cost, order, monkeypatch):
             + jnp.sum(geometry.apply(f, g, a, b, v) ** 2)
             + jnp.sum(geometry.squares(f, g, a, b, v) ** 2)
             + geometry.transport_cost(f, g, a, b)
-            + geometry.largest_cost()
+            + geometry.largest_cost(a, b)
         )
 
     arguments = (x, y, *vectors((n, m))[:5])
@@ -448,6 +455,8 @@ def test_grids_never_hold_the_matrix():
 
 
 X = np.random.default_rng(0).random((4, 2))
+ONE_NAN, ONE_ZERO = X.copy(), X.copy()
+ONE_NAN[1, 1], ONE_ZERO[1, 1] = np.nan, 0
 WRONG = {
     "flat_points": (lambda: PointCloud(X[0], epsilon=0.1), ValueError, r"`x`.*\(n, d\).*\(n, 1\)"),
     "no_points": (lambda: PointCloud(X[:0], epsilon=0.1), ValueError, "`x`.*n >= 1"),
@@ -467,12 +476,16 @@ WRONG = {
         "float64.*int64",
     ),
     "nan_cost": (
-        lambda: PointCloud(X, cost=lambda x, y: jnp.log(-x[0]), epsilon=0.1),
+        lambda: solve(PointCloud(X, cost=lambda x, y: jnp.log(-x[0]), epsilon=0.1)),
         ValueError,
         "cost between some sites is nan",
     ),
-    "overflowing_cost": (lambda: PointCloud(X * 1e200, epsilon=0.1), ValueError, "too large for float64"),
-    "zero_vector": (lambda: PointCloud(X * 0, cost="cosine", epsilon=0.1), ValueError, "zero vector"),
+    "overflowing_cost": (
+        lambda: solve(PointCloud(X * 1e200, epsilon=0.1)),
+        ValueError,
+        "too large for float64",
+    ),
+    "zero_vector": (lambda: solve(PointCloud(X * 0, cost="cosine", epsilon=0.1)), ValueError, "zero vector"),
     "zero_epsilon": (lambda: PointCloud(X, epsilon=0), ValueError, "positive"),
     "negative_epsilon": (lambda: CostMatrix(X, epsilon=-1.0), ValueError, "positive"),
     "nan_epsilon": (lambda: CostMatrix(X, epsilon=np.nan), ValueError, "`epsilon` must be finite"),
@@ -480,17 +493,21 @@ WRONG = {
     "complex_epsilon": (lambda: CostMatrix(X, epsilon=1j), TypeError, "`epsilon`"),  # pyright: ignore
     "many_epsilons": (lambda: CostMatrix(X, epsilon=[1.0, 2.0]), ValueError, "vmap"),  # pyright: ignore
     "new_epsilon": (lambda: CostMatrix(X, epsilon=1.0).with_epsilon(-1.0), ValueError, "positive"),
-    "tiny_epsilon": (lambda: PointCloud(X * 1e3, epsilon=1e-13), ValueError, "too small.*float64"),
+    "tiny_epsilon": (lambda: solve(PointCloud(X * 1e3, epsilon=1e-13)), ValueError, "too small.*float64"),
+    "tiny_epsilon_matrix": (lambda: solve(CostMatrix(X, epsilon=1e-20)), ValueError, "too small"),
     "tiny_epsilon_32": (
-        lambda: PointCloud(X.astype(np.float32) * 1e3, epsilon=1e-3),
+        lambda: solve(PointCloud(X.astype(np.float32) * 1e3, epsilon=1e-3)),
         ValueError,
         "too small.*float32.*or use float64",
     ),
-    "tiny_epsilon_grid": (lambda: Grid([X[:, 0]], epsilon=1e-20), ValueError, "too small"),
+    "tiny_epsilon_grid": (lambda: solve(Grid([X[:, 0]], epsilon=1e-20)), ValueError, "too small"),
     "flat_matrix": (lambda: CostMatrix(X[0], epsilon=0.1), ValueError, "`C` must be a matrix"),
     "empty_matrix": (lambda: CostMatrix(X[:0], epsilon=0.1), ValueError, "n, m >= 1"),
     "nan_matrix": (lambda: CostMatrix(X * np.nan, epsilon=0.1), ValueError, "`C`.*finite"),
-    "forbidden_pairs": (lambda: CostMatrix(X / 0.0, epsilon=0.1), ValueError, "large finite cost"),
+    "one_nan_point": (lambda: solve(PointCloud(ONE_NAN, epsilon=0.1)), ValueError, "`x`.*finite.*row 1"),
+    "one_nan_cost": (lambda: solve(CostMatrix(ONE_NAN, epsilon=0.1)), ValueError, "`C`.*finite"),
+    "forbidden_pair": (lambda: solve(CostMatrix(-1 / ONE_ZERO, epsilon=0.1)), ValueError, "`C`.*finite"),
+    "forbidden_pairs": (lambda: solve(CostMatrix(1 / ONE_ZERO, 0.1)), ValueError, "large finite cost"),
     "complex_matrix": (lambda: CostMatrix(X * 1j, epsilon=0.1), TypeError, "complex128"),
     "one_axis": (lambda: Grid(X[0], epsilon=0.1), ValueError, "sequence with one array"),
     "no_axis": (lambda: Grid([], epsilon=0.1), ValueError, "sequence with one array"),

@@ -438,7 +438,7 @@ def program(build, solver):
 
     def first_order(p):
         values, pull_back = jax.vjp(lambda p: outputs(build, solver, p), p)
-        (gradient,) = pull_back(jnp.sin(jnp.arange(values.size) + 1.0))
+        (gradient,) = pull_back(jnp.sin(jnp.arange(1.0, values.size + 1)))
         return values, on_tangents(gradient, p)
 
     return jax.jit(lambda p, change: jax.jvp(first_order, (p,), (change,)))

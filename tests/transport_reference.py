@@ -15,6 +15,7 @@ class Reference(NamedTuple):
 
 def plan_of(C, epsilon, a, b, f, g):
     """The plan of a pair of potentials; sites without weight send and get nothing."""
+    f, g = np.asarray(f), np.asarray(g)
     weights = np.outer(a, b)
     exponents = np.where(weights > 0, (f[:, None] + g - C) / epsilon, 0)
     return weights * np.exp(exponents)
@@ -75,6 +76,7 @@ def solve(C, epsilon, a, b, rho=(None, None)) -> Reference:
 
 
 def _wanted(weights, potential, rho):
+    potential = np.asarray(potential)
     return weights if rho is None else weights * np.exp(-potential / rho)
 
 

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array
 
 from ..linear import CG
@@ -19,27 +20,24 @@ from ..preconditioners.base import constant
 from ._point import Kernel
 from ._problem import Problem
 from .cost_matrix import CostMatrix
-from .schur import DENSE, CholeskyInverse, SchurLinearOperator, factorised, schur
+from .schur import DENSE, SchurLinearOperator, factorised, schur
 
 
 @eqx.filter_custom_jvp
-def potentials(problem: Problem, *, solver: Any, start: Array | None) -> tuple[Array, Array, dict, Array]:
-    """The solver's `f`, `g`, statistics, whether steps ran out; derivatives are the exact solution's."""
-    outcome = solver.run(problem, start)
-    return *_extended(problem, outcome.f, outcome.g), outcome.stats, outcome.out_of_steps
+def potentials(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:
+    """`f` and `g` as a solver found them, with the derivatives of the exact solution in the problem."""
+    return _extended(problem, f, g)
 
 
 @potentials.def_jvp
-def _potentials_jvp(primals, tangents, *, solver, start):
-    (problem,), (d_problem,) = primals, tangents
-    out = potentials(problem, solver=solver, start=start)
-    f, g = out[0], out[1]
-    d_problem = jax.tree.map(_filled, d_problem, problem, is_leaf=lambda x: x is None)
+def _potentials_jvp(primals, tangents):
+    problem, found_f, found_g = primals
+    f, g = potentials(problem, found_f, found_g)
+    d_problem = jax.tree.map(_filled, tangents[0], problem, is_leaf=lambda x: x is None)
     _, (rows, columns) = eqx.filter_jvp(lambda p: p.missing(f, g), (problem,), (d_problem,))
     df, dg = solve_hessian(problem, f, g, rows, columns)
     _, (df, dg) = eqx.filter_jvp(_extended, (problem, f, g), (d_problem, df, dg))
-    nothing = jax.tree.map(lambda _: None, (out[2], out[3]))
-    return out, (df, dg, *nothing)
+    return (f, g), (df, dg)
 
 
 def _extended(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:
@@ -72,41 +70,36 @@ def solve_hessian(problem: Problem, f: Array, g: Array, rows: Array, columns: Ar
 def solve_schur(
     operator: SchurLinearOperator, right: Array, throw: bool, rtol: float | None = None
 ) -> tuple[Array, Array]:
-    """`S^-1 right` and whether it is to be trusted: by conjugate gradients, preconditioned by a factorisation
-    where the plan is stored and small.
+    """`S^-1 right` and whether it is to be trusted: by a factorisation where the plan is stored and small,
+    else by conjugate gradients.
 
     At small `epsilon` a plan may fall into pieces that hardly see each other: then the potentials of one may
     move against the other's, and rounding decides how far.  A factorisation can tell: the solution is NaN
     then, and so is the transposed one.  No error: it would also meet those who differentiate the cost alone.
     """
     eps = float(jnp.finfo(right.dtype).eps)
-    system, options, lost = operator, {}, jnp.array(False)
-    rtol = eps ** (2 / 3) if rtol is None else rtol
-    if isinstance(operator.plan, Kernel) and operator.in_size() <= DENSE:
-        inverse = factorised(operator)
-        lost = ~(_amplified_rounding(operator, inverse) <= eps**0.4)
-        identity = jnp.eye(right.size, dtype=right.dtype)
-        matrix = jnp.where(lost, identity, operator.as_matrix())
-        factor = jnp.where(lost, identity, inverse.factor)
-        system = lx.MatrixLinearOperator(matrix, lx.positive_semidefinite_tag)
-        options["preconditioner"] = CholeskyInverse(factor, inverse.structure)
-        # the factorisation's solution is the first step's; residuals of nearly singular systems stay larger
-        rtol = eps ** (1 / 2)
-    solver = CG(rtol=rtol, max_steps=20 * max(100, right.size))
+    if not (isinstance(operator.plan, Kernel) and operator.in_size() <= DENSE):
+        solver = CG(rtol=eps ** (2 / 3) if rtol is None else rtol, max_steps=20 * max(100, right.size))
+        solution = lx.linear_solve(operator, right / operator.scale, solver, throw=throw)
+        return solution.value / operator.scale, solution.result == lx.RESULTS.successful
+    lost = ~(_amplified_rounding(operator) <= eps**0.4)
+    identity = jnp.eye(right.size, dtype=right.dtype)
+    matrix = jnp.where(lost, identity, operator.as_matrix())
     # NaN comes out on either side, and never reaches the solver
-    digits = jnp.where(lost, jnp.nan, 1)
+    digits = jnp.where(lost, jnp.nan, jnp.ones((), right.dtype))
     right = jnp.where(lost, 0, digits * right / operator.scale)
-    solution = lx.linear_solve(system, right, solver, options=options, throw=throw)
-    value = digits * jnp.where(lost, 0, solution.value) / operator.scale
-    return value, (solution.result == lx.RESULTS.successful) & ~lost
+    system = lx.MatrixLinearOperator(matrix, lx.positive_semidefinite_tag)
+    solution = lx.linear_solve(system, right, lx.Cholesky(), throw=throw)
+    return digits * jnp.where(lost, 0, solution.value) / operator.scale, ~lost
 
 
-def _amplified_rounding(operator: SchurLinearOperator, inverse: CholeskyInverse) -> Array:
-    """What a solution makes of rounding errors of the columns' masses."""
+def _amplified_rounding(operator: SchurLinearOperator) -> Array:
+    """What a solution makes of rounding errors of the columns' masses; NaN where the factorisation failed."""
     operator = constant(operator)
-    signs = jax.random.rademacher(jax.random.key(0), operator.scale.shape, operator.scale.dtype)
+    # signs without a pattern
+    signs = jnp.asarray(np.random.default_rng(0).choice([-1, 1], operator.in_size()), operator.scale.dtype)
     rounding = jnp.finfo(signs.dtype).eps * signs * operator.columns
-    return jnp.max(jnp.abs(inverse.mv(rounding / operator.scale) / operator.scale))
+    return jnp.max(jnp.abs(factorised(operator).mv(rounding / operator.scale) / operator.scale))
 
 
 def hessian(problem: Problem, f: Array, g: Array) -> SchurLinearOperator:

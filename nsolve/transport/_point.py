@@ -106,7 +106,7 @@ def sweep(
     h = g + epsilon * jnp.log(b)
 
     def block(cost: Array, a: Array, f: Array | None) -> tuple:
-        exponents = (h - cost) * (1 / epsilon)
+        exponents = (h[None, :] - cost) * (1 / epsilon)
         top = jnp.max(exponents, axis=1)
         kernel = jnp.exp(exponents - top[:, None])
         sums = jnp.sum(kernel, axis=1)

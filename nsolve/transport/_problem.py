@@ -11,6 +11,7 @@ alone.
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -45,6 +46,16 @@ class Problem(eqx.Module):
     def at_epsilon(self, epsilon: Array) -> "Problem":
         """The same problem with another regularisation."""
         return eqx.tree_at(lambda problem: problem.geometry.epsilon, self, epsilon)
+
+    def prepared(self) -> tuple["Problem", tuple[Array, Array]]:
+        """The same problem with finite costs, less offsets of rows and columns, and these.
+
+        Potentials of exact marginals move by the offsets, and the plan stays: so costs lose no digits to what
+        all pairs of a site have in common, and sites without weight have no say.
+        """
+        rows, columns = self.rho_a is None, self.rho_b is None
+        geometry, u, v = self.geometry.prepared(*jax.lax.stop_gradient((self.a, self.b)), rows, columns)
+        return eqx.tree_at(lambda problem: problem.geometry, self, geometry), (u, v)
 
     def plan(self, f: Array, g: Array) -> Plan:
         """The plan of a pair of potentials."""
@@ -82,6 +93,13 @@ def value(weights: Array, potential: Array, rho: Array | None) -> Array:
     """A marginal's term of the dual."""
     gains = potential if rho is None else -rho * jnp.expm1(-potential / rho)
     return jnp.sum(weights * gains)
+
+
+def middle(values: Array, weights: Array) -> Array:
+    """The median over sites with weight."""
+    ordered = jnp.sort(jnp.where(weights > 0, values, jnp.inf))
+    count = jnp.maximum(jnp.sum(weights > 0), 1)
+    return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
 
 
 def balancing_constant(problem: Problem, f: Array, g: Array) -> Array:

@@ -31,6 +31,17 @@ def shift(cost: Array, epsilon: Array, g: Array, b: Array, axis: int = 1) -> Arr
     return jnp.max(_summed(g + epsilon * jnp.log(b), axis) - cost, axis=axis)
 
 
+def lowest(cost: Array, g: Array, axis: int = 1) -> Array:
+    """`min_j C_ij - g_j`; `g_j = -inf` leaves a column out."""
+    return jnp.min(cost - _summed(g, axis), axis=axis)
+
+
+def largest(cost: Array, b: Array, axis: int = 1) -> Array:
+    """`max_j |C_ij|` over columns with weight; infinite where one of these costs is not finite."""
+    size = jnp.where(jnp.isfinite(cost), jnp.abs(cost), jnp.inf)
+    return jnp.max(jnp.where(_summed(b > 0, axis), size, 0), axis=axis)
+
+
 def bound(weights: Array, power: int = 1) -> Array:
     """The largest exponents that matter: above lie terms that overflow, or that get the weight zero.
 

@@ -55,7 +55,7 @@ def continuation_start(problem: Problem, decay: float) -> Array:
     With more, one step from potentials of zero leaves next to nothing to do.
     """
     target = problem.geometry.epsilon
-    largest = problem.geometry.largest_cost()
+    largest = problem.geometry.largest_cost(problem.a, problem.b)
     levels = jnp.ceil(jnp.log(jnp.maximum(largest / (16 * target), 1)) / math.log(decay))
     return target * decay**levels
 

@@ -5,7 +5,7 @@ from jaxtyping import Array
 
 from ._implicit import hessian, solve_schur
 from ._point import Kernel
-from ._problem import Problem
+from ._problem import Problem, middle
 
 
 def certify(problem: Problem, f: Array, g: Array) -> dict[str, Array]:
@@ -26,11 +26,12 @@ def certify(problem: Problem, f: Array, g: Array) -> dict[str, Array]:
     dg = epsilon * step
     df = inverse_rows * (epsilon * rows - operator.plan.mv(dg))
     if problem.balanced:
-        middle = jnp.median(dg)
-        df, dg = df + middle, dg - middle
+        constant = middle(dg, problem.b)
+        df, dg = df + constant, dg - constant
+    df, dg = jnp.where(problem.a > 0, df, 0), jnp.where(problem.b > 0, dg, 0)
     plan = operator.plan
     if isinstance(plan, Kernel):
-        change = jnp.sum(plan.scale[:, None] * plan.matrix * jnp.abs(df[:, None] + dg))
+        change = jnp.sum(plan.scale[:, None] * plan.matrix * jnp.abs(df[:, None] + dg[None, :]))
     else:
         change = jnp.vdot(plan.mv(jnp.ones_like(g)), jnp.abs(df)) + jnp.vdot(
             plan.rmv(jnp.ones_like(f)), jnp.abs(dg)

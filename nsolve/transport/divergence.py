@@ -3,13 +3,21 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, ArrayLike
 
+from ._problem import Problem
 from .base import AbstractTransportSolver
+from .cost_matrix import CostMatrix
 from .point_cloud import PointCloud
-from .solve import Transport, solve
+from .sinkhorn_newton import SinkhornNewton
+from .solve import Solved, Transport, as_given, as_problem, judged, numbers, precomputed, raising
+
+#: Clouds of different sizes are filled up to the larger one, up to this size: their solves are shorter than
+#: the compilation of two more programs.
+_FILLED_UP = 256
 
 
 class Divergence(eqx.Module):
@@ -55,17 +63,70 @@ def sinkhorn_divergence(
             "`rho` must be None or one number: each measure is source in one solve, target in another."
         )
 
-    def transport(p, q, weights_p, weights_q):
-        geometry = PointCloud(p, q, cost, epsilon=epsilon)
-        return solve(geometry, weights_p, weights_q, solver, rho=rho, throw=throw)
+    solver = SinkhornNewton() if solver is None else solver
+    clouds = ((x, y, a, b), (x, x, a, a), (y, y, b, b))
+    problems = [
+        as_problem(PointCloud(p, q, cost, epsilon=epsilon), weights_p, weights_q, solver, rho)
+        for p, q, weights_p, weights_q in clouds
+    ]
+    divergence = _divergence(problems, solver)
+    return raising(divergence, _numbers) if throw else divergence
 
-    between = transport(x, y, a, b)
-    source, target = transport(x, x, a, a), transport(y, y, b, b)
-    difference = jnp.sum(between.plan.a) - jnp.sum(between.plan.b)
+
+def _numbers(divergence: Divergence) -> tuple:
+    solutions = divergence.between, divergence.source, divergence.target
+    return divergence.value, *(number for solution in solutions for number in numbers(solution))
+
+
+@eqx.filter_jit
+def _divergence(problems: list[Problem], solver: AbstractTransportSolver) -> Divergence:
+    prepared = [problem.prepared() for problem in problems]
+    solved = _solve_all([precomputed(reduced) for reduced, _ in prepared], solver)
+    between, source, target = (
+        as_given(reduced, offsets, one) for (reduced, offsets), one in zip(prepared, solved, strict=True)
+    )
+    difference = jnp.sum(problems[0].a) - jnp.sum(problems[0].b)
     value = between.cost - (source.cost + target.cost) / 2
-    value = value + between.plan.geometry.epsilon * difference**2 / 2
+    value = value + problems[0].geometry.epsilon * difference**2 / 2
     result = target.result
     for earlier in (source, between):
         failed = earlier.result != lx.RESULTS.successful
         result = lx.RESULTS.where(failed, earlier.result, result)
     return Divergence(value, between, source, target, result)
+
+
+def _solve_all(problems: list[Problem], solver: AbstractTransportSolver) -> list[Solved]:
+    """One after the other; by one program, which is compiled once, where shapes allow."""
+    shapes = [problem.geometry.shape for problem in problems]
+    fits = all(problem.geometry.fits for problem in problems)
+    largest = max(map(max, shapes))
+    if len(set(shapes)) > 1:
+        if not fits or largest > _FILLED_UP:
+            constants = jax.lax.stop_gradient(problems)
+            outcomes = [solver.run(problem, None) for problem in constants]
+            return [
+                judged(problem, solver, outcome, problem.geometry.fits)
+                for problem, outcome in zip(problems, outcomes, strict=True)
+            ]
+        problems = [_filled_up(problem, largest) for problem in problems]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
+    outcomes = jax.lax.map(lambda problem: solver.run(problem, None), jax.lax.stop_gradient(stacked))
+    solved = jax.vmap(lambda problem, outcome: judged(problem, solver, outcome, fits))(stacked, outcomes)
+    one_by_one = [jax.tree.map(lambda leaf, k=k: leaf[k], solved) for k in range(len(problems))]
+    return [
+        eqx.tree_at(lambda one: (one.f, one.g), one, (one.f[:n], one.g[:m]))
+        for one, (n, m) in zip(one_by_one, shapes, strict=True)
+    ]
+
+
+def _filled_up(problem: Problem, size: int) -> Problem:
+    """The same problem with more sites, which have no weight."""
+    n, m = problem.geometry.shape
+    costs = jnp.pad(problem.geometry.cost_matrix(), ((0, size - n), (0, size - m)))
+    return Problem(
+        CostMatrix(costs, problem.geometry.epsilon),
+        jnp.pad(problem.a, (0, size - n)),
+        jnp.pad(problem.b, (0, size - m)),
+        problem.rho_a,
+        problem.rho_b,
+    )

@@ -2,6 +2,7 @@
 
 import abc
 import copy
+from collections.abc import Callable
 from typing import Any, Self
 
 import equinox as eqx
@@ -28,7 +29,8 @@ class AbstractGeometry(eqx.Module):
     the other axis are those of `geometry.T`.  Each is differentiable to any order, forward and reverse, in
     all of its arguments, in `epsilon` and in the arrays that the geometry holds; works under `jit` and
     `vmap`; and takes O(n m) exponentials unless its class says otherwise.  Sites without weight contribute
-    nothing, whatever their (finite) potential, and have the right derivatives.
+    nothing, whatever their potential and costs, if finite, and have the right derivatives.  Where costs may
+    not be finite, `prepared` comes first.
     """
 
     epsilon: eqx.AbstractVar[Array]
@@ -73,8 +75,23 @@ class AbstractGeometry(eqx.Module):
         """`sum_ij P_ij C_ij`, a scalar."""
 
     @abc.abstractmethod
-    def largest_cost(self) -> Array:
-        """`max |C_ij|`, a constant to derivatives."""
+    def check(self, a: Array, b: Array) -> None:
+        """Raise `ValueError` for costs between sites with weight that are not finite, or too large for
+        `epsilon`; all numbers are known.
+        """
+
+    @abc.abstractmethod
+    def prepared(self, a: Array, b: Array, rows: bool, columns: bool) -> tuple[Self, Array, Array]:
+        """`(geometry, u, v)`: a geometry with the costs `C_ij - u_i - v_j`, and these, constants (n,), (m,).
+
+        The offsets are such that the smallest cost of each site, among sites with weight, is about zero; `u`
+        is zero unless `rows`, `v` unless `columns`.  All costs are finite if those between sites with weight
+        are: a site without weight whose costs are not takes the place of the heaviest.
+        """
+
+    @abc.abstractmethod
+    def largest_cost(self, a: Array, b: Array) -> Array:
+        """`max |C_ij|` between sites with weight, or a bound of it; a constant to derivatives."""
 
     @abc.abstractmethod
     def cost_rows(self, start: ArrayLike) -> Array:
@@ -110,6 +127,27 @@ class AbstractGeometry(eqx.Module):
         return replaced(self, epsilon=as_epsilon(epsilon, self.dtype))
 
 
+def heaviest(weights: Array, sites: Array) -> Array:
+    """The site of the largest weight, a constant."""
+    return jax.lax.stop_gradient(sites[jnp.argmax(weights)])
+
+
+def offsets(
+    lowest_of_rows: Callable, lowest_of_columns: Callable, a: Array, b: Array, rows: bool, columns: bool
+) -> tuple[Array, Array]:
+    """`u` and `v` of `prepared`, from the functions `g -> min_j C_ij - g_j` and `f -> min_i C_ij - f_i`."""
+
+    def finite(u: Array) -> Array:
+        return jnp.where(jnp.isfinite(u), u, 0)
+
+    u, v = jnp.zeros_like(a), jnp.zeros_like(b)
+    if rows:
+        u = finite(lowest_of_rows(jnp.where(b > 0, v, -jnp.inf)))
+    if columns:
+        v = finite(lowest_of_columns(jnp.where(a > 0, u, -jnp.inf)))
+    return u, v
+
+
 def replaced(module: Any, **fields: Any) -> Any:
     """A copy with other values in some fields, whose checks are not repeated."""
     new = copy.copy(module)
@@ -118,8 +156,11 @@ def replaced(module: Any, **fields: Any) -> Any:
     return new
 
 
-def as_real(name: str, values: Any) -> Any:
-    """Real floating-point numbers, finite where they are known; Python numbers and integers become floats."""
+def as_real(name: str, values: Any, finite: bool = True) -> Any:
+    """Real floating-point numbers; Python numbers and integers become floats.
+
+    Where they are known they must be finite, or not wholly without finite numbers: some sites may be padding.
+    """
     if not is_traced(values):
         values = values if hasattr(values, "dtype") else np.asarray(values)
     dtype = np.dtype(values.dtype)
@@ -128,8 +169,10 @@ def as_real(name: str, values: Any) -> Any:
     dtype = jax.dtypes.canonicalize_dtype(dtype)  # without x64 JAX has no float64
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"`{name}` has dtype {values.dtype}; transport needs float32 or float64.")
-    if not is_traced(values) and not np.all(np.isfinite(np.asarray(values))):
-        raise ValueError(f"`{name}` must be finite, but contains NaN or infinity.")
+    if not is_traced(values):
+        known = np.isfinite(np.asarray(values))
+        if not np.all(known) and (finite or not np.any(known)):
+            raise ValueError(f"`{name}` must be finite, but contains NaN or infinity.")
     return jnp.asarray(values, dtype)
 
 
@@ -149,20 +192,28 @@ def as_epsilon(epsilon: Any, dtype: Any) -> Array:
     return array.astype(dtype)
 
 
+def check_finite(name: str, values: Any, weights: Any) -> None:
+    """Refuse sites with weight at which numbers are not finite; `values` has a row for each site."""
+    bad = ~np.all(np.isfinite(np.asarray(values)), axis=-1) & (np.asarray(weights) > 0)
+    if np.any(bad):
+        raise ValueError(
+            f"`{name}` must be finite, but contains NaN or infinity: row {np.argmax(bad)}, which has "
+            "weight.  Sites that only fill up an array need the weight zero."
+        )
+
+
 def check_costs(largest: Any, epsilon: Any, dtype: Any) -> None:
     """Refuse costs that are not finite, and an `epsilon` that `dtype` cannot tell from zero beside them.
 
     The exponent `(f + g - C) / epsilon` carries the rounding errors of `C`, divided by `epsilon`.
     """
-    if is_traced(largest):
-        return
     if not np.isfinite(largest):
         raise ValueError(
             f"The cost between some sites is {largest}, NaN or too large for {np.dtype(dtype).name}; "
             "it must be finite."
         )
     least = float(jnp.finfo(dtype).eps) * float(largest)
-    if not is_traced(epsilon) and float(epsilon) < least:
+    if float(epsilon) < least:
         advice = " or use float64" if np.dtype(dtype) == np.float32 else ""
         raise ValueError(
             f"`epsilon` is {float(epsilon):.3g}, too small for costs up to {float(largest):.3g} in "

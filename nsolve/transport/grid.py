@@ -4,25 +4,28 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
+from .._vectors import absolute
 from ..operators.finite_volumes import is_traced
 from . import _reductions as reductions
 from . import geometry
-from .geometry import AbstractGeometry, as_epsilon, as_real, check_costs, replaced
+from .geometry import AbstractGeometry, as_epsilon, as_real, check_costs, offsets, replaced
 
 
 class Grid(AbstractGeometry):
     """Images and volumes: a tensor grid with a cost that is a sum over its axes, `sum_k c_k(x_k, y_k)`.
 
-    * `axes`: for each axis the coordinates of its points, arrays (n_k,).  Weights and potentials have the
-      grid's shape (n_1, ..., n_d).
+    * `axes`: for each axis the coordinates of its points, arrays (n_k,), finite.  Weights and potentials have
+      the grid's shape (n_1, ..., n_d).
     * `target_axes`: those of the targets, arrays (m_k,), where they live on another grid.
-    * `cost`: `"squared_euclidean"` (`(s - t)^2` on each axis), `"manhattan"` (`|s - t|`), a function c(s, t)
-      of two scalars, or a sequence with one of these for each axis.
+    * `cost`: `"squared_euclidean"` (`(s - t)^2` on each axis), `"manhattan"` (`|s - t|`, with derivative zero
+      where coordinates coincide), a function c(s, t) of two scalars, or a sequence with one of these for each
+      axis.
     * `epsilon`: the weight of the entropy, in the units of the cost, positive.
 
     It holds the costs along each axis, small matrices (n_k, m_k), differentiable like `epsilon`: build it
@@ -32,8 +35,8 @@ class Grid(AbstractGeometry):
     underflows, however small `epsilon`.  Memory is O(N) and a tile.
 
     Raises `ValueError` for axes that are not finite or do not match, a cost function that does not return a
-    scalar, an `epsilon` that is not positive or too small for the dtype; `TypeError` for complex coordinates
-    and costs of another dtype.
+    scalar, an `epsilon` that is not positive (`solve`: or too small for the dtype); `TypeError` for complex
+    coordinates and costs of another dtype.
     """
 
     costs: tuple[Array, ...]
@@ -54,13 +57,12 @@ class Grid(AbstractGeometry):
         kinds = [cost] * len(sources) if isinstance(cost, str) or callable(cost) else list(cost)
         if len(kinds) != len(sources):
             raise ValueError(f"`cost` has {len(kinds)} entries for {len(sources)} axes; give one for each.")
-        dtype = jnp.result_type(*sources, *targets)
+        dtype = np.result_type(*(axis.dtype for axis in (*sources, *targets)))
         self.costs = tuple(
             _axis_costs(kind, s.astype(dtype), t.astype(dtype))
             for kind, s, t in zip(kinds, sources, targets, strict=True)
         )
         self.epsilon = as_epsilon(epsilon, dtype)
-        check_costs(self.largest_cost(), epsilon, dtype)
 
     @property
     def source_shape(self) -> tuple[int, ...]:
@@ -98,9 +100,32 @@ class Grid(AbstractGeometry):
         scale, _, sums = self._sum(self.epsilon, g, b, jnp.zeros((b.size, 1), b.dtype), paid=True)
         return jnp.sum(a * _exp(self.epsilon, f + scale, a) * sums[:, 0])
 
-    def largest_cost(self) -> Array:
-        costs = jax.lax.stop_gradient(self.costs)
-        return jnp.maximum(jnp.abs(sum(map(jnp.max, costs))), jnp.abs(sum(map(jnp.min, costs))))
+    def check(self, a: Array, b: Array) -> None:
+        check_costs(float(eqx.filter_jit(Grid.largest_cost)(self, a, b)), self.epsilon, self.dtype)
+
+    def prepared(self, a: Array, b: Array, rows: bool, columns: bool) -> tuple["Grid", Array, Array]:
+        # offsets axis by axis, so that the costs remain a sum over the axes
+        heavy = zip(_lines(a, self.source_shape), _lines(b, self.target_shape), strict=True)
+        pairs = [
+            offsets(
+                lambda g, c=c: reductions.lowest(c, g),
+                lambda f, c=c: reductions.lowest(c, f, axis=0),
+                lines.astype(c.dtype), columns_.astype(c.dtype), rows, columns,
+            )
+            for c, (lines, columns_) in zip(jax.lax.stop_gradient(self.costs), heavy, strict=True)
+        ]  # fmt: skip
+        costs = tuple(c - u[:, None] - v[None, :] for c, (u, v) in zip(self.costs, pairs, strict=True))
+        u, v = (_sum_of_axes(side) for side in zip(*pairs, strict=True))
+        return replaced(self, costs=costs), u, v
+
+    def largest_cost(self, a: Array, b: Array) -> Array:
+        top, bottom = jnp.zeros((), self.dtype), jnp.zeros((), self.dtype)
+        heavy = zip(_lines(a, self.source_shape), _lines(b, self.target_shape), strict=True)
+        for cost, (rows, columns) in zip(jax.lax.stop_gradient(self.costs), heavy, strict=True):
+            both = rows[:, None] & columns[None, :]
+            top = top + jnp.max(jnp.where(both, cost, -jnp.inf))
+            bottom = bottom + jnp.min(jnp.where(both, cost, jnp.inf))
+        return jnp.maximum(jnp.abs(top), jnp.abs(bottom))
 
     def cost_rows(self, start: Any) -> Array:
         last = self.shape[0] - 1
@@ -142,6 +167,20 @@ class Grid(AbstractGeometry):
         return scale, mass, sums
 
 
+def _lines(weights: Array, shape: tuple[int, ...]) -> list[Array]:
+    """For each axis, which of its coordinates have any weight, arrays (n_k,)."""
+    heavy = weights.reshape(shape) > 0
+    return [jnp.any(heavy, axis=tuple(j for j in range(len(shape)) if j != k)) for k in range(len(shape))]
+
+
+def _sum_of_axes(parts: Sequence[Array]) -> Array:
+    """`sum_k parts[k][i_k]` at all points of a grid, flat."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = (total[:, None] + part[None, :]).reshape(-1)
+    return total
+
+
 def _exp(epsilon: Array, exponent: Array, weights: Array) -> Array:
     """`exp(exponent / epsilon)`, to be multiplied by the weights."""
     return jnp.exp(jnp.minimum(exponent / epsilon, reductions.bound(weights)))
@@ -156,12 +195,12 @@ def _sum_lines(
         measure = jax.lax.stop_gradient(weights)
         logs = epsilon * jnp.log(measure)
         logs = jnp.where(jnp.any(measure > 0, axis=1, keepdims=True), logs, 0)  # a line may be empty
-        largest = jax.lax.stop_gradient(jnp.max((scale + logs)[:, None, :] - cost, axis=-1))
-        exponent = (scale[:, None, :] - cost - largest[:, :, None]) * (1 / epsilon)
+        largest = jax.lax.stop_gradient(jnp.max((scale + logs)[:, None, :] - cost[None], axis=-1))
+        exponent = (scale[:, None, :] - cost[None] - largest[:, :, None]) * (1 / epsilon)
         terms = jnp.exp(jnp.minimum(exponent, reductions.bound(measure)[:, None, :]))
         sums = _product(terms, columns)
         if paid:
-            sums = sums + _product(terms * cost, weights)[..., None]
+            sums = sums + _product(terms * cost[None], weights)[..., None]
         return largest, _product(terms, weights), sums
 
     tile = max(1, geometry.TILE // cost.size)
@@ -214,4 +253,4 @@ def _axis_costs(kind: Any, s: Array, t: Array) -> Array:
     return costs
 
 
-_COSTS = {"squared_euclidean": jnp.square, "manhattan": jnp.abs}
+_COSTS = {"squared_euclidean": jnp.square, "manhattan": absolute}

@@ -22,9 +22,12 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.nn import log_softmax, logsumexp, softmax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from .._vectors import root
 
 
 class DiscretePlan(NamedTuple):
@@ -144,7 +147,8 @@ class LightBridge(eqx.Module):
     def log_potential(self, y: Float[ArrayLike, "*n d"]) -> Float[Array, "*n"]:
         """`log v(y)`."""
         y = self._points("y", y)[..., None, :]
-        return logsumexp(self.log_weights + self._log_gaussians(y - self.means), -1)
+        log_weights, means = _raised(y.ndim - 1, self.log_weights), _raised(y.ndim, self.means)
+        return logsumexp(log_weights + self._log_gaussians(y - means), -1)
 
     def log_normaliser(self, x: Float[ArrayLike, "*n d"]) -> Float[Array, "*n"]:
         """`log c(x)`, with `c(x)` the integral of `exp(<x, y> / epsilon) v(y)`."""
@@ -161,7 +165,9 @@ class LightBridge(eqx.Module):
         """`log pi(y | x)`; leading axes of `x` and `y` broadcast."""
         y, x = self._points("y", y)[..., None, :], self._points("x", x)
         log_weights = log_softmax(self._logits(x), -1)
-        means = self.means + self.covariances * x[..., None, :]
+        rank = max(y.ndim, x.ndim + 1)
+        y, x = _raised(rank, y), _raised(rank - 1, x)
+        means = _raised(rank, self.means) + _raised(rank, self.covariances) * x[..., None, :]
         return logsumexp(log_weights + self._log_gaussians(y - means), -1)
 
     def sample(self, x: Float[ArrayLike, "*n d"], key: PRNGKeyArray) -> Float[Array, "*n d"]:
@@ -180,11 +186,12 @@ class LightBridge(eqx.Module):
         sqrt(epsilon) * eye(d), brownian_motion))`.  It equals `(E[X_1 | X_t = x] - x) / (1 - t)`."""
         del args
         x = self._points("x", x)[..., None, :]
-        t = jnp.asarray(t, x.dtype)[..., None, None]
-        r, s = self.means, self.covariances
+        t = _raised(x.ndim, jnp.asarray(t, x.dtype)[..., None, None])
+        r, s = _raised(x.ndim, self.means), _raised(x.ndim, self.covariances)
         d = 1 - t + t * s
         exponents = jnp.sum((((s - 1) * x + 2 * r) * x - t * r**2) / d, -1)
-        logits = (self.scaled_log_weights + exponents / 2) / self.epsilon - jnp.sum(jnp.log(d), -1) / 2
+        log_weights = _raised(x.ndim - 1, self.scaled_log_weights)
+        logits = (log_weights + exponents / 2) / self.epsilon - jnp.sum(jnp.log(d), -1) / 2
         weights = softmax(logits, -1)[..., None]
         return jnp.sum(weights * (r + (s - 1) * x) / d, -2)
 
@@ -196,10 +203,11 @@ class LightBridge(eqx.Module):
         With `y = sample(x)` these are draws of `X_t`, at each `t` right by itself; draws at several times of
         one call are not one path."""
         x, y = self._points("x", x), self._points("y", y)
-        t = jnp.asarray(t, x.dtype)[..., None]
+        rank = max(x.ndim, y.ndim, jnp.ndim(t) + 1)
+        x, y, t = (_raised(rank, z) for z in (x, y, jnp.asarray(t, x.dtype)[..., None]))
         mean = (1 - t) * x + t * y
         z = jax.random.normal(key, mean.shape, mean.dtype)
-        return mean + jnp.sqrt(self.epsilon * t * (1 - t)) * z
+        return mean + root(self.epsilon * t * (1 - t)) * z
 
     def on_points(
         self, x: Float[ArrayLike, "n d"], y: Float[ArrayLike, "m d"], a: Float[ArrayLike, " n"] | None = None
@@ -226,10 +234,10 @@ class LightBridge(eqx.Module):
             raise ValueError(f"`a` must have shape {(n,)}, a mass for each row of `x`; got {a.shape}.")
         # |x - y|^2 in place of -2 <x, y>: it does not lose digits where the points are far from the origin.
         epsilon = 2 * self.epsilon
-        cost = jnp.sum((x[:, None] - y) ** 2, -1)
+        cost = jnp.sum((x[:, None] - y[None, :]) ** 2, -1)
         heights = self.epsilon * self.log_potential(y) * 2 + jnp.sum(y**2, -1)
-        f = -epsilon * logsumexp((heights - cost) / epsilon, -1)
-        log_plan = jnp.log(a)[:, None] + (f[:, None] + heights - cost) / epsilon
+        f = -epsilon * logsumexp((heights[None, :] - cost) / epsilon, -1)
+        log_plan = jnp.log(a)[:, None] + (f[:, None] + heights[None, :] - cost) / epsilon
         log_b = logsumexp(log_plan, 0)
         return DiscretePlan(a, jnp.exp(log_b), f, heights - epsilon * log_b, log_plan, epsilon)
 
@@ -240,19 +248,25 @@ class LightBridge(eqx.Module):
             raise ValueError(
                 f"`{name}` must have shape (..., {d}), the dimension of the bridge last; got {points.shape}."
             )
-        return points.astype(jnp.result_type(points, self.means))
+        return points.astype(np.promote_types(points.dtype, self.means.dtype))
 
     def _logits(self, x: Array) -> Array:
         """Logarithms of the terms of `c(x)`, `(..., K)`."""
         x = x[..., None, :]
-        exponents = jnp.sum((self.covariances * x + 2 * self.means) * x, -1)
-        return (self.scaled_log_weights + exponents / 2) / self.epsilon
+        means, covariances = _raised(x.ndim, self.means), _raised(x.ndim, self.covariances)
+        exponents = jnp.sum((covariances * x + 2 * means) * x, -1)
+        return (_raised(x.ndim - 1, self.scaled_log_weights) + exponents / 2) / self.epsilon
 
     def _log_gaussians(self, offsets: Array) -> Array:
         """`log N(offset; 0, epsilon S_k)` of offsets `(..., K, d)` from the centres, `(..., K)`."""
-        squares = offsets**2 / (self.epsilon * self.covariances)
-        log_scales = math.log(2 * math.pi * self.epsilon) + self.log_covariances
+        squares = offsets**2 / (self.epsilon * _raised(offsets.ndim, self.covariances))
+        log_scales = math.log(2 * math.pi * self.epsilon) + _raised(offsets.ndim, self.log_covariances)
         return -jnp.sum(squares + log_scales, -1) / 2
+
+
+def _raised(rank: int, array: Array) -> Array:
+    """The array with axes of length one in front, so that it broadcasts without changing rank."""
+    return array.reshape((1,) * (rank - array.ndim) + array.shape)
 
 
 def _real(name: str, value: ArrayLike) -> Array:

@@ -12,6 +12,9 @@ class Plan(eqx.Module):
 
     Sums over it are streamed, O(n m) work and no (n, m) array; they are differentiable in all that the
     potentials depend on.  `P.T` is the plan from target to source.
+
+    `C` is `geometry`'s; where `offsets = (u, v)` are given, the costs are `C_ij + u_i + v_j` and their
+    potentials `f + u` and `g + v`, which makes the same plan with fewer rounding errors.
     """
 
     geometry: AbstractGeometry
@@ -19,6 +22,7 @@ class Plan(eqx.Module):
     g: Array
     a: Array
     b: Array
+    offsets: tuple[Array, Array] | None = None
 
     def apply(self, v: ArrayLike) -> Array:
         """`P v`: `v` has one value, or k values along a last axis, for each target site.
@@ -39,12 +43,14 @@ class Plan(eqx.Module):
     @property
     def T(self) -> "Plan":
         """The plan from target to source."""
-        return Plan(self.geometry.T, self.g, self.f, self.b, self.a)
+        offsets = None if self.offsets is None else self.offsets[::-1]
+        return Plan(self.geometry.T, self.g, self.f, self.b, self.a, offsets)
 
     def as_matrix(self) -> Array:
         """The plan as an array (n, m), in memory."""
-        exponents = (self.f[:, None] + self.g - self.geometry.cost_matrix()) / self.geometry.epsilon
-        weights = self.a[:, None] * self.b
+        exponents = self.f[:, None] + self.g[None, :] - self.geometry.cost_matrix()
+        exponents = exponents / self.geometry.epsilon
+        weights = self.a[:, None] * self.b[None, :]
         return jnp.where(weights > 0, weights * jnp.exp(jnp.where(weights > 0, exponents, 0)), 0)
 
     def mv(self, v: Array) -> Array:
@@ -60,5 +66,9 @@ class Plan(eqx.Module):
         return self.geometry.T.squares(self.g, self.f, self.b, self.a, u)
 
     def mean_cost(self) -> Array:
-        """`sum_ij P_ij C_ij`."""
-        return self.geometry.transport_cost(self.f, self.g, self.a, self.b)
+        """`sum_ij P_ij C_ij`, of the costs with their offsets."""
+        paid = self.geometry.transport_cost(self.f, self.g, self.a, self.b)
+        if self.offsets is None:
+            return paid
+        u, v = self.offsets
+        return paid + jnp.sum(u * self.mv(jnp.ones_like(v))) + jnp.sum(v * self.rmv(jnp.ones_like(u)))

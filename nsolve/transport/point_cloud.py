@@ -9,21 +9,31 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
-from .._vectors import root, safe_divide
-from ..operators.finite_volumes import is_traced
+from .._vectors import absolute, root, safe_divide
 from . import _reductions as reductions
 from .cost_matrix import CostMatrix
-from .geometry import AbstractGeometry, as_epsilon, as_real, check_costs, replaced
+from .geometry import (
+    AbstractGeometry,
+    as_epsilon,
+    as_real,
+    check_costs,
+    check_finite,
+    heaviest,
+    offsets,
+    replaced,
+)
 
 
 class PointCloud(AbstractGeometry):
     """Points in space and a cost `c(x_i, y_j)`; the cost matrix is never stored.
 
-    * `x` (n, d), `y` (m, d): the points; `y=None` means `y = x`.  Points may coincide.
-    * `cost`: `"squared_euclidean"` (`|x - y|^2`), `"euclidean"` (whose derivative between coinciding points
-      is taken to be zero), `"manhattan"`, `"cosine"` (one minus the cosine of the angle), or a function of
-      two points (d,), (d,) that returns a scalar of their dtype.  The arrays in an `equinox.Module` that is
-      given as a cost are differentiable, like `x`, `y` and `epsilon`; so a cost can be learned.
+    * `x` (n, d), `y` (m, d): the points; `y=None` means `y = x`.  Points may coincide.  Points of weight zero
+      may be anything, also NaN: so a cloud is filled up to a given shape.
+    * `cost`: `"squared_euclidean"` (`|x - y|^2`), `"euclidean"`, `"manhattan"`, `"cosine"` (one minus the
+      cosine of the angle), or a function of two points (d,), (d,) that returns a scalar of their dtype.  The
+      arrays in an `equinox.Module` that is given as a cost are differentiable, like `x`, `y` and `epsilon`;
+      so a cost can be learned.  Distances have a kink where points, or single coordinates, coincide: there
+      the derivative is taken to be zero.
     * `epsilon`: the weight of the entropy, in the units of the cost, positive.
 
     float32 or float64, the wider of the two clouds' types.  A sum takes O(n m d) operations.  It goes over
@@ -31,16 +41,20 @@ class PointCloud(AbstractGeometry):
     points and of one tile.  Costs that fit in one tile are best stored once if many sums follow:
     `precomputed`.
 
-    Raises `ValueError` for points that are not finite or do not match, a cost function that returns anything
-    but a scalar, zero vectors under the cosine cost (inside `jit`, where values are unknown, their cost is
-    one), an `epsilon` that is not positive or too small for the dtype; `TypeError` for complex points and for
-    costs of another dtype.
+    Raises `ValueError` for points that do not match, a cost function that returns anything but a scalar, an
+    `epsilon` that is not positive; `TypeError` for complex points and for costs of another dtype.  `solve`,
+    which knows the weights, raises `ValueError` for points with weight that are not finite, zero vectors
+    under the cosine cost (inside `jit`, where values are unknown, their cost is one), and an `epsilon` too
+    small for the dtype.
     """
 
     x: Array
     y: Array
     epsilon: Array
     cost_parameters: Any
+    # What `prepared` knows, constants: offsets of rows and columns; a place among the points, and a length.
+    offsets: tuple[Array, Array] | None
+    frame: tuple[Array, Array] | None
     cost_function: Any = eqx.field(static=True)
     transposed: bool = eqx.field(static=True)
 
@@ -59,7 +73,7 @@ class PointCloud(AbstractGeometry):
                 f"`x` has shape {xs.shape} and `y` {ys.shape}: the points have {xs.shape[1]} and "
                 f"{ys.shape[1]} coordinates, but must have equally many."
             )
-        dtype = jnp.promote_types(xs.dtype, ys.dtype)
+        dtype = np.promote_types(xs.dtype, ys.dtype)
         self.x, self.y = xs.astype(dtype), ys.astype(dtype)
         self.epsilon = as_epsilon(epsilon, dtype)
         if isinstance(cost, str) and cost not in _COSTS:
@@ -67,16 +81,10 @@ class PointCloud(AbstractGeometry):
                 f"`cost` is {cost!r}; known are {', '.join(map(repr, _COSTS))}, or give a function c(x, y)."
             )
         self.cost_parameters, self.cost_function = eqx.partition(cost, eqx.is_array)
+        self.offsets = self.frame = None
         self.transposed = False
         if not isinstance(cost, str):
             _check_function(cost, self.x, self.y)
-        if cost == "cosine":
-            _check_directions("x", x)
-            _check_directions("y", x if y is None else y)
-        # The costs of the first site of either cloud: by the triangle inequality no cost between the others
-        # is more than three times as large, nine times where distances are squared.
-        first_row, first_column = self._costs(self.x[:1], self.y), self._costs(self.x, self.y[:1])
-        check_costs(jnp.maximum(jnp.max(jnp.abs(first_row)), jnp.max(jnp.abs(first_column))), epsilon, dtype)
 
     @property
     def source_shape(self) -> tuple[int, ...]:
@@ -92,7 +100,8 @@ class PointCloud(AbstractGeometry):
 
     @property
     def T(self) -> "PointCloud":
-        return replaced(self, x=self.y, y=self.x, transposed=not self.transposed)
+        swapped = None if self.offsets is None else self.offsets[::-1]
+        return replaced(self, x=self.y, y=self.x, offsets=swapped, transposed=not self.transposed)
 
     def softmin(self, g: Array, b: Array) -> Array:
         return self._map(lambda cost: reductions.softmin(cost, self.epsilon, g, b))
@@ -108,16 +117,52 @@ class PointCloud(AbstractGeometry):
             self._map(lambda cost, f, a: reductions.transport_costs(cost, self.epsilon, f, g, a, b), f, a)
         )
 
-    def largest_cost(self) -> Array:
+    def check(self, a: Array, b: Array) -> None:
+        for name, points, weights in (("x", self.x, a), ("y", self.y, b)):
+            check_finite(name, points, weights)
+            if self.cost_function == "cosine":
+                _check_directions(name, np.asarray(points)[np.asarray(weights) > 0])
+        # The costs of one site of either cloud: by the triangle inequality no cost between the others is more
+        # than three times as large, nine times where distances are squared.
+        i, j = (np.asarray(weights).argmax() for weights in (a, b))
+        check_costs(float(_largest_of_pair(self, a, b, i, j)), self.epsilon, self.dtype)
+
+    def prepared(self, a: Array, b: Array, rows: bool, columns: bool) -> tuple["PointCloud", Array, Array]:
+        cloud = replaced(self, frame=_frame(self.x, self.y, a, b))
+        constant = jax.lax.stop_gradient(cloud)
+
+        def finite(cloud: PointCloud, weights: Array, others: Array) -> Array:
+            return (weights > 0) | jnp.isfinite(cloud._map(lambda cost: reductions.largest(cost, others)))
+
+        good_x, good_y = jax.lax.cond(
+            jnp.all(a > 0) & jnp.all(b > 0),
+            lambda: (jnp.ones_like(a, bool), jnp.ones_like(b, bool)),
+            lambda: (finite(constant, a, b), finite(constant.T, b, a)),
+        )
+        x = jnp.where(good_x[:, None], self.x, heaviest(a, self.x)[None, :])
+        y = jnp.where(good_y[:, None], self.y, heaviest(b, self.y)[None, :])
+        cloud = replaced(cloud, x=x, y=y)
+        constant = jax.lax.stop_gradient(cloud)
+        u, v = offsets(
+            lambda g: constant._map(lambda cost: reductions.lowest(cost, g)),
+            lambda f: constant.T._map(lambda cost: reductions.lowest(cost, f)),
+            a, b, rows, columns,
+        )  # fmt: skip
+        total = (u, v) if self.offsets is None else (u + self.offsets[0], v + self.offsets[1])
+        return replaced(cloud, offsets=total), u, v
+
+    def largest_cost(self, a: Array, b: Array) -> Array:
         constant = jax.lax.stop_gradient(self)
-        return jnp.max(constant._map(lambda cost: jnp.max(jnp.abs(cost), axis=1)))
+        largest = constant._map(lambda cost: reductions.largest(cost, b))
+        return jnp.max(jnp.where(a > 0, largest, 0))
 
     def cost_rows(self, start: Any) -> Array:
         rows = start + jnp.arange(self.tile_rows)
-        return self._costs(jnp.take(self.x, rows, axis=0, mode="clip"), self.y)
+        x, u = (jnp.take(z, rows, axis=0, mode="clip") for z in (self.x, self._row_offsets))
+        return self._costs(x, u)
 
     def cost_matrix(self) -> Array:
-        return self._costs(self.x, self.y)
+        return self._costs(self.x, self._row_offsets)
 
     def precomputed(self) -> AbstractGeometry:
         if not self.fits:
@@ -129,37 +174,70 @@ class PointCloud(AbstractGeometry):
         if self.fits:
             return reduce(self.cost_matrix(), *rows)
         return reductions.map_rows(
-            lambda x, *rows: reduce(self._costs(x, self.y), *rows), self.tile_rows, self.x, *rows
-        )
+            lambda x, u, *rows: reduce(self._costs(x, u), *rows),
+            self.tile_rows, self.x, self._row_offsets, *rows,
+        )  # fmt: skip
 
-    def _costs(self, x: Array, y: Array) -> Array:
-        """The costs between all pairs; its derivatives store the points only."""
+    @property
+    def _row_offsets(self) -> Array:
+        return jnp.zeros_like(self.x[:, 0]) if self.offsets is None else self.offsets[0]
+
+    def _costs(self, x: Array, u: Array) -> Array:
+        """The costs between some sources and all targets, less offsets; derivatives store the points only."""
         cost = eqx.combine(self.cost_parameters, self.cost_function)
         if isinstance(cost, str):
-            return jax.checkpoint(_COSTS[cost])(x, y)
-        pair = (lambda s, t: cost(t, s)) if self.transposed else cost
-        return jax.checkpoint(jax.vmap(jax.vmap(pair, (None, 0)), (0, None)))(x, y)
+            frame = _frame(self.x, self.y) if self.frame is None else self.frame
+            costs = jax.checkpoint(_COSTS[cost])(x, self.y, *frame)
+        else:
+            pair = (lambda s, t: cost(t, s)) if self.transposed else cost
+            costs = jax.checkpoint(jax.vmap(jax.vmap(pair, (None, 0)), (0, None)))(x, self.y)
+        if self.offsets is None:
+            return costs
+        return costs - u[:, None] - self.offsets[1][None, :]
 
 
-def _squared_euclidean(x: Array, y: Array) -> Array:
+@eqx.filter_jit
+def _largest_of_pair(cloud: PointCloud, a: Array, b: Array, i: Any, j: Any) -> Array:
+    """The largest cost of source `i` or target `j`."""
+    row = replaced(cloud, x=cloud.x[i][None, :]).largest_cost(a[i][None], b)
+    column = replaced(cloud, y=cloud.y[j][None, :]).largest_cost(a, b[j][None])
+    return jnp.maximum(row, column)
+
+
+def _frame(x: Array, y: Array, a: Array | None = None, b: Array | None = None) -> tuple[Array, Array]:
+    """A point (d,) in the midst of those with weight and the length from there to the farthest."""
+    x, y = jax.lax.stop_gradient((x, y))
+    there = jnp.ones(y.shape[0], bool) if b is None else b > 0
+    here = jnp.ones(x.shape[0], bool) if a is None else a > 0
+    share = 1 / jnp.maximum(jnp.sum(there), 1).astype(y.dtype)
+    middle = jnp.sum(jnp.where(there[:, None], y, 0) * share, axis=0)
+    lengths = [
+        jnp.max(jnp.where(present[:, None], jnp.abs(points - middle[None, :]), 0))
+        for points, present in ((x, here), (y, there))
+    ]
+    length = jnp.maximum(*lengths)
+    return middle, jnp.where((length > 0) & jnp.isfinite(length), length, 1)
+
+
+def _squared_euclidean(x: Array, y: Array, middle: Array, length: Array) -> Array:
     if x.shape[1] <= _FEW_COORDINATES:
         return _sum_over_coordinates(jnp.square, x, y)
     # |x|^2 + |y|^2 - 2 x.y loses digits to the distance from the origin, so take it from the middle.
-    middle = jax.lax.stop_gradient(jnp.mean(y, axis=0))
-    x, y = x - middle, y - middle
+    x, y = x - middle[None, :], y - middle[None, :]
     return jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None, :] - 2 * _products(x, y)
 
 
-def _euclidean(x: Array, y: Array) -> Array:
-    # From differences in any dimension: the root would amplify the rounding errors of products.
-    return root(_sum_over_coordinates(jnp.square, x, y))
+def _euclidean(x: Array, y: Array, middle: Array, length: Array) -> Array:
+    # From differences in any dimension: the root would amplify the rounding errors of products.  Squares of
+    # numbers about one stay in the range of the dtype.
+    return root(_sum_over_coordinates(lambda d: jnp.square(d / length), x, y)) * length
 
 
-def _manhattan(x: Array, y: Array) -> Array:
-    return _sum_over_coordinates(jnp.abs, x, y)
+def _manhattan(x: Array, y: Array, middle: Array, length: Array) -> Array:
+    return _sum_over_coordinates(absolute, x, y)
 
 
-def _cosine(x: Array, y: Array) -> Array:
+def _cosine(x: Array, y: Array, middle: Array, length: Array) -> Array:
     return 1 - _products(_directions(x), _directions(y))
 
 
@@ -197,7 +275,7 @@ def _directions(x: Array) -> Array:
 
 
 def _as_points(name: str, points: Any) -> Array:
-    array = as_real(name, points)
+    array = as_real(name, points, finite=False)
     if array.ndim != 2 or 0 in array.shape:
         advice = " (one coordinate: give it as (n, 1))" if array.ndim == 1 else ""
         raise ValueError(
@@ -208,7 +286,7 @@ def _as_points(name: str, points: Any) -> Array:
 
 
 def _check_directions(name: str, points: Any) -> None:
-    if not is_traced(points) and not np.all(np.any(np.asarray(points), axis=1)):
+    if not np.all(np.any(points, axis=1)):
         raise ValueError(
             f"`{name}` contains a zero vector, which has no angle: the cosine cost needs others."
         )

@@ -65,7 +65,7 @@ class SchurLinearOperator(AbstractOperator):
         weights = jnp.matmul(plan.T, shares, precision=jax.lax.Precision.HIGHEST)
         weights = weights - jnp.diag(jnp.diagonal(weights))
         diagonal = jnp.sum(weights, axis=1) + self.rest
-        result = (jnp.diag(diagonal) - weights) / self.scale[:, None] / self.scale
+        result = (jnp.diag(diagonal) - weights) / self.scale[:, None] / self.scale[None, :]
         result = result + _excess(result) * jnp.eye(self.scale.size, dtype=result.dtype)
         return result if self.kernel is None else result + jnp.outer(self.kernel, self.kernel)
 

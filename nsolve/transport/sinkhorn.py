@@ -220,8 +220,8 @@ def _best_omega(rate: Array, omega: Array) -> Array:
 def _anderson(sweeps: Array, residuals: Array, filled: Array, weights: Array) -> Array:
     """The combination, with sum one, of the last sweeps whose residual is smallest in the weighted norm."""
     count = sweeps.shape[0]
-    present = jnp.arange(count) < filled
-    scaled = jnp.where(present[:, None], residuals * jnp.sqrt(weights), 0)
+    present = jnp.arange(count, dtype=filled.dtype) < filled
+    scaled = jnp.where(present[:, None], residuals * jnp.sqrt(weights)[None, :], 0)
     gram = jnp.matmul(scaled, scaled.T, precision="highest")
     ridge = 1e3 * jnp.finfo(gram.dtype).eps * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny
     system = gram + jnp.diag(jnp.where(present, ridge, 1))

@@ -1,5 +1,6 @@
 """`nsolve.transport.solve`: potentials, costs and plan of a transport problem, differentiable."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -12,7 +13,7 @@ from jaxtyping import Array, ArrayLike
 from ..operators.finite_volumes import is_traced
 from ._implicit import dual_value, potentials
 from ._problem import Problem
-from .base import AbstractTransportSolver
+from .base import AbstractTransportSolver, Outcome
 from .certificate import certify
 from .geometry import AbstractGeometry, as_real
 from .plan import Plan
@@ -68,8 +69,10 @@ def solve(
 
     * `geometry`: costs and `epsilon`: `PointCloud`, `CostMatrix` or `Grid`.
     * `a`, `b`: the weights, non-negative, of the geometry's `source_shape` and `target_shape`; their masses
-      must agree unless a marginal is relaxed.  None: uniform, of mass one.  Sites of weight zero get
-      potentials, too.
+      must agree unless a marginal is relaxed.  None: uniform, of mass one.  A weight of zero is the mask of a
+      site that only fills up an array: where it lies, also at NaN, changes nothing, and it gets no gradient.
+      Its potential is what it would get with a little weight (where its costs are not finite, the heaviest
+      site's).
     * `solver`: `SinkhornNewton()` by default.
     * `rho`: None for exact marginals; a positive number; or a pair of these, for source and target.
     * `y0`: potentials `(f, g)` to start from, e.g. of a problem nearby: then the target `epsilon` comes at
@@ -81,7 +84,8 @@ def solve(
     **Results.** `successful` only where the marginal error of the returned potentials is at most the solver's
     tolerance; `max_steps_reached`; `stagnation`: the tolerance is below what rounding allows (about the
     dtype's `eps * max|C| / epsilon`), or masses differ; `nonfinite_input`: NaN or infinity among costs and
-    weights; `breakdown`: negative weights.
+    weights; `breakdown`: negative weights,
+    or none that is positive.
 
     **Derivatives** of all outputs in points, costs, weights, `epsilon` and `rho`, forward and reverse, of any
     order, by the implicit function theorem: one solve with the symmetric Schur complement of the Hessian, the
@@ -99,51 +103,105 @@ def solve(
     References: Cuturi (2013, arXiv:1306.0895); Peyre and Cuturi (2019, arXiv:1803.00567); relaxed marginals:
     Chizat, Peyre, Schmitzer, Vialard (2018, arXiv:1607.05816).
     """
-    if not isinstance(geometry, AbstractGeometry):
-        raise TypeError(
-            f"`geometry` must be a `PointCloud`, `CostMatrix` or `Grid`, but is a {type(geometry).__name__}."
-        )
     solver = SinkhornNewton() if solver is None else solver
-    if not isinstance(solver, AbstractTransportSolver):
-        raise TypeError(f"`solver` must be `Sinkhorn` or `SinkhornNewton`, but is a {type(solver).__name__}.")
-    penalties = _as_penalties(rho, geometry.dtype)
-    flat_a = _as_weights("a", a, geometry.source_shape, geometry.dtype)
-    flat_b = _as_weights("b", b, geometry.target_shape, geometry.dtype)
-    problem = Problem(geometry, flat_a, flat_b, *penalties)
-    if problem.balanced:
-        _check_masses(flat_a, flat_b, solver, problem)
+    problem = as_problem(geometry, a, b, solver, rho)
     start = None if y0 is None else _as_start(y0, geometry)
     certificate = geometry.fits if certificate is None else certificate
     solution = _solve(problem, solver, start, certificate)
-    if throw:
-        solution = solution.result.error_if(solution, solution.result != lx.RESULTS.successful)
-    return solution
+    return raising(solution, numbers) if throw else solution
+
+
+class Solved(eqx.Module):
+    """Potentials and cost of a problem without its offsets, differentiable, and constants."""
+
+    f: Array
+    g: Array
+    cost: Array
+    marginal_error: Array
+    stats: dict[str, Array]
+    result: lx.RESULTS
 
 
 @eqx.filter_jit
 def _solve(
     problem: Problem, solver: AbstractTransportSolver, start: Array | None, certificate: bool
 ) -> Transport:
+    reduced, offsets = problem.prepared()
     # Many sums follow: costs that fit are computed once.
-    working = eqx.tree_at(lambda p: p.geometry, problem, problem.geometry.precomputed())
-    f, g, stats, out_of_steps = potentials(working, solver=solver, start=start)
-    f, g = _centred(working, f, g)
-    constant, f0, g0 = jax.lax.stop_gradient((working, f, g))
-    rows, columns = constant.missing(f0, g0)
+    working = precomputed(reduced)
+    start = None if start is None else start - offsets[1]
+    outcome = solver.run(jax.lax.stop_gradient(working), start)
+    return as_given(reduced, offsets, judged(working, solver, outcome, certificate))
+
+
+def precomputed(problem: Problem) -> Problem:
+    """The same problem, its costs stored where they fit."""
+    return eqx.tree_at(lambda p: p.geometry, problem, problem.geometry.precomputed())
+
+
+def judged(problem: Problem, solver: AbstractTransportSolver, outcome: Outcome, certificate: bool) -> Solved:
+    """What a solver found, how good it is, and its derivatives."""
+    constant = jax.lax.stop_gradient(problem)
+    f, g, stats = outcome.f, outcome.g, outcome.stats
+    rows, columns = constant.missing(f, g)
     error = jnp.sum(jnp.abs(rows)) + jnp.sum(jnp.abs(columns))
-    result = _verdict(constant, error, solver.tolerance(constant), out_of_steps)
+    result = _verdict(constant, error, solver.tolerance(constant), outcome.out_of_steps)
     if certificate:
-        stats = stats | certify(constant, f0, g0)
-    geometry = problem.geometry
+        stats = stats | certify(constant, f, g)
+    f, g = potentials(problem, f, g)
+    return Solved(f, g, dual_value(problem, f, g), error, stats, result)
+
+
+def as_given(reduced: Problem, offsets: tuple[Array, Array], solved: Solved) -> Transport:
+    """The solution of the problem that a user gave, from that of the same less its offsets."""
+    a, b, geometry = reduced.a, reduced.b, reduced.geometry
+    u, v = offsets
+    f, g = _centred(reduced, solved.f + u, solved.g + v)
     return Transport(
         f.reshape(geometry.source_shape),
         g.reshape(geometry.target_shape),
-        dual_value(working, f, g),
-        error,
-        Plan(geometry, f, g, problem.a, problem.b),
-        jax.lax.stop_gradient(stats),
-        result,
+        solved.cost + jnp.sum(a * u) + jnp.sum(b * v),
+        solved.marginal_error,
+        Plan(geometry, solved.f, solved.g, a, b, offsets),
+        solved.stats,
+        solved.result,
     )
+
+
+def raising(solution: Any, where: Callable) -> Any:
+    """The same, but for an error where its result is none that succeeded.
+
+    All that is selected waits for the verdict; what is not may still be left out of a program.
+    """
+    failed = solution.result != lx.RESULTS.successful
+    return eqx.tree_at(where, solution, solution.result.error_if(where(solution), failed))
+
+
+def numbers(solution: Transport) -> tuple[Array, ...]:
+    """What a failed solve must not hand out."""
+    return solution.f, solution.g, solution.cost, solution.plan.f, solution.plan.g
+
+
+def as_problem(
+    geometry: AbstractGeometry,
+    a: ArrayLike | None,
+    b: ArrayLike | None,
+    solver: AbstractTransportSolver,
+    rho: Any,
+) -> Problem:
+    """The problem as users give it, once everything is checked that is known."""
+    if not isinstance(geometry, AbstractGeometry):
+        raise TypeError(
+            f"`geometry` must be a `PointCloud`, `CostMatrix` or `Grid`, but is a {type(geometry).__name__}."
+        )
+    if not isinstance(solver, AbstractTransportSolver):
+        raise TypeError(f"`solver` must be `Sinkhorn` or `SinkhornNewton`, but is a {type(solver).__name__}.")
+    penalties = _as_penalties(rho, geometry.dtype)
+    flat_a = _as_weights("a", a, geometry.source_shape, geometry.dtype)
+    flat_b = _as_weights("b", b, geometry.target_shape, geometry.dtype)
+    problem = Problem(geometry, flat_a, flat_b, *penalties)
+    _check(problem, solver)
+    return problem
 
 
 def _centred(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:
@@ -160,8 +218,8 @@ def _verdict(problem: Problem, error: Array, tol: Array, out_of_steps: Array) ->
     result = lx.RESULTS.where(out_of_steps, lx.RESULTS.max_steps_reached, lx.RESULTS.stagnation)
     result = lx.RESULTS.where(error <= tol, lx.RESULTS.successful, result)
     result = lx.RESULTS.where(jnp.isfinite(error), result, lx.RESULTS.nonfinite_input)
-    negative = jnp.any(problem.a < 0) | jnp.any(problem.b < 0)
-    return lx.RESULTS.where(negative, lx.RESULTS.breakdown, result)
+    wrong = [jnp.any(weights < 0) | (jnp.sum(weights) == 0) for weights in (problem.a, problem.b)]
+    return lx.RESULTS.where(wrong[0] | wrong[1], lx.RESULTS.breakdown, result)
 
 
 def _as_weights(name: str, weights: ArrayLike | None, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -182,9 +240,16 @@ def _as_weights(name: str, weights: ArrayLike | None, shape: tuple[int, ...], dt
     return array.astype(dtype).reshape(-1)
 
 
-def _check_masses(a: Array, b: Array, solver: AbstractTransportSolver, problem: Problem) -> None:
-    if is_traced(a) or is_traced(b) or is_traced(solver.rtol):
-        return
+def _check(problem: Problem, solver: AbstractTransportSolver) -> None:
+    """Refuse what can be seen from numbers that are known."""
+    if not any(map(is_traced, jax.tree.leaves(problem))):
+        problem.geometry.check(problem.a, problem.b)
+    if problem.balanced and not any(map(is_traced, (problem.a, problem.b, solver.rtol))):
+        _check_masses(problem, solver)
+
+
+def _check_masses(problem: Problem, solver: AbstractTransportSolver) -> None:
+    a, b = problem.a, problem.b
     masses = [float(np.sum(np.asarray(w))) for w in (a, b)]
     rounding = 100 * float(jnp.finfo(a.dtype).eps) * max(masses)
     if abs(masses[0] - masses[1]) > max(0.5 * float(solver.tolerance(problem)), rounding):

@@ -76,13 +76,13 @@ def by_mass(problem: Problem, point: Point, fraction: Array) -> Chosen:
     n, m = problem.geometry.shape
     height = problem.geometry.tile_rows
     capacity = min(n * m, _PER_SITE * (n + m))
-    fractions = fraction * _FACTOR ** jnp.arange(_TRIALS)
+    fractions = jnp.stack([fraction * _FACTOR**k for k in range(_TRIALS)])
 
     def ratios(start: Array) -> tuple[Array, Array]:
         """A tile of the plan, and the largest fraction at which each entry is kept."""
         tile = _tile(problem, point, start)
         rows = start + jnp.arange(height)
-        limit = jnp.minimum(_rows(point.rows, rows, n)[:, None] / m, point.columns / n)
+        limit = jnp.minimum(_rows(point.rows, rows, n)[:, None] / m, point.columns[None, :] / n)
         return tile, jnp.where(tile > 0, tile / jnp.where(limit > 0, limit, 1), 0)
 
     starts = jnp.arange(0, n, height)
@@ -145,8 +145,8 @@ def _tile(problem: Problem, point: Point, start: Array) -> Array:
     n, _ = geometry.shape
     rows = start + jnp.arange(geometry.tile_rows)
     f, a = _rows(point.f, rows, n), _rows(problem.a, rows, n)
-    exponents = (f[:, None] + point.g - geometry.cost_rows(start)) / geometry.epsilon
-    weights = a[:, None] * problem.b
+    exponents = (f[:, None] + point.g[None, :] - geometry.cost_rows(start)) / geometry.epsilon
+    weights = a[:, None] * problem.b[None, :]
     return jnp.where(weights > 0, weights * jnp.exp(jnp.where(weights > 0, exponents, 0)), 0)
 
 
