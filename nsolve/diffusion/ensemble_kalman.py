@@ -125,7 +125,7 @@ def _run(
         number, predict, advance = row
         end, _, bad = run(denoiser, predict, x, None, False, "none")
         seen = (forward(end) / noise_std).reshape(-1, y.size)
-        misfit = seen - (y / noise_std).ravel()
+        misfit = seen - (y / noise_std).reshape(1, -1)
         if guidance_scale is None:
             power = jnp.asarray(1.0 / num_levels, seen.dtype)
             misfit = misfit + normal_like(key, number, misfit) / jnp.sqrt(power)

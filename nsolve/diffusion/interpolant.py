@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._arrays import accumulation_dtype, as_times, is_traced
-from ._checks import check_state, raise_if_failed
+from ._arrays import accumulation_dtype, as_times, is_traced, weighted
+from ._checks import check_state, is_finite, raise_if_failed
 from .denoiser import Denoiser, _check_like
 from .noise import normal_like
 from .schedules import FromFunctions
@@ -52,13 +52,8 @@ class Interpolant(eqx.Module):
 
 
 def _weighted(weights: tuple[Any, ...], *states: PyTree[Array]) -> PyTree[Array]:
-    def leaf_of(*leaves: Array) -> Array:
-        total: Any = 0.0
-        for weight, leaf in zip(weights, leaves, strict=True):
-            total = total + weight * leaf
-        return total.astype(leaves[0].dtype)
-
-    return jax.tree.map(leaf_of, *states)
+    """sum_j weights_j states_j, in the structure and dtypes of the first."""
+    return jax.tree.map(lambda *leaves: weighted(weights, leaves).astype(leaves[0].dtype), *states)
 
 
 def sample_interpolant(
@@ -106,7 +101,7 @@ def sample_interpolant(
         )
     if diffusion is not None and key is None:
         raise ValueError("`key` is missing: with `diffusion` noise is added. Give a jax.random key.")
-    dtype = accumulation_dtype(jnp.result_type(*jax.tree.leaves(x)))
+    dtype = accumulation_dtype(*jax.tree.leaves(x))
     times = jnp.asarray(times)
     table: Any = None
     if diffusion is not None:
@@ -155,7 +150,7 @@ def _run(
             return v
         eta = denoiser(x, times[number])
         _check_like("`denoiser`", eta, x)
-        return jax.tree.map(lambda p, q: p - table[0][number] * q, v, eta)
+        return jax.tree.map(lambda p, q: weighted((1.0, -table[0][number]), (p, q)), v, eta)
 
     @jax.checkpoint
     def step(carry: Any, k: Any) -> tuple[Any, None]:
@@ -163,15 +158,12 @@ def _run(
         h = times[k + 1] - times[k]
         noise = jax.tree.map(jnp.zeros_like, x)
         if denoiser is not None:
-            noise = jax.tree.map(lambda z: table[1][k] * z, normal_like(key, k, x))
+            noise = jax.tree.map(lambda z: weighted((table[1][k],), (z,)), normal_like(key, k, x))
         first = slope(x, k)
-        guess = jax.tree.map(lambda u, f, n: (u + h * f + n).astype(u.dtype), x, first, noise)
+        guess = _weighted((1.0, h, 1.0), x, first, noise)
         second = slope(guess, k + 1)
-        total = jax.tree.leaves(jax.tree.map(lambda f, g: jnp.sum(f + g), first, second))
-        failed = jnp.where((failed < 0) & ~jnp.isfinite(jnp.stack(total)).all(), 2 * k, failed)
-        x = jax.tree.map(
-            lambda u, f, g, n: (u + 0.5 * h * (f + g) + n).astype(u.dtype), x, first, second, noise
-        )
+        failed = jnp.where((failed < 0) & ~is_finite(first, second), 2 * k, failed)
+        x = _weighted((1.0, 0.5 * h, 0.5 * h, 1.0), x, first, second, noise)
         return (x, failed), None
 
     (x, failed), _ = jax.lax.scan(step, (x, jnp.asarray(-1)), jnp.arange(times.shape[0] - 1))

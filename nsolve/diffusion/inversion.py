@@ -103,7 +103,7 @@ def _by_steps(
     denoiser: Denoiser, rows: Rows, in_eps: Rows, x0: PyTree[Array], rtol: Array, max_steps: int
 ) -> Inversion:
     # The steps' errors add up at worst; below rounding no turn helps.
-    dtype = accumulation_dtype(jnp.result_type(*jax.tree.leaves(x0)))
+    dtype = accumulation_dtype(*jax.tree.leaves(x0))
     goal = jnp.maximum(0.1 * rtol / len(rows), 4.0 * jnp.finfo(dtype).eps)
 
     def correct(
@@ -186,7 +186,7 @@ def _with_noise_outputs(plan: Plan) -> Plan:
 
 def _norm(x: PyTree[Array]) -> Float[Array, " batch"]:
     leaves = jax.tree.leaves(x)
-    dtype = accumulation_dtype(jnp.result_type(*leaves))
+    dtype = accumulation_dtype(*leaves)
     squares = [jnp.sum(leaf.astype(dtype).reshape(leaf.shape[0], -1) ** 2, axis=1) for leaf in leaves]
     return jnp.sqrt(sum(squares[1:], squares[0]))
 

@@ -74,7 +74,7 @@ def sample_predictor_corrector(
             f"DDIM or DDPM; {type(predictor).__name__} does not."
         )
     rows = Rows.of(plan, denoiser, x_T), Rows.of(_reading_noise(plan), denoiser, x_T)
-    dtype = accumulation_dtype(jnp.result_type(*jax.tree.leaves(x_T)))
+    dtype = accumulation_dtype(*jax.tree.leaves(x_T))
     sigma = jnp.asarray(plan.sigma, dtype)
     x, failed = _run(denoiser, *rows, sigma, x_T, key, jnp.asarray(snr, dtype), corrector_steps)
     return raise_if_failed(x, failed) if throw else x

@@ -76,7 +76,7 @@ _RIEMANN_POINTS = 10_000
 
 def _riemann_weights(grid: Points, variable: Literal["t", "rho"]) -> Weights:
     """The same by left sums, even in the variable."""
-    fraction = np.arange(_RIEMANN_POINTS) / _RIEMANN_POINTS
+    fraction = np.arange(_RIEMANN_POINTS)[None] / _RIEMANN_POINTS
 
     def weights(rows: np.ndarray, nodes: np.ndarray) -> Any:
         w = grid.t if variable == "t" else rho_of(grid)

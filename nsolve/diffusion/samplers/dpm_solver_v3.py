@@ -124,7 +124,7 @@ class _Steps:
         shape = statistics.l.shape[1:]
         one = (slice(None),) + (None,) * len(shape)
         h = xp.diff(lam)
-        inner = lam[:-1, None] + h[:, None] * _NODES
+        inner = lam[:-1, None] + h[:, None] * _NODES[None]
         at_ends, s_ends = linear.integral(lam), s.integral(lam)
         grown_s = s.integral(inner) - s_ends[:-1][:, None]
         grown = xp.exp(linear.integral(inner) - at_ends[:-1][:, None] + grown_s)

@@ -128,13 +128,13 @@ class ERSDE(AbstractSampler):
         span = xp.expm1(step)  # (rho_t - rho_s) / rho_s
         u_nodes = xp.expm1(-lam[nodes] - start) / span
         if self.legacy:
-            u = 1.0 - np.arange(100) / 100.0 + 0.0 * start
+            u = 1.0 - np.arange(100)[None] / 100.0 + 0.0 * start
             ratio = xp.exp(falls_by(start + xp.log1p(u * span)))
             moments += [1.0 - k * xp.mean(u ** (k - 1) * ratio, axis=1) for k in range(1, nodes.shape[1])]
             if len(moments) == 3:  # the first derivative is taken half a step too early
                 moments[2] = moments[2] + moments[1] * u_nodes[:, 1]
         else:
-            at, measure = gauss_legendre()
+            at, measure = (values[None] for values in gauss_legendre())
             u = xp.expm1(at * step) / span
             measure = measure * xp.exp(at * step) * step / span
             gap = -xp.expm1(falls_by(start + at * step))
