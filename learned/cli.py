@@ -70,10 +70,13 @@ def diffusion(
 
 def _run(train: Callable[[Any], dict[str, float]], request: Any, fresh: bool) -> None:
     """Train, and print what was measured."""
-    if fresh:
-        _clear(request.out)
+    from .checkpoint import alone_in  # orbax is slow to import
+
     try:
-        metrics = train(request)
+        with alone_in(request.out):
+            if fresh:
+                _clear(request.out)
+            metrics = train(request)
     except KeyboardInterrupt:
         print(f"interrupted; the same command (without --fresh) goes on from {request.out}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -84,7 +87,8 @@ def _run(train: Callable[[Any], dict[str, float]], request: Any, fresh: bool) ->
 
 def _clear(out: Path) -> None:
     """Remove what an earlier run left in the folder, and nothing else."""
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    for name in ("checkpoints", "checkpoints-damaged"):
+        shutil.rmtree(out / name, ignore_errors=True)
     for name in ("settings.json", "log.jsonl", "model.eqx", "metrics.json", "picture.png"):
         if (out / name).is_file():
             (out / name).unlink()

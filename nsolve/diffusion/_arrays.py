@@ -84,6 +84,13 @@ def beside(weight: Any, leaf: Any) -> Any:
     return weight if weight.ndim == 0 or missing <= 0 else weight.reshape((1,) * missing + weight.shape)
 
 
+def root(square: Any) -> Any:
+    """Square root, with derivative zero at zero."""
+    xp = namespace(square)
+    zero = square == 0  # false for NaN, which stays NaN
+    return xp.where(zero, 0.0, xp.sqrt(xp.where(zero, 1.0, square)))
+
+
 def in_precision_of(state: Any, table: _Tree) -> _Tree:
     """A table of floats in the precision that the state's sums are made in."""
     dtype = accumulation_dtype(*jax.tree.leaves(state))

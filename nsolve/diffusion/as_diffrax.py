@@ -133,6 +133,8 @@ def as_diffrax(
             return problem
         return problem | {"solver": AdaptiveSolver(sampler), "dt0": sampler.first_step}
 
+    if isinstance(sampler, AbstractSampler):
+        finite_points(denoiser.schedule, grid)
     plan = sampler if isinstance(sampler, Plan) else sampler.plan(grid, denoiser.schedule)
     if plan.stochastic:
         raise ValueError(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._arrays import accumulation_dtype, is_traced, together, weighted
+from ._arrays import accumulation_dtype, is_traced, root, together, weighted
 from .noise import AbstractNoise, normal_like
 from .plan import Plan
 
@@ -146,9 +146,7 @@ class BrownianPath(AbstractNoise):
         past = s - start * length
         whole, before, behind = math.sinh(0.5 * length), jnp.sinh(0.5 * past), jnp.sinh(0.5 * (length - past))
         variance = 2.0 * before * behind / whole
-        inside = variance > 0
-        deviation = jnp.where(inside, jnp.sqrt(jnp.where(inside, variance, 1.0)), 0.0)
-        weights = behind / whole, before / whole, deviation
+        weights = behind / whole, before / whole, root(variance)
         return mix(weights, left, right, _TREE + 2**self.depth + leaf)
 
     def _path_to(self, leaf: Array, dtype: Any) -> tuple[Array, Array, Array]:

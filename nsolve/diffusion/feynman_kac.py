@@ -166,12 +166,14 @@ class _View(eqx.Module):
             eps = combine(1.0 / sigma, x, -alpha / sigma, x0)
             total = combine(1.0, total, power, x0)
             noise = combine(1.0, noise, power, eps)
-            squares = squares + power * _inner(eps, eps)
-        rate = _inner(noise, noise) - squares
+            squares = squares + power * _inner(eps, eps).astype(squares.dtype)
+        rate = _inner(noise, noise).astype(squares.dtype) - squares
         if reward is None:
             return _View(total, None, rate)
-        pull = jax.tree.map(lambda leaf: weighted((alpha,), (leaf,)), jax.grad(lambda x: jnp.sum(reward(x, t)))(x))
-        return _View(total, pull, rate - sigma / alpha * _inner(pull, noise))
+        pull = jax.tree.map(
+            lambda leaf: weighted((alpha,), (leaf,)), jax.grad(lambda x: jnp.sum(reward(x, t)))(x)
+        )
+        return _View(total, pull, rate - sigma / alpha * _inner(pull, noise).astype(rate.dtype))
 
 
 @eqx.filter_jit
@@ -214,7 +216,7 @@ def _run(
         effective = jnp.exp(2.0 * mass - logsumexp(2.0 * log_weights))
         anew = (effective < threshold * count) & (number < num_steps)
         chosen = _systematic(jr.fold_in(resampling_key, number), jnp.exp(log_weights - mass))
-        chosen = jnp.where(anew, chosen, jnp.arange(count))
+        chosen = jnp.where(anew, chosen, jnp.arange(count, dtype=chosen.dtype))
         moved, seen = jax.tree.map(lambda leaf: leaf[chosen], (moved, seen))
         log_normaliser = log_normaliser + jnp.where(anew, mass - math.log(count), 0.0)
         log_weights = jnp.where(anew, 0.0, log_weights)

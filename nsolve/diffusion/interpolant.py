@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._arrays import accumulation_dtype, as_times, is_traced, weighted
+from ._arrays import accumulation_dtype, as_times, is_traced, root, weighted
 from ._checks import check_state, is_finite, raise_if_failed
 from .denoiser import Denoiser, _check_like
 from .noise import normal_like
@@ -37,7 +37,7 @@ class Interpolant(eqx.Module):
 
     a: Callable[[Any], Any] = eqx.field(default_factory=lambda: lambda t: 1.0 - t)
     b: Callable[[Any], Any] = eqx.field(default_factory=lambda: lambda t: t)
-    gamma: Callable[[Any], Any] = eqx.field(default_factory=lambda: lambda t: jnp.sqrt(2.0 * t * (1.0 - t)))
+    gamma: Callable[[Any], Any] = eqx.field(default_factory=lambda: lambda t: root(2.0 * t * (1.0 - t)))
 
     def point(self, x0: PyTree[Array], x1: PyTree[Array], z: PyTree[Array], t: Any) -> PyTree[Array]:
         """I_t, at a time of shape ()."""
@@ -45,7 +45,8 @@ class Interpolant(eqx.Module):
         return _weighted((self.a(t), self.b(t), self.gamma(t)), x0, x1, z)
 
     def velocity(self, x0: PyTree[Array], x1: PyTree[Array], z: PyTree[Array], t: Any) -> PyTree[Array]:
-        """dI_t / dt, at a time of shape (); gamma' may be infinite at 0 and 1."""
+        """dI_t / dt, at a time of shape (); gamma' may be infinite at 0 and 1 (the default's counts as 0
+        there, the mean of gamma' z)."""
         t = jnp.asarray(t, float)
         slopes = (jax.jvp(f, (t,), (jnp.ones_like(t),))[1] for f in (self.a, self.b, self.gamma))
         return _weighted(tuple(slopes), x0, x1, z)
@@ -116,11 +117,13 @@ def _diffusion_table(
 ) -> tuple[Any, Any]:
     """e / gamma (N+1,) with the direction's sign, and the standard deviations (N,) of the steps' noise."""
     strength = jnp.broadcast_to(diffusion(times), times.shape)
-    gamma = jnp.broadcast_to(interpolant.gamma(times), times.shape)
     middle = jnp.broadcast_to(diffusion(0.5 * (times[1:] + times[:-1])), (times.shape[0] - 1,))
     if not is_traced((strength, middle)) and not (np.all(strength >= 0) and np.all(middle >= 0)):
         raise ValueError("`diffusion` must not be negative.")
     acts = strength > 0
+    # Where gamma vanishes its slope may be infinite: it is not asked where it does not count.
+    asked = jnp.where(acts, times, 0.5)
+    gamma = jnp.broadcast_to(interpolant.gamma(asked), times.shape)
     if not is_traced((strength, gamma)) and np.any(acts & (gamma <= 0)):
         where = times[np.flatnonzero(acts & (gamma <= 0))[0]]
         raise ValueError(
@@ -131,9 +134,7 @@ def _diffusion_table(
     # The variance 2 int e dt by Simpson's rule.
     step = jnp.diff(times)
     variance = jnp.abs(step) * (strength[:-1] + 4.0 * middle + strength[1:]) / 3.0
-    positive = variance > 0
-    deviation = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
-    return jnp.sign(step[0]) * ratio, deviation
+    return jnp.sign(step[0]) * ratio, root(variance)
 
 
 @eqx.filter_jit

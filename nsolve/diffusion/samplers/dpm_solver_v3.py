@@ -52,7 +52,7 @@ class DPMSolverV3(AbstractSampler):
     def table(self, grid: Points, known: int) -> Plan:
         num_steps = len(grid) - 1
         _check_range(grid, self.statistics)
-        orders = start_up(num_steps, self.order, self.lower_order_final)
+        orders = start_up(grid, self.order, self.lower_order_final)
         correct = np.where(np.arange(num_steps) < num_steps - 1, orders, 0) if self.corrector else 0 * orders
         width = int(orders.max()) + int(correct.any())
         step = _Steps(grid, self.statistics, width)

@@ -19,7 +19,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._arrays import is_traced, namespace
+from .._arrays import is_traced, namespace, root
 from ..phi import gauss_legendre, lagrange
 from ..plan import Plan, build
 from ..points import Points
@@ -87,7 +87,7 @@ class ERSDE(AbstractSampler):
                 "`noise` must be a positive function phi(rho) for which phi(rho) / rho does not fall."
             )
         rows = np.arange(known, len(grid) - 1)
-        orders = start_up(len(grid) - 1, self.order)
+        orders = start_up(grid, self.order)
         if not is_traced(grid.lam) and xp is np:
             orders = _within(grid.lam, orders)
         _, table = adams_rows(grid, rows, orders[rows], lambda *at: self._weights(lam, *at))
@@ -95,7 +95,7 @@ class ERSDE(AbstractSampler):
         fall = xp.maximum(fall, 0.0)[rows]
         end = grid[rows + 1]
         decay = xp.exp(end.log_sigma - grid[rows].log_sigma - fall)
-        scale = end.sigma * xp.sqrt(-xp.expm1(-2.0 * fall)) if stochastic else xp.zeros_like(end.sigma)
+        scale = end.sigma * root(-xp.expm1(-2.0 * fall)) if stochastic else xp.zeros_like(end.sigma)
         return build(
             grid[known:],
             "x0",
