@@ -103,7 +103,8 @@ def _step(loss: Callable, optimiser: optax.GradientTransformation) -> Callable:
     @eqx.filter_jit
     def step(model, state, batch, key):
         value, gradient = eqx.filter_value_and_grad(loss)(model, batch, key)
-        updates, state = optimiser.update(gradient, state, eqx.filter(model, eqx.is_inexact_array))
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+            updates, state = optimiser.update(gradient, state, eqx.filter(model, eqx.is_inexact_array))
         return eqx.apply_updates(model, updates), state, value
 
     return step
