@@ -32,7 +32,7 @@ _held = threading.local()
 def alone_in(folder: str | os.PathLike) -> Iterator[None]:
     """Hold a folder for one training: ValueError, naming the process, where another has it.
 
-    The lock is the kernel's, on the file `lock` in the folder, and ends with the process however that ends."""
+    The lock is the kernel's, on the file `lock` in the folder, and ends with the process, killed or not."""
     path = Path(folder).absolute()
     mine = _held.__dict__.setdefault("folders", set())
     if fcntl is None or path in mine:  # the command holds it for the whole of its run
@@ -107,7 +107,7 @@ class Checkpoints:
     def restore(self, tree: Tree) -> tuple[int, Tree]:
         """The step of the last checkpoint that is whole, and `tree` with its arrays.
 
-        Raises ValueError where none is, or where they do not fit, array by array, in number, shape and dtype."""
+        Raises ValueError where none is, or where they do not fit, array by array, in number, shape, dtype."""
         arrays, rest = eqx.partition(tree, eqx.is_array)
         paths, structure = jax.tree.flatten_with_path(arrays)
         step, kept = self._last_whole()

@@ -7,6 +7,7 @@ What was measured goes to stdout, progress and messages to stderr.  Exit codes: 
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +74,8 @@ def _run(train: Callable[[Any], dict[str, float]], request: Any, fresh: bool) ->
     from .checkpoint import alone_in  # orbax is slow to import
 
     try:
-        with alone_in(request.out):
+        # A new folder is left to `train`, which first looks at what was asked.
+        with alone_in(request.out) if request.out.is_dir() else nullcontext():
             if fresh:
                 _clear(request.out)
             metrics = train(request)

@@ -54,7 +54,8 @@ def fit(
     A damaged checkpoint is put aside, with a warning, and the one before it serves.
 
     Raises ValueError for a folder in which another training is at work, that has damaged checkpoints only, or
-    whose checkpoint is of another model, optimiser or key, or is already past `num_steps`; FloatingPointError where loss or model stop being finite, of which no checkpoint is made.
+    whose checkpoint is of another model, optimiser or key, or is already past `num_steps`; FloatingPointError
+    where loss or model stop being finite, of which no checkpoint is made.
     """
     for name, value in (("num_steps", num_steps), ("every", every)):
         if isinstance(value, bool) or not isinstance(value, int):

@@ -458,7 +458,12 @@ def test_gradients_through_particles():
 
 
 # ---------------------------------------------------------------- what all of them share
-STATES, GRID, FORWARD, KEY = jnp.ones((3, DIM)), np.array([2.0, 1.0, 0.1]), lambda x: x @ A.T.astype(x.dtype), jr.key(0)
+STATES, GRID, FORWARD, KEY = (
+    jnp.ones((3, DIM)),
+    np.array([2.0, 1.0, 0.1]),
+    lambda x: x @ A.T.astype(x.dtype),
+    jr.key(0),
+)
 
 
 def consistency(**options):

@@ -49,7 +49,7 @@ def as_times(value: Any) -> Any:
 
 
 def common_dtype(*values: Any) -> Any:
-    """The dtype that JAX promotes to by default, whatever the user's mode: networks may answer in their own."""
+    """The dtype that JAX promotes to by default, in every mode: networks may answer in their own."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*values)
 
@@ -60,7 +60,7 @@ def accumulation_dtype(*values: Any) -> Any:
 
 
 def together(*values: Any) -> tuple[Any, ...]:
-    """The values in the dtype that they share; Python's numbers stay as they are, and so does NumPy's work."""
+    """The values in the dtype that they share; Python's numbers, and all of NumPy's, stay as they are."""
     if namespace(*values) is np:
         return values
     dtype = common_dtype(*values)

@@ -129,8 +129,8 @@ def _denoiser(terms: Any) -> Denoiser:
     while not isinstance(terms, diffrax.ODETerm):
         if type(terms).__name__ == "AdjointTerm":
             raise ValueError(
-                "a sampler of ns.diffusion cannot solve the adjoint equation, which is none of a diffusion: give "
-                "that a solver of its own, `diffrax.BacksolveAdjoint(solver=diffrax.Tsit5(), "
+                "a sampler of ns.diffusion cannot solve the adjoint equation, which is none of a diffusion: "
+                "give that a solver of its own, `diffrax.BacksolveAdjoint(solver=diffrax.Tsit5(), "
                 "stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-6))`."
             )
         terms = terms.term

@@ -90,7 +90,9 @@ def sample_ensemble_kalman(
         )
     levels = grid_points(grid, denoiser.schedule)
     if levels.final:
-        raise ValueError("`grid` must not end in a step to sigma = 0: `forward` sees states at its last time.")
+        raise ValueError(
+            "`grid` must not end in a step to sigma = 0: `forward` sees states at its last time."
+        )
     times = levels.t
     predict, advance = _plans(sampler, denoiser.schedule, times, num_prediction_steps)
     rows = [_stack([Rows.of(plan, denoiser, x_T) for plan in plans]) for plans in (predict, advance)]

@@ -18,7 +18,6 @@ from ._arrays import as_times, is_traced, namespace, on_host
 from .points import Points, check_grid
 from .schedules import AbstractSchedule
 
-
 Final = Literal["sigma0"] | None
 
 

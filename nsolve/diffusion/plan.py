@@ -31,8 +31,8 @@ class Plan(eqx.Module):
     step, and predictors with correctors, need no second state: what they start a step from is itself a
     combination of the present point and the registers, and has been eliminated.
 
-    - `t` (K+1,): the schedule's time of every point, the result's last (-inf for sigma = 0, where it has none); `alpha`, `sigma` (K+1,) its signal
-      and noise.
+    - `t` (K+1,): the schedule's time of every point, the result's last (-inf for sigma = 0, where it has
+      none); `alpha`, `sigma` (K+1,) its signal and noise.
     - `model_time` (K,): what the network is told.
     - `reads` (K, 2), `registers` (K,), `weights` (K+1, n+2). `reads` and `weights` may have the shape of the
       state as further axes: coefficients of their own for each component.

@@ -53,8 +53,8 @@ class Step:
         xp = namespace(points.lam, eta)
         self.points, self.form = points, form
         with np.errstate(invalid="ignore", over="ignore"):
-            # A first step may leave a point without signal, a last one reach sigma = 0: there only the limit of
-            # order 1 has a meaning. Their length counts as 1, so that no derivative meets infinity.
+            # A first step may leave a point without signal, a last one reach sigma = 0: only the limit of
+            # order 1 has a meaning there. Their length counts as 1, so that no derivative meets infinity.
             h = end.lam - start.lam
             infinite = xp.isposinf(h)
             self.h = h = xp.where(infinite, 1.0, h)

@@ -146,7 +146,9 @@ def stages(
         step = point.lam - start.lam
         if form == "x0":
             return xp.exp(point.log_sigma - start.log_sigma), point.alpha * step, -step
-        with np.errstate(invalid="ignore"):  # 0 times infinity, of a step to sigma = 0, which has no use for it
+        with np.errstate(
+            invalid="ignore"
+        ):  # 0 times infinity, of a step to sigma = 0, which has no use for it
             return xp.exp(point.log_alpha - start.log_alpha), -point.sigma * step, step
 
     def euler(point: Points) -> Any:

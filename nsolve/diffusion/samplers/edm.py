@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
+
 from .._arrays import namespace, root
 from ..plan import Plan
 from ..points import Points
