@@ -132,7 +132,8 @@ def _blank(linear: eqx.nn.Linear) -> eqx.nn.Linear:
 
 def _waves(lam: Float[Array, "..."]) -> Float[Array, "... waves"]:
     """Waves in the noise level; tanh has all levels, infinite ones too, between -1 and 1."""
-    angles = jnp.tanh(lam / 4)[..., None] * 2.0 ** jnp.arange(OCTAVES, dtype=jnp.float32)
+    octaves = 2.0 ** jnp.arange(OCTAVES, dtype=jnp.float32)
+    angles = jnp.tanh(lam / 4)[..., None] * octaves.reshape((1,) * lam.ndim + (OCTAVES,))
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
 
 

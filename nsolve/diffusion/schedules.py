@@ -353,7 +353,7 @@ class Discrete(_Ranged):
         table, xp = self.log_alphas, namespace(t, self.log_alphas)
         finite = xp.where(xp.isneginf(table[-1:]), table[-2:-1], table[-1:])
         values = _interpolate(t, times, xp.concatenate([table[:-1], finite]))
-        return xp.where(xp.isneginf(table[-1]) & (t > times[-2]), -np.inf, values)
+        return xp.where(xp.isneginf(table[-1]) & (t > float(times[-2])), -np.inf, values)
 
     def log_sigma(self, t: _Number) -> _Number:
         return _log_sigma_preserving(self.log_alpha(t))

@@ -186,7 +186,7 @@ def test_the_pretrained_model_writes_digits():
             -1, 64
         )
         distances = cdist(drawn, images)
-        assert np.mean(data.labels[distances.argmin(1)] == labels) > right
+        assert np.mean(np.asarray(data.labels)[distances.argmin(1)] == np.asarray(labels)) > right
         assert distances.min() > 0.5  # none is a copy
     with pytest.raises(ValueError, match="`name` must be one of diffusion-digits, not 'digits'"):
         learned.load_pretrained("digits")
