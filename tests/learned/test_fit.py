@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, how):
     fit(20, tmp_path)
     damage(tmp_path / "checkpoints" / "20" / "default" / "manifest.ocdbt", how)
     damage(tmp_path / "checkpoints" / "20" / "default" / "_METADATA", how)
-    with pytest.warns(UserWarning, match="damaged checkpoints .* step 20.* going on from .* step 10"):
+    with pytest.warns(UserWarning, match=r"damaged checkpoints .*\(step 20.* going on from .* step 10"):
         line = fit(30, tmp_path)
     assert same(line, fit(30))
     steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
