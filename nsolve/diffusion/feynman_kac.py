@@ -220,7 +220,7 @@ def _run(
         moved, seen = jax.tree.map(lambda leaf: leaf[chosen], (moved, seen))
         log_normaliser = log_normaliser + jnp.where(anew, mass - math.log(count), 0.0)
         log_weights = jnp.where(anew, 0.0, log_weights)
-        return (moved, seen, log_weights, log_normaliser, resamplings + anew, failed), None
+        return (moved, seen, log_weights, log_normaliser, resamplings + anew.astype(int), failed), None
 
     levels_of = (t, alpha, sigma)
     view = _View.of(denoisers, powers, reward, x_T, tuple(part[0] for part in levels_of))
