@@ -37,7 +37,7 @@ def averaging(optimiser: optax.GradientTransformation, sharpness: int = 8) -> op
         kept, count = state
         moves, kept = optimiser.update(updates.model, kept, params.model)
         count = count + 1
-        share = 1 - (1 - 1 / count) ** sharpness
+        share = 1 - (1 - 1 / count.astype(float)) ** sharpness
 
         def towards(average, param, move):
             return (share * (param + move - average)).astype(average.dtype)

@@ -7,6 +7,7 @@ What was measured goes to stdout, progress and messages to stderr.  Exit codes: 
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,10 +71,14 @@ def diffusion(
 
 def _run(train: Callable[[Any], dict[str, float]], request: Any, fresh: bool) -> None:
     """Train, and print what was measured."""
-    if fresh:
-        _clear(request.out)
+    from .checkpoint import alone_in  # orbax is slow to import
+
     try:
-        metrics = train(request)
+        # A new folder is left to `train`, which first looks at what was asked.
+        with alone_in(request.out) if request.out.is_dir() else nullcontext():
+            if fresh:
+                _clear(request.out)
+            metrics = train(request)
     except KeyboardInterrupt:
         print(f"interrupted; the same command (without --fresh) goes on from {request.out}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -84,7 +89,8 @@ def _run(train: Callable[[Any], dict[str, float]], request: Any, fresh: bool) ->
 
 def _clear(out: Path) -> None:
     """Remove what an earlier run left in the folder, and nothing else."""
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    for name in ("checkpoints", "checkpoints-damaged"):
+        shutil.rmtree(out / name, ignore_errors=True)
     for name in ("settings.json", "log.jsonl", "model.eqx", "metrics.json", "picture.png"):
         if (out / name).is_file():
             (out / name).unlink()

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from nsolve._progress import progress_bar
 
-from .checkpoint import Checkpoints, finite
+from .checkpoint import Checkpoints, alone_in, finite
 
 Model = TypeVar("Model", bound=PyTree)
 Batch = TypeVar("Batch")
@@ -50,8 +51,11 @@ def fit(
 
     Step `i` draws from `fold_in(key, i)` alone.  Memory: model, gradient and what the optimiser keeps.
 
-    Raises ValueError for a folder whose checkpoint is of another model, optimiser or key, or is already past
-    `num_steps`; FloatingPointError where loss or model stop being finite, of which no checkpoint is made.
+    A damaged checkpoint is put aside, with a warning, and the one before it serves.
+
+    Raises ValueError for a folder in which another training is at work, that has damaged checkpoints only, or
+    whose checkpoint is of another model, optimiser or key, or is already past `num_steps`; FloatingPointError
+    where loss or model stop being finite, of which no checkpoint is made.
     """
     for name, value in (("num_steps", num_steps), ("every", every)):
         if isinstance(value, bool) or not isinstance(value, int):
@@ -100,7 +104,8 @@ def _step(loss: Callable, optimiser: optax.GradientTransformation) -> Callable:
     @eqx.filter_jit
     def step(model, state, batch, key):
         value, gradient = eqx.filter_value_and_grad(loss)(model, batch, key)
-        updates, state = optimiser.update(gradient, state, eqx.filter(model, eqx.is_inexact_array))
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+            updates, state = optimiser.update(gradient, state, eqx.filter(model, eqx.is_inexact_array))
         return eqx.apply_updates(model, updates), state, value
 
     return step
@@ -110,16 +115,20 @@ class _Records:
     """Checkpoints and log of a run; without a folder, nothing."""
 
     def __init__(self, folder: str | os.PathLike | None, key: PRNGKeyArray):
-        self._checkpoints = None if folder is None else Checkpoints(Path(folder) / "checkpoints")
-        self._log = None if folder is None else Path(folder) / "log.jsonl"
-        self._folder, self._key = folder, jax.random.key_data(key)
+        self._folder, self._key, self._open = folder, jax.random.key_data(key), ExitStack()
+        self._checkpoints = self._log = None
+        if folder is not None:
+            with ExitStack() as stack:
+                stack.enter_context(alone_in(folder))
+                self._checkpoints = stack.enter_context(Checkpoints(Path(folder) / "checkpoints"))
+                self._log = Path(folder) / "log.jsonl"
+                self._open = stack.pop_all()
 
     def __enter__(self) -> "_Records":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._checkpoints is not None:
-            self._checkpoints.__exit__()
+        self._open.close()
 
     def resume(self, tree: Any) -> tuple[int, Any]:
         """Steps done, and `tree` as it was after them."""
@@ -127,7 +136,7 @@ class _Records:
         if self._checkpoints is None or self._log is None:
             return 0, tree
         if done is not None:
-            key, tree = self._checkpoints.restore((self._key, tree))
+            done, (key, tree) = self._checkpoints.restore((self._key, tree))
             if not jnp.array_equal(key, self._key):
                 raise ValueError(f"the run in {self._folder} began with another key; choose another folder")
         # Lines of steps that are to be taken again, and what a kill left of a line, go.

@@ -96,14 +96,15 @@ class ScoreNet(eqx.Module):
         known = (label >= 0) & (label < num_classes)
         rows = jnp.where(label == -1, num_classes, jnp.where(known, label, num_classes + 1))
         labels = self.labels.weight.at[rows].get(mode="fill", fill_value=jnp.nan)
-        embedding = jax.nn.silu(_per_state(self.clock, _waves(lam)) + labels)
-        embedding = jnp.broadcast_to(embedding, (x.shape[0], EMBEDDING))
-        hidden = (_like(1 / jnp.hypot(alpha, sigma), x) * x).reshape(x.shape[0], size).astype(jnp.float32)
+        shape = x.shape[0], EMBEDDING
+        clock = jnp.broadcast_to(_per_state(self.clock, _waves(lam)), shape)
+        embedding = jax.nn.silu(clock + jnp.broadcast_to(labels, shape))
+        hidden = _scaled(1 / jnp.hypot(alpha, sigma), x).reshape(x.shape[0], size).astype(jnp.float32)
         hidden = jax.vmap(self.enter)(hidden)
         for block in self.blocks:
             hidden = jax.vmap(block)(hidden, embedding)
         output = jax.vmap(self.leave)(hidden).reshape(x.shape)
-        return (_like(unit(self.prediction, alpha, sigma), x) * output).astype(x.dtype)
+        return _scaled(unit(self.prediction, alpha, sigma), output).astype(x.dtype)
 
 
 class _Block(eqx.Module):
@@ -131,7 +132,8 @@ def _blank(linear: eqx.nn.Linear) -> eqx.nn.Linear:
 
 def _waves(lam: Float[Array, "..."]) -> Float[Array, "... waves"]:
     """Waves in the noise level; tanh has all levels, infinite ones too, between -1 and 1."""
-    angles = jnp.tanh(lam / 4)[..., None] * 2.0 ** jnp.arange(OCTAVES, dtype=jnp.float32)
+    octaves = 2.0 ** jnp.arange(OCTAVES, dtype=jnp.float32)
+    angles = jnp.tanh(lam / 4)[..., None] * octaves.reshape((1,) * lam.ndim + (OCTAVES,))
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
 
 
@@ -139,7 +141,8 @@ def _per_state(linear: eqx.nn.Linear, x: Float[Array, "... n"]) -> Float[Array, 
     return linear(x) if x.ndim == 1 else jax.vmap(linear)(x)
 
 
-def _like(factor: Any, x: Array) -> Array:
-    """A factor () or (B,), to multiply states (B, ...) with."""
+def _scaled(factor: Any, x: Array) -> Array:
+    """A factor () or (B,) times states (B, ...), in the dtype that JAX promotes to by default."""
     factor = jnp.asarray(factor)
-    return factor.reshape(factor.shape + (1,) * (x.ndim - 1) if factor.ndim else ())
+    with jax.numpy_dtype_promotion("standard"):
+        return factor.reshape(factor.shape + (1,) * (x.ndim - 1) if factor.ndim else ()) * x

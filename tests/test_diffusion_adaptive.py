@@ -237,7 +237,10 @@ def spread(t):
 def test_precision_and_trees(dtype, tol):
     def model(state, t):
         factor = 0.25 * D.VPLinear().alpha(t) / spread(t) ** 2
-        return {"a": (factor * state["a"]).astype(dtype), "b": jnp.zeros_like(state["b"])}
+        return {
+            "a": (factor * state["a"].astype(factor.dtype)).astype(dtype),
+            "b": jnp.zeros_like(state["b"]),
+        }
 
     state = {"a": jnp.ones((BATCH, 2), dtype), "b": jnp.ones((BATCH, 3), dtype)}
     denoiser = D.Denoiser(model, "x0", D.VPLinear())

@@ -222,3 +222,28 @@ def test_without_diffrax(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ModuleNotFoundError, match="pip install diffrax"):
         D.as_diffrax(mixture())
+
+
+class Bent(eqx.Module):
+    gain: jax.Array
+
+    def __call__(self, x, t):
+        return jnp.tanh(self.gain * x) * D.VPLinear().alpha(t)
+
+
+@pytest.mark.parametrize("sampler", [None, D.UniPC(3)])
+def test_backsolve(sampler):
+    """The adjoint equation, by a solver of its own, has the gradient of the recorded steps."""
+    control = diffrax.PIDController(rtol=1e-8, atol=1e-8)
+
+    def loss(gain, adjoint):
+        problem = D.as_diffrax(D.Denoiser(Bent(gain), "x0", D.VPLinear()), sampler, D.log_snr_grid(32))
+        problem = {"solver": diffrax.Tsit5(), "dt0": 0.05, "stepsize_controller": control} | problem
+        return jnp.sum(diffrax.diffeqsolve(**problem, y0=jnp.ones((1, 2)), adjoint=adjoint).ys ** 2)
+
+    adjoint = diffrax.BacksolveAdjoint(solver=diffrax.Tsit5(), stepsize_controller=control, max_steps=4096)
+    recorded = jax.grad(loss)(jnp.asarray(0.7), diffrax.RecursiveCheckpointAdjoint())
+    np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(0.7), adjoint), recorded, rtol=1e-3)
+    if sampler is not None:
+        with pytest.raises(ValueError, match="give that a solver of its own"):
+            jax.grad(loss)(jnp.asarray(0.7), diffrax.BacksolveAdjoint())

@@ -131,11 +131,13 @@ def test_sample_runs_the_plan(case: Case):
 def clean(x, alpha, sigma):
     """`reference.clean` in JAX."""
     variance = alpha**2 * reference.DEVIATIONS**2 + sigma**2
-    offset = x[:, None, :] - alpha * reference.MEANS
+    offset = x[:, None, :] - alpha * reference.MEANS[None]
     weight = jax.nn.softmax(
-        np.log(reference.WEIGHTS) - jnp.log(variance) - 0.5 * jnp.sum(offset**2, axis=2) / variance, axis=1
+        (np.log(reference.WEIGHTS) - jnp.log(variance))[None]
+        - 0.5 * jnp.sum(offset**2, axis=2) / variance[None],
+        axis=1,
     )
-    inner = reference.MEANS + (alpha * reference.DEVIATIONS**2 / variance)[:, None] * offset
+    inner = reference.MEANS[None] + (alpha * reference.DEVIATIONS**2 / variance)[None, :, None] * offset
     return jnp.einsum("bk,bkd->bd", weight, inner)
 
 
@@ -176,7 +178,7 @@ KINDS = {(type(case.sampler), getattr(case.sampler, "mode", None)): case for cas
 def test_plan_differentiates_in_the_grid(case: Case):
     """The traced table equals the host's, and its derivative along the grid equals finite differences."""
     schedule = SCHEDULES["vp"]
-    times = np.asarray(D.log_snr_grid(6)(schedule))
+    times = np.asarray(D.log_snr_grid(6, start=0.99)(schedule))  # differences need room at the start
     direction = 0.01 * times * np.cos(np.arange(7))
 
     def table(step):

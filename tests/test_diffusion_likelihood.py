@@ -35,8 +35,8 @@ TIMES = grid(VP, 20)
 def log_density(x, alpha, sigma, xp=np):
     """Of the mixture with noise, at x (B, 2)."""
     variance = alpha**2 * reference.DEVIATIONS**2 + sigma**2
-    squares = xp.sum((x[:, None] - alpha * reference.MEANS) ** 2, axis=2)
-    parts = np.log(reference.WEIGHTS) - np.log(2 * np.pi * variance) - 0.5 * squares / variance
+    squares = xp.sum((x[:, None] - alpha * reference.MEANS[None]) ** 2, axis=2)
+    parts = (np.log(reference.WEIGHTS) - np.log(2 * np.pi * variance))[None] - 0.5 * squares / variance[None]
     return logsumexp(parts, axis=1) if xp is np else jax.nn.logsumexp(parts, axis=1)
 
 
@@ -66,7 +66,7 @@ def test_gaussian_pytree():
 
     def model(x, t):
         alpha, sigma = VP.alpha(t), VP.sigma(t)
-        return jax.tree.map(lambda v, s: sigma * v / (alpha**2 * s**2 + sigma**2), x, spread)
+        return jax.tree.map(lambda v, s: sigma * v / (alpha**2 * s[None] ** 2 + sigma**2), x, spread)
 
     rng = np.random.default_rng(0)
     x = jax.tree.map(lambda s: jnp.asarray(s * rng.normal(size=(3, *s.shape))), spread)

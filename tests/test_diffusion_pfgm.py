@@ -62,7 +62,7 @@ def test_field_carries_the_density():
     field = D.PFGMField(jnp.asarray(DATA), dimensions)
 
     def density(x, sigma):
-        squares = jnp.sum((x - DATA) ** 2, axis=1)
+        squares = jnp.sum((x[None] - DATA) ** 2, axis=1)
         return jnp.mean(sigma**dimensions * (squares + sigma**2 * dimensions) ** (-0.5 * (3 + dimensions)))
 
     def flux(x, sigma):

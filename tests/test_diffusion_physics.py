@@ -34,7 +34,8 @@ SCHEDULE = D.EDM()
 def normal_model(x, t):
     """E[x0 | x] of the data, with alpha = 1 and sigma = t."""
     shrink = COVARIANCE @ jnp.linalg.inv(COVARIANCE + t**2 * jnp.eye(DIM))
-    return MEAN + (x - MEAN) @ shrink.T
+    mean = np.broadcast_to(MEAN, x.shape)
+    return mean + (x - mean) @ shrink.T
 
 
 PRIOR = D.Denoiser(normal_model, "x0", SCHEDULE)
@@ -238,7 +239,9 @@ SLOPES, READINGS, READING_NOISE = np.array([1.5, -0.7]), np.array([0.4, 0.9]), 0
 def log_density(x, t):
     """Of one state of independent coordinates at noise t."""
     variance = WIDTHS + t**2
-    parts = jnp.log(WEIGHTS) - 0.5 * jnp.log(variance) - 0.5 * (x[:, None] - CENTRES) ** 2 / variance
+    parts = (jnp.log(WEIGHTS) - 0.5 * jnp.log(variance))[None] - 0.5 * (
+        x[:, None] - CENTRES[None]
+    ) ** 2 / variance[None]
     return jnp.sum(jax.scipy.special.logsumexp(parts, axis=1))
 
 
@@ -247,18 +250,21 @@ def mixture_clean(x, t):
 
 
 def log_likelihood(x0):
-    return -0.5 * jnp.sum((x0 * SLOPES - READINGS) ** 2, axis=-1) / READING_NOISE**2
+    slopes, readings = (np.broadcast_to(value, x0.shape) for value in (SLOPES, READINGS))
+    return -0.5 * jnp.sum((x0 * slopes - readings) ** 2, axis=-1) / READING_NOISE**2
 
 
 def expected_log_likelihood(x, t):
     """E[log p(y | x0) | x] of one state, from the moments of the mixture's parts."""
     variance = WIDTHS + t**2
-    parts = jnp.log(WEIGHTS) - 0.5 * jnp.log(variance) - 0.5 * (x[:, None] - CENTRES) ** 2 / variance
+    parts = (jnp.log(WEIGHTS) - 0.5 * jnp.log(variance))[None] - 0.5 * (
+        x[:, None] - CENTRES[None]
+    ) ** 2 / variance[None]
     share = jax.nn.softmax(parts, axis=1)
-    mean = CENTRES + WIDTHS / variance * (x[:, None] - CENTRES)
-    square = (SLOPES[:, None] * mean - READINGS[:, None]) ** 2 + SLOPES[
-        :, None
-    ] ** 2 * WIDTHS * t**2 / variance
+    mean = CENTRES[None] + (WIDTHS / variance)[None] * (x[:, None] - CENTRES[None])
+    square = (SLOPES[:, None] * mean - READINGS[:, None]) ** 2 + SLOPES[:, None] ** 2 * (
+        WIDTHS * t**2 / variance
+    )[None]
     return -0.5 * jnp.sum(share * square) / READING_NOISE**2
 
 
@@ -291,7 +297,7 @@ def test_guidance_is_the_gradient_of_the_bound(curvature, bound):
 def test_tweedie_in_sampling():
     # linear in the state: a reference by an ODE solver in NumPy
     def likelihood(x0):
-        return -0.5 * jnp.sum((x0 @ A.T - Y) ** 2, axis=1) / NOISE**2
+        return -0.5 * jnp.sum((x0 @ A.T - Y[None]) ** 2, axis=1) / NOISE**2
 
     def slope(t, x):
         shrink = COVARIANCE @ np.linalg.inv(COVARIANCE + t**2 * np.eye(DIM))
@@ -331,18 +337,20 @@ class MixtureModel(eqx.Module):
     variances: jax.Array
 
     def __call__(self, x, t):
-        variance = t**2 + self.variances
-        offset = x[..., None] - self.means
-        share = jax.nn.softmax(
-            jnp.log(self.weights / jnp.sqrt(variance)) - 0.5 * offset**2 / variance, axis=-1
-        )
-        return jnp.sum(share * (self.means + self.variances / variance * offset), axis=-1)
+        each = (None,) * x.ndim
+        weights, means, variances = self.weights[each], self.means[each], self.variances[each]
+        total = t.astype(weights.dtype) ** 2 + variances
+        offset = x[..., None].astype(weights.dtype) - means
+        share = jax.nn.softmax(jnp.log(weights / jnp.sqrt(total)) - 0.5 * offset**2 / total, axis=-1)
+        return jnp.sum(share * (means + variances / total * offset), axis=-1)
 
     def density(self, t):
         """On POINTS, at noise t."""
         variance = t**2 + np.asarray(self.variances)
-        parts = np.exp(-0.5 * (POINTS[:, None] - self.means) ** 2 / variance) / np.sqrt(2 * np.pi * variance)
-        return np.asarray(parts @ self.weights)
+        parts = np.exp(-0.5 * (POINTS[:, None] - np.asarray(self.means)) ** 2 / variance) / np.sqrt(
+            2 * np.pi * variance
+        )
+        return parts @ np.asarray(self.weights)
 
 
 def of_mixture(*parameters):
@@ -450,7 +458,12 @@ def test_gradients_through_particles():
 
 
 # ---------------------------------------------------------------- what all of them share
-STATES, GRID, FORWARD, KEY = jnp.ones((3, DIM)), np.array([2.0, 1.0, 0.1]), lambda x: x @ A.T, jr.key(0)
+STATES, GRID, FORWARD, KEY = (
+    jnp.ones((3, DIM)),
+    np.array([2.0, 1.0, 0.1]),
+    lambda x: x @ A.T.astype(x.dtype),
+    jr.key(0),
+)
 
 
 def consistency(**options):

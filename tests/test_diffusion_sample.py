@@ -82,7 +82,7 @@ def of_the_schedule(sampler, key, step):
 
 
 def of_the_grid(sampler, key, step):
-    return D.sample(denoiser(), sampler, X, jnp.asarray(TIMES) * (1 + step * jnp.arange(6) / 10), key)
+    return D.sample(denoiser(), sampler, X, jnp.asarray(TIMES) * (1 + step * np.arange(6.0) / 10), key)
 
 
 def of_the_coefficients(sampler, key, step):

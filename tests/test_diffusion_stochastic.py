@@ -439,7 +439,7 @@ def test_predictor_corrector_contract():
     x_T = {"a": jr.normal(key, (3, 4)), "b": jr.normal(key, (3, 2, 2)).astype(jnp.float32)}
 
     def network(x, t):
-        return jax.tree.map(lambda leaf: Linear(0.3, 0.4)(leaf, t).astype(leaf.dtype), x)
+        return jax.tree.map(lambda leaf: Linear(0.3, 0.4)(leaf.astype(t.dtype), t).astype(leaf.dtype), x)
 
     denoiser = D.Denoiser(network, "x0", VP)
     whole = call(denoiser, x_T, grid, key)

@@ -19,6 +19,10 @@ from .schedules import AbstractSchedule
 def finite_points(schedule: AbstractSchedule, grid: Any) -> Points:
     """The checked points of a grid, of which both ends must have signal and noise."""
     checked = grid_points(grid, schedule)
+    if checked.final:
+        raise ValueError(
+            "`grid` must end with noise: a last step to sigma = 0 cannot be taken back or halved."
+        )
     check_finite(checked.lam)
     return checked
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._arrays import is_traced
+from ._arrays import common_dtype, is_traced
 from ._rows import Rows
 from .denoiser import Denoiser
 from .plan import Plan
@@ -33,7 +32,7 @@ def prepared(denoiser: Denoiser, sampler: AbstractSampler | Plan, grid: Any, x_T
 
     if isinstance(sampler, Plan):
         return make()
-    dtype = jnp.result_type(*jax.tree.leaves(x_T))
+    dtype = common_dtype(*jax.tree.leaves(x_T))
     asked = (sampler, grid, denoiser.schedule, denoiser.prediction, denoiser.transform is None, str(dtype))
     try:
         key = _numbers(asked)

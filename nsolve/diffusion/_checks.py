@@ -44,7 +44,7 @@ def is_finite(*trees: PyTree[Array]) -> Array:
     """Whether all numbers are finite, at one pass over each array."""
     # Sums of half precision would overflow.
     sums = [jnp.sum(leaf, dtype=accumulation_dtype(leaf.dtype)) for leaf in jax.tree.leaves(trees)]
-    return jnp.isfinite(jnp.stack(sums)).all()
+    return jnp.stack([jnp.isfinite(total) for total in sums]).all()
 
 
 def raise_if_failed(

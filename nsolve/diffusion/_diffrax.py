@@ -34,7 +34,7 @@ class PlanSolver(diffrax.AbstractSolver):
     begins: bool = eqx.field(static=True)
     nominal_order: int | None = eqx.field(static=True)
 
-    term_structure: ClassVar = diffrax.ODETerm
+    term_structure: ClassVar = diffrax.AbstractTerm  # an ODETerm; `_denoiser` says what else may not be
     interpolation_cls: ClassVar[Callable[..., Any]] = diffrax.LocalLinearInterpolation
 
     @staticmethod
@@ -52,7 +52,8 @@ class PlanSolver(diffrax.AbstractSolver):
         return self.nominal_order
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> tuple[Array, PyTree[Array]]:
-        del terms, t0, t1, args
+        del t0, t1, args
+        _denoiser(terms)
         return jnp.asarray(0), self.rows.begin(y0)[1]
 
     def step(
@@ -88,7 +89,7 @@ class AdaptiveSolver(diffrax.AbstractAdaptiveSolver):
 
     sampler: AdaptiveMultistep | AdaptiveDPMSolver
 
-    term_structure: ClassVar = diffrax.ODETerm
+    term_structure: ClassVar = diffrax.AbstractTerm  # an ODETerm; `_denoiser` says what else may not be
     interpolation_cls: ClassVar[Callable[..., Any]] = diffrax.LocalLinearInterpolation
 
     def order(self, terms: Any) -> int:
@@ -126,5 +127,11 @@ def _point(denoiser: Denoiser, lam: Array) -> Points:
 def _denoiser(terms: Any) -> Denoiser:
     """The denoiser of the terms of `as_diffrax`, which diffrax wraps."""
     while not isinstance(terms, diffrax.ODETerm):
+        if type(terms).__name__ == "AdjointTerm":
+            raise ValueError(
+                "a sampler of ns.diffusion cannot solve the adjoint equation, which is none of a diffusion: "
+                "give that a solver of its own, `diffrax.BacksolveAdjoint(solver=diffrax.Tsit5(), "
+                "stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-6))`."
+            )
         terms = terms.term
     return terms.vector_field.denoiser

@@ -24,7 +24,7 @@ def divergence(
     (P, B, ...)."""
     value, push = jax.linearize(function, x)
     leaves, structure = jax.tree.flatten(x)
-    dtype = accumulation_dtype(jnp.result_type(*leaves))
+    dtype = accumulation_dtype(*leaves)
 
     def along(tangent: PyTree[Array]) -> Array:
         products = jax.tree.map(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._arrays import accumulation_dtype, is_traced, namespace
+from ._arrays import accumulation_dtype, beside, is_traced, namespace, weighted
 from .denoiser import Denoiser, affine, combine, evaluate, transformed
 from .plan import Plan
 
@@ -56,7 +56,7 @@ class Rows(eqx.Module):
             reads = namespace(reads, a).stack(
                 [reads[:, 0] + reads[:, 1] * a[inner], reads[:, 1] * b[inner]], axis=1
             )
-        dtype = accumulation_dtype(jnp.result_type(*jax.tree.leaves(like)))
+        dtype = accumulation_dtype(*jax.tree.leaves(like))
 
         def cast(value: Any) -> Any:
             return None if value is None else value.astype(dtype)
@@ -115,10 +115,11 @@ def form_point(
     """The point that a row's weights make from the last point, the registers and the noise."""
 
     def sum_up(leaf: Array, *others: Array) -> Array:
-        total = weights[0] * leaf
-        for weight, other in zip(weights[1:], others, strict=xi is not None):
-            total = total + weight * other
-        return (total if shift is None else total + shift).astype(leaf.dtype)
+        leaves = (leaf, *others)
+        total = weighted([weights[j] for j in range(len(leaves))], leaves)
+        if shift is not None:
+            total = total + beside(shift, total)
+        return total.astype(leaf.dtype)
 
     return jax.tree.map(sum_up, x, *registers, *(() if xi is None else (xi,)))
 

@@ -269,7 +269,7 @@ _SURELY_SHORTER = 0.9
 
 def _output(denoiser: Denoiser, form: Literal["x0", "eps"], x: PyTree[Array], at: Points) -> PyTree[Array]:
     """x0 or eps from one evaluation at the point `at` ()."""
-    dtype = accumulation_dtype(jnp.result_type(*jax.tree.leaves(x)))
+    dtype = accumulation_dtype(*jax.tree.leaves(x))
     raw = evaluate(denoiser, x, jnp.asarray(denoiser.schedule.model_time(at.t), dtype))
     if denoiser.transform is None and denoiser.prediction == form:
         return raw

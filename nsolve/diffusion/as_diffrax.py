@@ -115,7 +115,11 @@ def as_diffrax(
     times (float64 with `jax_enable_x64`); between our solvers' steps it interpolates linearly.
 
     Reverse mode goes through diffrax's default adjoint; give it
-    `diffrax.RecursiveCheckpointAdjoint(checkpoints=n)` to keep n states. With a traced grid (its gradient is
+    `diffrax.RecursiveCheckpointAdjoint(checkpoints=n)` to keep n states. `diffrax.BacksolveAdjoint` solves an
+    adjoint equation, which no sampler's table does: it needs a solver of its own, `BacksolveAdjoint(solver=
+    diffrax.Tsit5(), stepsize_controller=...)`, and its gradient is that of the ODE, which a sampler's
+    approaches as its steps shrink. The network must be an Equinox module that holds its parameters, since
+    diffrax does not differentiate in what a function closes over. With a traced grid (its gradient is
     wanted) the plan must visit ever larger lam, as multistep and DPM-Solver's plans do. A sampler whose
     network returns NaN or infinity raises; the solvers of diffrax see to that themselves.
     """
@@ -133,6 +137,8 @@ def as_diffrax(
             return problem
         return problem | {"solver": AdaptiveSolver(sampler), "dt0": sampler.first_step}
 
+    if isinstance(sampler, AbstractSampler):
+        finite_points(denoiser.schedule, grid)
     plan = sampler if isinstance(sampler, Plan) else sampler.plan(grid, denoiser.schedule)
     if plan.stochastic:
         raise ValueError(

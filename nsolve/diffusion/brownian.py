@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._arrays import accumulation_dtype, is_traced
+from ._arrays import accumulation_dtype, is_traced, root, together, weighted
 from .noise import AbstractNoise, normal_like
 from .plan import Plan
 
@@ -112,7 +112,8 @@ class BrownianPath(AbstractNoise):
 
         def increment(y_from: Array, y_to: Array) -> Array:
             # A clock that runs back (noise-weighted SDEs) sees the increment from its later end.
-            xi = jnp.where(forward, y_to - decay * y_from, y_from - decay * y_to) * scale
+            shrunk, scaled, before, behind = together(decay, scale, y_from, y_to)
+            xi = jnp.where(forward, behind - shrunk * before, before - shrunk * behind) * scaled
             return jnp.where(moves, xi, 0.0).astype(y_to.dtype)
 
         return jax.tree.map(increment, state, after), after
@@ -128,7 +129,7 @@ class BrownianPath(AbstractNoise):
 
         def mix(weights: Any, left: PyTree[Array], right: PyTree[Array], number: Any) -> PyTree[Array]:
             def of_leaf(a: Array, b: Array, z: Array) -> Array:
-                return (weights[0] * a + weights[1] * b + weights[2] * z).astype(z.dtype)
+                return weighted([weights[j] for j in range(3)], (a, b, z)).astype(z.dtype)
 
             return jax.tree.map(of_leaf, left, right, normal_like(self.key, number, like))
 
@@ -143,17 +144,15 @@ class BrownianPath(AbstractNoise):
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, accumulation_dtype(leaf.dtype)), like)
         (left, right), _ = jax.lax.scan(narrow, (zeros, zeros), self._path_to(leaf, dtype))
         past = s - start * length
-        whole, before, behind = np.sinh(0.5 * length), jnp.sinh(0.5 * past), jnp.sinh(0.5 * (length - past))
+        whole, before, behind = math.sinh(0.5 * length), jnp.sinh(0.5 * past), jnp.sinh(0.5 * (length - past))
         variance = 2.0 * before * behind / whole
-        inside = variance > 0
-        deviation = jnp.where(inside, jnp.sqrt(jnp.where(inside, variance, 1.0)), 0.0)
-        weights = behind / whole, before / whole, deviation
+        weights = behind / whole, before / whole, root(variance)
         return mix(weights, left, right, _TREE + 2**self.depth + leaf)
 
     def _path_to(self, leaf: Array, dtype: Any) -> tuple[Array, Array, Array]:
         """What narrows the tree's two ends down to those of a leaf: the normal numbers to take (depth + 2,),
         whether the new value replaces the left end, and its weights (depth + 2, 3) of ends and number."""
-        level = jnp.arange(self.depth)
+        level = jnp.arange(self.depth, dtype=leaf.dtype)
         node = jnp.left_shift(1, level) + jnp.right_shift(leaf, self.depth - level)
         goes_right = jnp.bitwise_and(jnp.right_shift(leaf, self.depth - 1 - level), 1) == 1
         quarter = 0.5 * _END * 0.5 ** np.arange(self.depth)  # of the interval's length
@@ -162,7 +161,7 @@ class BrownianPath(AbstractNoise):
         # The tree's ends are independent: e^-64 is less than rounding.
         free = np.array([[0.0, 0.0, 1.0]] * 2)
         return (
-            jnp.concatenate([jnp.array([_LEFT, _RIGHT]), _TREE + node]),
+            jnp.concatenate([jnp.array([_LEFT, _RIGHT], leaf.dtype), _TREE + node]),
             jnp.concatenate([jnp.array([True, False]), goes_right]),
             jnp.asarray(np.concatenate([free, halves]), dtype),
         )

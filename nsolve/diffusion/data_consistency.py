@@ -7,12 +7,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._vectors import axpy, subtract, zeros_like
 from ..linear import CG
 from ..unroll import unroll
-from ._arrays import accumulation_dtype, in_precision_of
+from ._arrays import accumulation_dtype, in_precision_of, namespace
 from ._checks import check_batch, check_key, check_state, is_finite, raise_if_failed
 from .denoiser import Denoiser, clean, combine
 from .grids import grid_points
@@ -164,7 +165,11 @@ def sample_decomposed(
     else:
         key = check_key(key, f"sample_decomposed with eta={eta}")
     at = grid_points(grid, denoiser.schedule)
-    table = in_precision_of(x_T, (at.t, at.alpha, at.sigma))
+    table = at.t, at.alpha, at.sigma
+    if at.final:
+        end = -np.inf, 1.0, 0.0
+        table = tuple(namespace(part).append(part, value) for part, value in zip(table, end, strict=True))
+    table = in_precision_of(x_T, table)
     x, failed = _run(denoiser, consistency, table, x_T, key, in_precision_of(x_T, eta))
     return raise_if_failed(x, failed, "the network or the consistency", "step") if throw else x
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ._arrays import weighted
 from .schedules import AbstractSchedule
 
 Prediction = Literal["eps", "x0", "v", "score", "flow"]
@@ -61,7 +62,7 @@ class Denoiser(eqx.Module):
     def score(self, x: PyTree[Array], t: Any) -> PyTree[Array]:
         """The gradient of the log-density of x at time t."""
         sigma = self.schedule.sigma(jnp.asarray(t))
-        return jax.tree.map(lambda e: (-e / sigma).astype(e.dtype), self.eps(x, t))
+        return jax.tree.map(lambda e: weighted((-1.0 / sigma,), (e,)).astype(e.dtype), self.eps(x, t))
 
 
 def affine(prediction: Prediction, alpha: Any, sigma: Any) -> tuple[Any, Any]:
@@ -80,7 +81,7 @@ def affine(prediction: Prediction, alpha: Any, sigma: Any) -> tuple[Any, Any]:
 
 def combine(a: Any, x: PyTree[Array], b: Any, y: PyTree[Array]) -> PyTree[Array]:
     """a x + b y, leaf by leaf, in the dtype of x."""
-    return jax.tree.map(lambda u, v: (a * u + b * v).astype(u.dtype), x, y)
+    return jax.tree.map(lambda u, v: weighted((a, b), (u, jnp.asarray(v))).astype(u.dtype), x, y)
 
 
 def evaluate(denoiser: Denoiser, x: PyTree[Array], model_time: Any) -> PyTree[Array]:

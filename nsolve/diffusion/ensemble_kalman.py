@@ -1,5 +1,6 @@
 """Ensemble Kalman guidance: inverse problems whose forward model is a black box."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._dense import solve
-from ._arrays import accumulation_dtype, in_precision_of, is_traced, namespace
+from .._vectors import norm
+from ._arrays import accumulation_dtype, beside, in_precision_of, is_traced, namespace, together, weighted
 from ._checks import check_batch, check_key, check_state, is_finite, raise_if_failed
 from ._rows import Rows
 from .denoiser import Denoiser
@@ -86,7 +88,12 @@ def sample_ensemble_kalman(
             f"`forward` must return one result like the measurement for each of {count} particles, shape "
             f"{(count, *jnp.shape(measurement))}, got {result.shape}."
         )
-    times = grid_points(grid, denoiser.schedule).t
+    levels = grid_points(grid, denoiser.schedule)
+    if levels.final:
+        raise ValueError(
+            "`grid` must not end in a step to sigma = 0: `forward` sees states at its last time."
+        )
+    times = levels.t
     predict, advance = _plans(sampler, denoiser.schedule, times, num_prediction_steps)
     rows = [_stack([Rows.of(plan, denoiser, x_T) for plan in plans]) for plans in (predict, advance)]
     measurement, noise_std = in_precision_of(x_T, (measurement, noise_std))
@@ -124,8 +131,9 @@ def _run(
         x, failed = carry
         number, predict, advance = row
         end, _, bad = run(denoiser, predict, x, None, False, "none")
-        seen = (forward(end) / noise_std).reshape(-1, y.size)
-        misfit = seen - (y / noise_std).ravel()
+        result, goal, std = together(forward(end), y[None], noise_std)
+        seen = (result / beside(std, result)).reshape(-1, y.size)
+        misfit = seen - (goal / beside(std, result)).reshape(1, -1)
         if guidance_scale is None:
             power = jnp.asarray(1.0 / num_levels, seen.dtype)
             misfit = misfit + normal_like(key, number, misfit) / jnp.sqrt(power)
@@ -148,19 +156,21 @@ def _centred(x: Array) -> Array:
 def _kalman(x: PyTree[Array], seen: Array, misfit: Array, power: Array) -> PyTree[Array]:
     """x_i - C_xg (C_gg + 1/power)^{-1} misfit_i, measurements in units of their noise."""
     count, size = seen.shape
-    spread = _centred(seen) / jnp.sqrt(count - 1.0)
+    degrees = math.sqrt(count - 1.0)
+    spread = _centred(seen) / degrees
     small = spread.T @ spread if size <= count else spread @ spread.T
     small = small + jnp.eye(len(small), dtype=small.dtype) / power
     if size <= count:
-        return _shift(x, solve(small, misfit.T).T, spread.T / jnp.sqrt(count - 1.0))
+        return _shift(x, solve(small, misfit.T).T, spread.T / degrees)
     # The same by the push-through identity, in the ensemble's own dimension.
-    return _shift(x, solve(small, spread @ misfit.T).T / jnp.sqrt(count - 1.0))
+    return _shift(x, solve(small, spread @ misfit.T).T / degrees)
 
 
 def _published(x: PyTree[Array], seen: Array, misfit: Array, guidance_scale: Any) -> PyTree[Array]:
     weights = misfit @ _centred(seen).T / len(seen)
-    norm = jnp.linalg.norm(weights)
-    return _shift(x, weights * (guidance_scale / jnp.where(norm > 0, norm, 1.0)))
+    size = norm(weights)
+    factor = guidance_scale.astype(weights.dtype) / jnp.where(size > 0, size, 1.0)
+    return _shift(x, weights * factor)
 
 
 def _shift(x: PyTree[Array], *weights: Array) -> PyTree[Array]:
@@ -170,7 +180,7 @@ def _shift(x: PyTree[Array], *weights: Array) -> PyTree[Array]:
         wide = leaf.astype(accumulation_dtype(leaf.dtype))
         change = _centred(wide)
         for factor in reversed(weights):
-            change = jnp.tensordot(factor, change, axes=1)
-        return (wide - change).astype(leaf.dtype)
+            change = jnp.tensordot(*together(factor, change), axes=1)
+        return weighted((1.0, -1.0), (wide, change)).astype(leaf.dtype)
 
     return jax.tree.map(shift, x)

@@ -1,5 +1,6 @@
 """Feynman-Kac correctors: weighted particles that sample what guidance and tempering only aim at."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.random as jr
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from ._arrays import accumulation_dtype, in_precision_of, is_traced, namespace, on_host
+from ._arrays import accumulation_dtype, in_precision_of, is_traced, namespace, on_host, weighted
 from ._backward import finite_points
 from ._checks import check_batch, check_key, check_state, is_finite, raise_if_failed
 from .denoiser import Denoiser, clean, combine
@@ -104,7 +105,8 @@ def sample_feynman_kac(
     at = finite_points(denoisers[0].schedule, grid)
     table = in_precision_of(x_T, (at.t, at.alpha, at.sigma, *_steps(at, powers)))
     powers = in_precision_of(x_T, powers)
-    particles, failed = _run(denoisers, powers, reward, table, x_T, key, jnp.asarray(threshold))
+    threshold = in_precision_of(x_T, threshold)
+    particles, failed = _run(denoisers, powers, reward, table, x_T, key, threshold)
     return raise_if_failed(particles, failed, "a network or the reward", "step") if throw else particles
 
 
@@ -144,7 +146,7 @@ def _inner(x: PyTree[Array], y: PyTree[Array]) -> Array:
         jnp.sum((a * b).reshape(len(a), -1), axis=1, dtype=accumulation_dtype(a.dtype))
         for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
     ]
-    return sum(products[1:], products[0])
+    return weighted([1.0] * len(products), products)
 
 
 class _View(eqx.Module):
@@ -164,12 +166,14 @@ class _View(eqx.Module):
             eps = combine(1.0 / sigma, x, -alpha / sigma, x0)
             total = combine(1.0, total, power, x0)
             noise = combine(1.0, noise, power, eps)
-            squares = squares + power * _inner(eps, eps)
-        rate = _inner(noise, noise) - squares
+            squares = squares + power * _inner(eps, eps).astype(squares.dtype)
+        rate = _inner(noise, noise).astype(squares.dtype) - squares
         if reward is None:
             return _View(total, None, rate)
-        pull = jax.tree.map(lambda leaf: alpha * leaf, jax.grad(lambda x: jnp.sum(reward(x, t)))(x))
-        return _View(total, pull, rate - sigma / alpha * _inner(pull, noise))
+        pull = jax.tree.map(
+            lambda leaf: weighted((alpha,), (leaf,)), jax.grad(lambda x: jnp.sum(reward(x, t)))(x)
+        )
+        return _View(total, pull, rate - sigma / alpha * _inner(pull, noise).astype(rate.dtype))
 
 
 @eqx.filter_jit
@@ -181,10 +185,10 @@ def _run(
     noise_key, resampling_key = jr.split(key)
 
     def value(x: PyTree[Array], factor: Any, t: Any) -> Array:
-        result = reward(jax.tree.map(lambda leaf: (factor * leaf).astype(leaf.dtype), x), t)
+        result = reward(jax.tree.map(lambda leaf: weighted((factor,), (leaf,)).astype(leaf.dtype), x), t)
         if jnp.shape(result) != (count,):
             raise ValueError(f"`reward` must return shape ({count},), got {jnp.shape(result)}.")
-        return result
+        return result.astype(sigma.dtype)
 
     @jax.checkpoint
     def step(carry: Any, row: Any) -> tuple[Any, None]:
@@ -212,11 +216,11 @@ def _run(
         effective = jnp.exp(2.0 * mass - logsumexp(2.0 * log_weights))
         anew = (effective < threshold * count) & (number < num_steps)
         chosen = _systematic(jr.fold_in(resampling_key, number), jnp.exp(log_weights - mass))
-        chosen = jnp.where(anew, chosen, jnp.arange(count))
+        chosen = jnp.where(anew, chosen, jnp.arange(count, dtype=chosen.dtype))
         moved, seen = jax.tree.map(lambda leaf: leaf[chosen], (moved, seen))
-        log_normaliser = log_normaliser + jnp.where(anew, mass - jnp.log(count), 0.0)
+        log_normaliser = log_normaliser + jnp.where(anew, mass - math.log(count), 0.0)
         log_weights = jnp.where(anew, 0.0, log_weights)
-        return (moved, seen, log_weights, log_normaliser, resamplings + anew, failed), None
+        return (moved, seen, log_weights, log_normaliser, resamplings + anew.astype(int), failed), None
 
     levels_of = (t, alpha, sigma)
     view = _View.of(denoisers, powers, reward, x_T, tuple(part[0] for part in levels_of))
@@ -230,12 +234,12 @@ def _run(
     # From densities of z = x / alpha to those of x.
     size = sum(leaf[0].size for leaf in jax.tree.leaves(x_T))
     scaling = size * (1.0 - powers.sum()) * (jnp.log(alpha[-1]) - jnp.log(alpha[0]))
-    log_normaliser = log_normaliser + mass - jnp.log(count) + scaling
+    log_normaliser = log_normaliser + mass - math.log(count) + scaling
     return Particles(x, log_weights - mass, log_normaliser, resamplings), failed
 
 
 def _systematic(key: PRNGKeyArray, weights: Array) -> Array:
     """As many indices as weights, each as often as its weight says, rounded up or down."""
     count = len(weights)
-    positions = (jr.uniform(key, (), weights.dtype) + jnp.arange(count)) / count
+    positions = (jr.uniform(key, (), weights.dtype) + jnp.arange(count, dtype=weights.dtype)) / count
     return jnp.minimum(jnp.searchsorted(jnp.cumsum(weights), positions), count - 1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._arrays import accumulation_dtype, is_traced
+from ._arrays import accumulation_dtype, is_traced, root, together
 
 
 class ClassifierFree(eqx.Module):
@@ -60,9 +60,11 @@ class ClassifierFree(eqx.Module):
         scale = jnp.asarray(self.scale(t) if callable(self.scale) else self.scale)
 
         def guide(c: Array, u: Array) -> Array:
-            guided = u + _per_sample(scale, c) * (c - u)
+            share, wide, null = together(_per_sample(scale, c), c, u)
+            guided = null + share * (wide - null)
             if not (isinstance(self.rescale, float | int) and self.rescale == 0):
-                guided = guided * (1.0 + self.rescale * (_ratio_of_deviations(c, guided) - 1.0))
+                rescale, ratio, guided = together(self.rescale, _ratio_of_deviations(c, guided), guided)
+                guided = guided * (1.0 + rescale * (ratio - 1.0))
             return guided.astype(c.dtype)
 
         return jax.tree.map(guide, cond, null)
@@ -103,12 +105,30 @@ class DynamicThreshold(eqx.Module):
                     "`x0` must have the samples along its leading axis, got an array of shape ()."
                 )
             value = leaf.astype(accumulation_dtype(leaf.dtype))
-            sizes = jnp.abs(value).reshape(len(leaf), -1)
-            s = jnp.maximum(jnp.quantile(sizes, self.quantile, axis=1), self.minimum)
-            s = _per_sample(s, leaf)
-            return (jnp.clip(value, -s, s) * (self.minimum / s)).astype(leaf.dtype)
+            sizes = (value * jnp.sign(value)).reshape(len(leaf), -1)  # |value|, with slope zero at zero
+            s, minimum, value = together(_quantiles(sizes, self.quantile), self.minimum, value)
+            s = _per_sample(jnp.maximum(s, minimum), leaf)
+            return (jnp.clip(value, -s, s) * (minimum / s)).astype(leaf.dtype)
 
         return jax.tree.map(threshold, x0)
+
+
+def _quantiles(sizes: Array, share: Any) -> Array:
+    """The quantile of each row (B, n), linear between two entries. Entries that tie share its derivative."""
+    last = sizes.shape[1] - 1
+    position = jnp.asarray(share, sizes.dtype) * last
+    below = jnp.clip(jnp.floor(jax.lax.stop_gradient(position)).astype(jnp.int32), 0, max(last - 1, 0))
+    ranked = jnp.sort(jax.lax.stop_gradient(sizes), axis=1)
+
+    def entry(number: Array) -> Array:
+        value = ranked[:, number, None]
+        ties = sizes == value
+        return (value + jnp.mean(jnp.where(ties, sizes - value, 0.0), axis=1, where=ties, keepdims=True))[
+            :, 0
+        ]
+
+    low, high = entry(below), entry(jnp.minimum(below + 1, last))
+    return low + (position - below.astype(sizes.dtype)) * (high - low)
 
 
 def _per_sample(value: Array, like: Array) -> Array:
@@ -127,10 +147,10 @@ def _ratio_of_deviations(one: Array, other: Array) -> Array:
     axes = tuple(range(1, one.ndim))
     if not axes:
         return jnp.ones_like(one)
-    dtype = accumulation_dtype(one.dtype)
+    dtype = accumulation_dtype(one, other)
     above, below = (jnp.var(value, axis=axes, keepdims=True, dtype=dtype) for value in (one, other))
-    varies = (above > 0) & (below > 0)  # elsewhere the root has no derivative
-    return jnp.where(varies, jnp.sqrt(jnp.where(varies, above, 1.0) / jnp.where(varies, below, 1.0)), 1.0)
+    varies = below > 0
+    return jnp.where(varies, root(above / jnp.where(varies, below, 1.0)), 1.0)
 
 
 def _shapes(tree: PyTree[Array]) -> Any:

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._arrays import accumulation_dtype, as_times, is_traced
-from ._checks import check_state, raise_if_failed
+from ._arrays import accumulation_dtype, as_times, is_traced, root, weighted
+from ._checks import check_state, is_finite, raise_if_failed
 from .denoiser import Denoiser, _check_like
 from .noise import normal_like
 from .schedules import FromFunctions
@@ -37,7 +37,7 @@ class Interpolant(eqx.Module):
 
     a: Callable[[Any], Any] = eqx.field(default_factory=lambda: lambda t: 1.0 - t)
     b: Callable[[Any], Any] = eqx.field(default_factory=lambda: lambda t: t)
-    gamma: Callable[[Any], Any] = eqx.field(default_factory=lambda: lambda t: jnp.sqrt(2.0 * t * (1.0 - t)))
+    gamma: Callable[[Any], Any] = eqx.field(default_factory=lambda: lambda t: root(2.0 * t * (1.0 - t)))
 
     def point(self, x0: PyTree[Array], x1: PyTree[Array], z: PyTree[Array], t: Any) -> PyTree[Array]:
         """I_t, at a time of shape ()."""
@@ -45,20 +45,16 @@ class Interpolant(eqx.Module):
         return _weighted((self.a(t), self.b(t), self.gamma(t)), x0, x1, z)
 
     def velocity(self, x0: PyTree[Array], x1: PyTree[Array], z: PyTree[Array], t: Any) -> PyTree[Array]:
-        """dI_t / dt, at a time of shape (); gamma' may be infinite at 0 and 1."""
+        """dI_t / dt, at a time of shape (); gamma' may be infinite at 0 and 1 (the default's counts as 0
+        there, the mean of gamma' z)."""
         t = jnp.asarray(t, float)
         slopes = (jax.jvp(f, (t,), (jnp.ones_like(t),))[1] for f in (self.a, self.b, self.gamma))
         return _weighted(tuple(slopes), x0, x1, z)
 
 
 def _weighted(weights: tuple[Any, ...], *states: PyTree[Array]) -> PyTree[Array]:
-    def leaf_of(*leaves: Array) -> Array:
-        total: Any = 0.0
-        for weight, leaf in zip(weights, leaves, strict=True):
-            total = total + weight * leaf
-        return total.astype(leaves[0].dtype)
-
-    return jax.tree.map(leaf_of, *states)
+    """sum_j weights_j states_j, in the structure and dtypes of the first."""
+    return jax.tree.map(lambda *leaves: weighted(weights, leaves).astype(leaves[0].dtype), *states)
 
 
 def sample_interpolant(
@@ -106,7 +102,7 @@ def sample_interpolant(
         )
     if diffusion is not None and key is None:
         raise ValueError("`key` is missing: with `diffusion` noise is added. Give a jax.random key.")
-    dtype = accumulation_dtype(jnp.result_type(*jax.tree.leaves(x)))
+    dtype = accumulation_dtype(*jax.tree.leaves(x))
     times = jnp.asarray(times)
     table: Any = None
     if diffusion is not None:
@@ -121,11 +117,13 @@ def _diffusion_table(
 ) -> tuple[Any, Any]:
     """e / gamma (N+1,) with the direction's sign, and the standard deviations (N,) of the steps' noise."""
     strength = jnp.broadcast_to(diffusion(times), times.shape)
-    gamma = jnp.broadcast_to(interpolant.gamma(times), times.shape)
     middle = jnp.broadcast_to(diffusion(0.5 * (times[1:] + times[:-1])), (times.shape[0] - 1,))
     if not is_traced((strength, middle)) and not (np.all(strength >= 0) and np.all(middle >= 0)):
         raise ValueError("`diffusion` must not be negative.")
     acts = strength > 0
+    # Where gamma vanishes its slope may be infinite: it is not asked where it does not count.
+    asked = jnp.where(acts, times, 0.5)
+    gamma = jnp.broadcast_to(interpolant.gamma(asked), times.shape)
     if not is_traced((strength, gamma)) and np.any(acts & (gamma <= 0)):
         where = times[np.flatnonzero(acts & (gamma <= 0))[0]]
         raise ValueError(
@@ -136,9 +134,7 @@ def _diffusion_table(
     # The variance 2 int e dt by Simpson's rule.
     step = jnp.diff(times)
     variance = jnp.abs(step) * (strength[:-1] + 4.0 * middle + strength[1:]) / 3.0
-    positive = variance > 0
-    deviation = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
-    return jnp.sign(step[0]) * ratio, deviation
+    return jnp.sign(step[0]) * ratio, root(variance)
 
 
 @eqx.filter_jit
@@ -155,7 +151,7 @@ def _run(
             return v
         eta = denoiser(x, times[number])
         _check_like("`denoiser`", eta, x)
-        return jax.tree.map(lambda p, q: p - table[0][number] * q, v, eta)
+        return jax.tree.map(lambda p, q: weighted((1.0, -table[0][number]), (p, q)), v, eta)
 
     @jax.checkpoint
     def step(carry: Any, k: Any) -> tuple[Any, None]:
@@ -163,15 +159,12 @@ def _run(
         h = times[k + 1] - times[k]
         noise = jax.tree.map(jnp.zeros_like, x)
         if denoiser is not None:
-            noise = jax.tree.map(lambda z: table[1][k] * z, normal_like(key, k, x))
+            noise = jax.tree.map(lambda z: weighted((table[1][k],), (z,)), normal_like(key, k, x))
         first = slope(x, k)
-        guess = jax.tree.map(lambda u, f, n: (u + h * f + n).astype(u.dtype), x, first, noise)
+        guess = _weighted((1.0, h, 1.0), x, first, noise)
         second = slope(guess, k + 1)
-        total = jax.tree.leaves(jax.tree.map(lambda f, g: jnp.sum(f + g), first, second))
-        failed = jnp.where((failed < 0) & ~jnp.isfinite(jnp.stack(total)).all(), 2 * k, failed)
-        x = jax.tree.map(
-            lambda u, f, g, n: (u + 0.5 * h * (f + g) + n).astype(u.dtype), x, first, second, noise
-        )
+        failed = jnp.where((failed < 0) & ~is_finite(first, second), 2 * k, failed)
+        x = _weighted((1.0, 0.5 * h, 0.5 * h, 1.0), x, first, second, noise)
         return (x, failed), None
 
     (x, failed), _ = jax.lax.scan(step, (x, jnp.asarray(-1)), jnp.arange(times.shape[0] - 1))

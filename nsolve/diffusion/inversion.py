@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ._arrays import accumulation_dtype, is_traced, namespace
+from ._arrays import accumulation_dtype, is_traced, namespace, root, weighted
 from ._backward import backward_plan
 from ._checks import check_batch
 from ._rows import Row, Rows, form_point, look
@@ -103,7 +103,7 @@ def _by_steps(
     denoiser: Denoiser, rows: Rows, in_eps: Rows, x0: PyTree[Array], rtol: Array, max_steps: int
 ) -> Inversion:
     # The steps' errors add up at worst; below rounding no turn helps.
-    dtype = accumulation_dtype(jnp.result_type(*jax.tree.leaves(x0)))
+    dtype = accumulation_dtype(*jax.tree.leaves(x0))
     goal = jnp.maximum(0.1 * rtol / len(rows), 4.0 * jnp.finfo(dtype).eps)
 
     def correct(
@@ -113,7 +113,8 @@ def _by_steps(
         point = form_point(weights, shift, x, (noise,))
         gap = jax.tree.map(jnp.subtract, end, point)
         c = weights[0]
-        return jax.tree.map(lambda a, b: (a + b / c).astype(a.dtype), x, gap), _norm(gap) / _norm(end)
+        moved = jax.tree.map(lambda a, b: weighted((1.0, 1.0 / c), (a, b)).astype(a.dtype), x, gap)
+        return moved, _relative(point, end)
 
     def invert_row(carry: Any, row: Row) -> Any:
         end, evaluations = carry
@@ -186,13 +187,15 @@ def _with_noise_outputs(plan: Plan) -> Plan:
 
 def _norm(x: PyTree[Array]) -> Float[Array, " batch"]:
     leaves = jax.tree.leaves(x)
-    dtype = accumulation_dtype(jnp.result_type(*leaves))
+    dtype = accumulation_dtype(*leaves)
     squares = [jnp.sum(leaf.astype(dtype).reshape(leaf.shape[0], -1) ** 2, axis=1) for leaf in leaves]
-    return jnp.sqrt(sum(squares[1:], squares[0]))
+    return root(sum(squares[1:], squares[0]))
 
 
 def _relative(x: PyTree[Array], x0: PyTree[Array]) -> Float[Array, " batch"]:
-    return _norm(jax.tree.map(jnp.subtract, x, x0)) / _norm(x0)
+    """The size of x - x0 in that of x0, of a state of zeros as it is."""
+    size = _norm(x0)
+    return _norm(jax.tree.map(jnp.subtract, x, x0)) / jnp.where(size == 0, 1.0, size)
 
 
 def _choose(first: Array, a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:

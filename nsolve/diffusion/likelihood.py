@@ -77,7 +77,7 @@ def log_likelihood(
     check_checkpoints(checkpoints)
     ends = finite_points(denoiser.schedule, grid)
     probes = random_signs(key, num_probes, x0) if trace == "hutchinson" else None
-    start = x0, jnp.zeros(batch, accumulation_dtype(jnp.result_type(*jax.tree.leaves(x0))))
+    start = x0, jnp.zeros(batch, accumulation_dtype(*jax.tree.leaves(x0)))
     if method == "diffrax":
         x_T, log_ratio = _by_diffrax(denoiser, probes, start, ends.lam, rtol or 1e-6, throw)
     else:
@@ -156,7 +156,7 @@ def _by_diffrax(
 def _normal(x: PyTree[Array], log_sigma: Any) -> Array:
     """log N(x; 0, sigma^2), sample by sample."""
     leaves = jax.tree.leaves(x)
-    dtype = accumulation_dtype(jnp.result_type(*leaves))
+    dtype = accumulation_dtype(*leaves)
     squares = sum(jnp.sum(leaf.astype(dtype).reshape(leaf.shape[0], -1) ** 2, axis=1) for leaf in leaves)
     return -0.5 * squares * jnp.exp(-2.0 * log_sigma) - _dimension(x) * (
         log_sigma + 0.5 * math.log(2.0 * math.pi)

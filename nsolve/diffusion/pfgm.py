@@ -76,7 +76,7 @@ class PFGMField(eqx.Module):
                 f"`x` must hold states of the data's shape, {self.data.shape[1:]}, got {x.shape[1:]}."
             )
         flat, points = x.reshape(len(x), -1), jnp.reshape(self.data, (len(self.data), -1)).astype(x.dtype)
-        squares = jnp.sum((flat[:, None, :] - points) ** 2, axis=-1)
+        squares = jnp.sum((flat[:, None, :] - points[None]) ** 2, axis=-1)
         # log1p: the power of a ratio near 1 that large D makes
         logits = -0.5 * (points.shape[1] + self.D) * jnp.log1p(squares / (t**2 * self.D))
         return (jax.nn.softmax(logits, axis=1) @ points).reshape(x.shape)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import namespace
+from ._arrays import beside, namespace
 
 # Gauss-Legendre on [0, 1]: for |z| <= _NEAR the integral is exact to the last digit of float64.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
@@ -27,7 +27,8 @@ def phis(largest: int, z: Any) -> Any:
     # Each branch sees only arguments that suit it, so that no NaN enters a gradient.
     is_near = xp.abs(z) <= _NEAR
     kernel = _WEIGHTS[:, None] * _NODES[:, None] ** (orders - 1) / factorials
-    near = xp.exp((1.0 - _NODES).astype(z.dtype) * xp.where(is_near, z, 0.0)) @ kernel.astype(z.dtype)
+    rest = beside((1.0 - _NODES).astype(z.dtype), z)
+    near = xp.exp(rest * xp.where(is_near, z, 0.0)) @ kernel.astype(z.dtype)
     far = xp.where(is_near, _NEAR, z)
     values = [xp.exp(far)]
     for k in range(largest):
@@ -53,7 +54,8 @@ def lagrange(nodes: Any) -> Any:
     quotients = [xp.ones_like(nodes)]
     for k in range(n - 1, 0, -1):
         quotients.append(product[..., k : k + 1] + nodes * quotients[-1])
-    differences = nodes[..., :, None] - nodes[..., None, :] + np.eye(n, dtype=nodes.dtype)
+    differences = nodes[..., :, None] - nodes[..., None, :]
+    differences = differences + beside(np.eye(n, dtype=nodes.dtype), differences)
     return xp.stack(quotients[::-1], axis=-1) / xp.prod(differences, axis=-1)[..., None]
 
 

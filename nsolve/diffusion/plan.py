@@ -31,8 +31,8 @@ class Plan(eqx.Module):
     step, and predictors with correctors, need no second state: what they start a step from is itself a
     combination of the present point and the registers, and has been eliminated.
 
-    - `t` (K+1,): the schedule's time of every point, the result's last; `alpha`, `sigma` (K+1,) its signal
-      and noise.
+    - `t` (K+1,): the schedule's time of every point, the result's last (-inf for sigma = 0, where it has
+      none); `alpha`, `sigma` (K+1,) its signal and noise.
     - `model_time` (K,): what the network is told.
     - `reads` (K, 2), `registers` (K,), `weights` (K+1, n+2). `reads` and `weights` may have the shape of the
       state as further axes: coefficients of their own for each component.
@@ -81,7 +81,7 @@ class Plan(eqx.Module):
         if path.suffix == ".npz":
             np.savez(path, allow_pickle=False, **content)
         else:
-            path.write_text(json.dumps({name: value.tolist() for name, value in content.items()}, indent=1))
+            path.write_text(json.dumps({name: _numbers(value) for name, value in content.items()}, indent=1))
 
     @staticmethod
     def load(path: str | Path) -> "Plan":
@@ -130,7 +130,42 @@ class Plan(eqx.Module):
         return self.weights.shape[1] - 2
 
 
+def clean_step(at: Points) -> Plan:
+    """The step from a point (1,) to sigma = 0, in the limit of all methods: one evaluation, and x0."""
+    xp = namespace(at.log_alpha, at.log_sigma)
+    end = Points(np.array([-np.inf]), np.zeros(1), np.array([-np.inf]), at.schedule)
+    parts = ((getattr(at, name), getattr(end, name)) for name in ("t", "log_alpha", "log_sigma"))
+    visited = Points(*(xp.concatenate(pair) for pair in parts), at.schedule)
+    return build(visited, "x0", np.zeros(1, int), np.array([[0.0, 1.0, 0.0]]))
+
+
+def followed(plan: Plan, last: Plan) -> Plan:
+    """`plan`, and from where it ends the only row of `last`, which keeps its output in register 0."""
+    xp, like = namespace(plan.weights, plan.t, last.t), plan.weights[:1]
+    axes = (...,) + (None,) * (plan.weights.ndim - 2)
+    row = np.eye(1, like.shape[1], 1)[axes] * np.ones(like.shape[2:])
+    read = xp.broadcast_to(last.reads[axes], (1, *plan.reads.shape[1:]))
+    parts = {name: getattr(plan, name) for name in ("t", "alpha", "sigma")}
+    return Plan(
+        **{name: xp.concatenate([value, getattr(last, name)[1:]]) for name, value in parts.items()},
+        model_time=xp.concatenate([plan.model_time, last.model_time]),
+        reads=xp.concatenate([plan.reads, read]),
+        registers=np.append(plan.registers, 0),
+        weights=xp.concatenate([plan.weights, row]),
+        shifts=None if plan.shifts is None else xp.concatenate([plan.shifts, xp.zeros_like(plan.shifts[:1])]),
+        clock=None if plan.clock is None else xp.concatenate([plan.clock, plan.clock[-1:]]),
+        stochastic=plan.stochastic,
+    )
+
+
 _FORMAT = "nsolve-plan-1"
+
+
+def _numbers(value: np.ndarray) -> Any:
+    """Nested lists; infinite numbers, for which JSON has no word, as strings."""
+    if value.dtype.kind != "f" or np.isfinite(value).all():
+        return value.tolist()
+    return np.where(np.isfinite(value), value.astype(object), value.astype(str).astype(object)).tolist()
 
 
 def _checked(path: str | Path) -> Path:

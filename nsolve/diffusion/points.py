@@ -1,5 +1,6 @@
 """Points of a schedule: times with the signal and noise that belong to them."""
 
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -13,13 +14,15 @@ from .schedules import AbstractSchedule
 class Points(eqx.Module):
     """Times t (...) of a schedule with log alpha and log sigma: what tables of coefficients are made of.
 
-    NumPy float64 arrays, unless the times or the schedule are traced.
+    NumPy float64 arrays, unless the times or the schedule are traced. `final`: whether one more step, to
+    sigma = 0, follows the last of these points.
     """
 
     t: Any
     log_alpha: Any
     log_sigma: Any
     schedule: AbstractSchedule
+    final: bool = eqx.field(static=True, default=False)
 
     @staticmethod
     def of(schedule: AbstractSchedule, t: Any) -> "Points":
@@ -71,20 +74,22 @@ def stack(stages: list[Points]) -> Points:
     )
 
 
-def check_grid(grid: Points) -> Points:
-    """`grid` if it runs strictly from noise to signal; only its last point may be free of noise.
+def check_grid(grid: Points, final: bool = False) -> Points:
+    """`grid`, with its `final`, if it runs strictly from noise to signal; only its last point may be free of
+    noise, and that only where no final step follows.
 
     Raises ValueError; traced grids are checked when they run."""
     t, lam = grid.t, grid.lam
-    if t.ndim != 1 or len(grid) < 2:
+    grid = replace(grid, final=final)
+    if t.ndim != 1 or len(grid) < 2 - final:
         raise ValueError(f"`grid` must be an array of two or more times, got shape {t.shape}.")
     if is_traced((t, lam)):
         broken = ~jnp.all(jnp.diff(lam) > 0) | jnp.any(jnp.isinf(lam))
         return eqx.error_if(
             grid,
             broken,
-            "`grid` must run strictly from large to small times; a traced one must also begin with signal "
-            "and end with noise.",
+            "`grid` must run strictly from large to small times within the range of the schedule; a traced "
+            "one must also begin with signal and end with noise.",
         )
     if not np.all(np.isfinite(t)):
         raise ValueError(f"`grid` must hold finite times, got {t}.")
@@ -92,8 +97,9 @@ def check_grid(grid: Points) -> Points:
         raise ValueError(
             f"`grid` leaves the range of the schedule {type(grid.schedule).__name__}: got times {t}."
         )
-    if (np.isposinf(lam[:-1])).any():
-        where = int(np.flatnonzero(np.isposinf(lam[:-1]))[0])
+    noisy = lam if final else lam[:-1]
+    if (np.isposinf(noisy)).any():
+        where = int(np.flatnonzero(np.isposinf(noisy))[0])
         raise ValueError(
             f"`grid` has sigma = 0 at position {where} (t = {t[where]}); only the last time may be so."
         )

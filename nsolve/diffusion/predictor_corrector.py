@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._arrays import accumulation_dtype, is_traced, namespace
+from ._arrays import accumulation_dtype, is_traced, namespace, root, weighted
 from ._checks import check_key, check_state, is_finite, raise_if_failed
 from ._rows import Row, Rows, form_point, look
 from .denoiser import Denoiser
@@ -74,7 +74,7 @@ def sample_predictor_corrector(
             f"DDIM or DDPM; {type(predictor).__name__} does not."
         )
     rows = Rows.of(plan, denoiser, x_T), Rows.of(_reading_noise(plan), denoiser, x_T)
-    dtype = accumulation_dtype(jnp.result_type(*jax.tree.leaves(x_T)))
+    dtype = accumulation_dtype(*jax.tree.leaves(x_T))
     sigma = jnp.asarray(plan.sigma, dtype)
     x, failed = _run(denoiser, *rows, sigma, x_T, key, jnp.asarray(snr, dtype), corrector_steps)
     return raise_if_failed(x, failed) if throw else x
@@ -136,21 +136,19 @@ def _run(
 def _langevin(x: PyTree[Array], eps: PyTree[Array], z: PyTree[Array], sigma: Any, snr: Any) -> PyTree[Array]:
     """One step of Langevin dynamics with the score -eps / sigma and e = sigma^2 length."""
     square = _squared_norm(eps)
-    length = 2.0 * snr**2 * jnp.where(square > 0, _squared_norm(z) / jnp.where(square > 0, square, 1.0), 0.0)
-    is_positive = length > 0
-    spread = jnp.where(is_positive, jnp.sqrt(jnp.where(is_positive, 2.0 * length, 1.0)), 0.0)
+    ratio = root(jnp.where(square > 0, _squared_norm(z) / jnp.where(square > 0, square, 1.0), 0.0))
+    spread, length = 2.0 * snr * ratio, 2.0 * (snr * ratio) ** 2
 
     def move(leaf: Array, noise: Array, normal: Array) -> Array:
         of_sample = (...,) + (None,) * (leaf.ndim - length.ndim)
-        return (leaf + sigma * (spread[of_sample] * normal - length[of_sample] * noise)).astype(leaf.dtype)
+        weights = (1.0, sigma * spread[of_sample], -sigma * length[of_sample])
+        return weighted(weights, (leaf, normal, noise)).astype(leaf.dtype)
 
     return jax.tree.map(move, x, eps, z)
 
 
 def _squared_norm(x: PyTree[Array]) -> Array:
     """Of each sample, over all leaves: shape (batch,), or () for a state without axes."""
-    total: Any = 0.0
-    for leaf in jax.tree.leaves(x):
-        square = leaf.astype(accumulation_dtype(leaf.dtype)) ** 2
-        total = total + jnp.sum(square, axis=tuple(range(1, leaf.ndim)))
-    return total
+    dtype, leaves = accumulation_dtype(*jax.tree.leaves(x)), jax.tree.leaves(x)
+    squares = [jnp.sum(leaf.astype(dtype) ** 2, axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
+    return sum(squares[1:], squares[0])

@@ -3,9 +3,13 @@
 A state is x = alpha(t) x0 + sigma(t) eps. Everything that a sampler needs follows from `log_alpha`,
 `log_sigma` and lam = log_alpha - log_sigma (half of the logarithm of the signal-to-noise ratio), which grows
 during sampling. Methods take a time or an array of times; on NumPy arrays they work in float64 on the host,
-on JAX arrays they are differentiable in the times and in the fields of the schedule.
+on JAX arrays, in the dtype of the times, they are differentiable in these and in the fields of the schedule.
+At an end without signal or without noise, where a logarithm is infinite, its derivative counts as zero.
+
+A time or a lam outside the range of a schedule raises ValueError; a traced one gives NaN.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -15,16 +19,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._arrays import is_traced, namespace
+from ._arrays import common_dtype, is_traced, namespace
+from ._range import inside
 
 _Number = Any  # a float, a NumPy array or a JAX array
 
 
 def _log(value: _Number) -> _Number:
-    """log with log(0) = -inf and no warning."""
-    xp = namespace(value)
-    with np.errstate(divide="ignore"):
-        return xp.log(value)
+    """log with log(0) = -inf, derivative zero there, and no warning."""
+    if namespace(value) is np:
+        with np.errstate(divide="ignore"):
+            return np.log(value)
+    zero = value == 0
+    return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, value)))
+
+
+def _like(t: _Number, *parameters: _Number) -> tuple[_Number, ...]:
+    """A schedule's numbers in the dtype of the times, which is JAX's default where these are NumPy's."""
+    if namespace(t, *parameters) is np:
+        return parameters
+    dtype = t.dtype if isinstance(t, jax.Array) else float
+    return tuple(float(p) if isinstance(p, int | float) else jnp.asarray(p, dtype) for p in parameters)
 
 
 def _log_sigma_preserving(log_alpha: _Number) -> _Number:
@@ -75,7 +90,44 @@ class AbstractSchedule(eqx.Module):
         return namespace(log_sigma).exp(log_sigma)
 
 
-class VPLinear(AbstractSchedule):
+class _Ranged(AbstractSchedule):
+    """A schedule that knows which times it has."""
+
+    @abstractmethod
+    def _range(self) -> tuple[_Number, _Number]:
+        """The first time and the last."""
+
+    def _time(self, t: _Number) -> _Number:
+        return inside(t, *self._range(), "t", self)
+
+    def _level(self, lam: _Number) -> _Number:
+        first, last = self._range()
+        return inside(lam, self.lam(last), self.lam(first), "lam", self)
+
+
+def _unit_range(schedule: AbstractSchedule) -> tuple[float, float]:
+    """[0, 1], or what the user says to be more."""
+    if is_traced((schedule.t_min, schedule.t_max)):
+        return 0.0, 1.0
+    return min(0.0, schedule.t_min), max(1.0, schedule.t_max)
+
+
+def _check_ends(schedule: AbstractSchedule, least: float = -np.inf, most: float = np.inf) -> None:
+    first, last = schedule.t_min, schedule.t_max
+    if not is_traced((first, last)) and not least <= first < last <= most:
+        raise ValueError(
+            f"`t_min` must be less than `t_max`, within [{least:g}, {most:g}], got {first} and {last}."
+        )
+
+
+def _check_positive(schedule: AbstractSchedule, *names: str) -> None:
+    for name in names:
+        value = getattr(schedule, name)
+        if not is_traced(value) and not (np.ndim(value) == 0 and 0 < value < np.inf):
+            raise ValueError(f"`{name}` must be a positive number, got {value}.")
+
+
+class VPLinear(_Ranged):
     """Variance preserving with a rate that grows linearly: d log alpha / dt = -(beta_min + t (beta_max -
     beta_min))/2.
 
@@ -87,24 +139,37 @@ class VPLinear(AbstractSchedule):
     t_min: float = 1e-3
     t_max: float = 1.0
 
+    def __check_init__(self):
+        _check_ends(self)
+        _check_positive(self, "beta_max")
+        if not is_traced(self.beta_min) and not self.beta_min >= 0:
+            raise ValueError(f"`beta_min` must not be negative, got {self.beta_min}.")
+
+    def _range(self) -> tuple[_Number, _Number]:
+        return _unit_range(self)
+
     def log_alpha(self, t: _Number) -> _Number:
-        return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
+        t = self._time(t)
+        beta_min, beta_max = _like(t, self.beta_min, self.beta_max)
+        return -0.25 * t**2 * (beta_max - beta_min) - 0.5 * t * beta_min
 
     def log_sigma(self, t: _Number) -> _Number:
         return _log_sigma_preserving(self.log_alpha(t))
 
     def t_of_lam(self, lam: _Number) -> _Number:
         # The root of the quadratic without cancellation.
-        xp = namespace(lam, self.beta_min, self.beta_max)
-        length = xp.logaddexp(0.0, -2.0 * lam)
-        discriminant = self.beta_min**2 + 2.0 * (self.beta_max - self.beta_min) * length
-        return 2.0 * length / (xp.sqrt(discriminant) + self.beta_min)
+        lam = self._level(lam)
+        beta_min, beta_max = _like(lam, self.beta_min, self.beta_max)
+        xp = namespace(lam, beta_min, beta_max)
+        length = -2.0 * _log_alpha_preserving(lam)
+        discriminant = beta_min**2 + 2.0 * (beta_max - beta_min) * length
+        return 2.0 * length / (xp.sqrt(discriminant) + beta_min)
 
     def model_time(self, t: _Number) -> _Number:
-        return t
+        return self._time(t)
 
 
-class VPCosine(AbstractSchedule):
+class VPCosine(_Ranged):
     """Variance preserving, alpha a quarter of a cosine (Nichol & Dhariwal, arXiv:2102.09672).
 
     `t_max` stops short of 1, where no signal would be left.
@@ -114,37 +179,42 @@ class VPCosine(AbstractSchedule):
     t_min: float = 1e-3
     t_max: float = 0.9946
 
+    def __check_init__(self):
+        _check_ends(self, 0.0, 1.0)
+        if not is_traced(self.offset) and not 0 <= self.offset < np.inf:
+            raise ValueError(f"`offset` must not be negative, got {self.offset}.")
+
+    def _range(self) -> tuple[_Number, _Number]:
+        return 0.0, 1.0
+
     def _angle(self, t: _Number) -> _Number:
         return (t + self.offset) / (1.0 + self.offset) * (np.pi / 2)
 
-    def _log_cos(self, t: _Number) -> _Number:
-        xp = namespace(t)
-        angle = self._angle(t)
-        return _log(xp.cos(angle)) if xp is np else jnp.log(jnp.cos(angle))
-
     def log_alpha(self, t: _Number) -> _Number:
-        return self._log_cos(t) - np.log(np.cos(self._angle(0.0)))
+        angle = self._angle(self._time(t))
+        xp = namespace(angle)
+        return _log(xp.maximum(xp.cos(angle), 0.0)) - math.log(math.cos(self._angle(0.0)))
 
     def log_sigma(self, t: _Number) -> _Number:
         # 1 - cos^2 u / cos^2 u0 = sin(u - u0) sin(u + u0) / cos^2 u0 has no cancellation at t ~ 0.
-        xp = namespace(t)
+        t, xp = self._time(t), namespace(t)
         angle, first = self._angle(t), self._angle(0.0)
         difference = t / (1.0 + self.offset) * (np.pi / 2)
-        return 0.5 * _log(xp.sin(difference) * xp.sin(angle + first)) - np.log(np.cos(first))
+        return 0.5 * _log(xp.sin(difference) * xp.sin(angle + first)) - math.log(math.cos(first))
 
     def t_of_lam(self, lam: _Number) -> _Number:
         # alpha/sigma = e^lam gives tan u; arctan2 keeps its digits at both ends.
-        xp = namespace(lam)
+        lam, xp = self._level(lam), namespace(lam)
         first = self._angle(0.0)
         # sigma^2 cos^2 u0 = cos^2 u0 - cos^2 u, so tan^2 u = (sin^2 u0 + e^{-2 lam}) / cos^2 u0.
-        tangent = xp.sqrt(np.sin(first) ** 2 + xp.exp(-2.0 * lam)) / np.cos(first)
+        tangent = xp.sqrt(math.sin(first) ** 2 + xp.exp(-2.0 * lam)) / math.cos(first)
         return xp.arctan(tangent) * (2.0 * (1.0 + self.offset) / np.pi) - self.offset
 
     def model_time(self, t: _Number) -> _Number:
-        return t
+        return self._time(t)
 
 
-class VE(AbstractSchedule):
+class VE(_Ranged):
     """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t in [0, 1]
     (arXiv:2011.13456)."""
 
@@ -153,41 +223,60 @@ class VE(AbstractSchedule):
     t_min: float = 0.0
     t_max: float = 1.0
 
+    def __check_init__(self):
+        _check_ends(self)
+        _check_positive(self, "sigma_min", "sigma_max")
+        if not is_traced((self.sigma_min, self.sigma_max)) and not self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"`sigma_min` must be less than `sigma_max`, got {self.sigma_min} and {self.sigma_max}."
+            )
+
+    def _range(self) -> tuple[_Number, _Number]:
+        return _unit_range(self)
+
     def log_alpha(self, t: _Number) -> _Number:
-        return 0.0 * t
+        return 0.0 * self._time(t)
 
     def log_sigma(self, t: _Number) -> _Number:
-        first, last = _log(self.sigma_min), _log(self.sigma_max)
+        t = self._time(t)
+        first, last = _like(t, _log(self.sigma_min), _log(self.sigma_max))
         return first + t * (last - first)
 
     def t_of_lam(self, lam: _Number) -> _Number:
-        first, last = _log(self.sigma_min), _log(self.sigma_max)
+        lam = self._level(lam)
+        first, last = _like(lam, _log(self.sigma_min), _log(self.sigma_max))
         return (-lam - first) / (last - first)
 
     def model_time(self, t: _Number) -> _Number:
-        return t
+        return self._time(t)
 
 
-class EDM(AbstractSchedule):
-    """alpha = 1 and sigma = t: the time is the noise (Karras et al., arXiv:2206.00364)."""
+class EDM(_Ranged):
+    """alpha = 1 and sigma = t in [0, t_max]: the time is the noise (Karras et al., arXiv:2206.00364)."""
 
     t_min: float = 0.002
     t_max: float = 80.0
 
+    def __check_init__(self):
+        _check_ends(self, 0.0)
+
+    def _range(self) -> tuple[_Number, _Number]:
+        return 0.0, self.t_max
+
     def log_alpha(self, t: _Number) -> _Number:
-        return 0.0 * t
+        return 0.0 * self._time(t)
 
     def log_sigma(self, t: _Number) -> _Number:
-        return _log(t)
+        return _log(self._time(t))
 
     def t_of_lam(self, lam: _Number) -> _Number:
-        return namespace(lam).exp(-lam)
+        return namespace(lam).exp(-self._level(lam))
 
     def model_time(self, t: _Number) -> _Number:
-        return t
+        return self._time(t)
 
 
-class Flow(AbstractSchedule):
+class Flow(_Ranged):
     """The straight path alpha = 1 - s, sigma = s with s = shift t / (1 + (shift - 1) t), t in [0, 1].
 
     Rectified flow and flow matching (arXiv:2209.03003, 2210.02747); `shift` moves the grid towards the noise
@@ -201,25 +290,33 @@ class Flow(AbstractSchedule):
     t_max: float = 1.0
 
     def __check_init__(self):
-        if isinstance(self.shift, float | int) and not self.shift > 0:
-            raise ValueError(f"`shift` must be positive, got {self.shift}.")
+        _check_ends(self, 0.0, 1.0)
+        _check_positive(self, "shift")
+
+    def _range(self) -> tuple[_Number, _Number]:
+        return 0.0, 1.0
 
     def log_alpha(self, t: _Number) -> _Number:
-        return _log((1.0 - t) / (1.0 + (self.shift - 1.0) * t))
+        t = self._time(t)
+        (shift,) = _like(t, self.shift)
+        return _log((1.0 - t) / (1.0 + (shift - 1.0) * t))
 
     def log_sigma(self, t: _Number) -> _Number:
         return _log(self.model_time(t))
 
     def t_of_lam(self, lam: _Number) -> _Number:
-        xp = namespace(lam, self.shift)
+        lam = self._level(lam)
+        (shift,) = _like(lam, self.shift)
         # s = 1 / (1 + e^lam); solving the shift for t gives s / (shift - (shift - 1) s).
-        return 1.0 / (1.0 + self.shift * xp.exp(lam))
+        return 1.0 / (1.0 + shift * namespace(lam, shift).exp(lam))
 
     def model_time(self, t: _Number) -> _Number:
-        return self.shift * t / (1.0 + (self.shift - 1.0) * t)
+        t = self._time(t)
+        (shift,) = _like(t, self.shift)
+        return shift * t / (1.0 + (shift - 1.0) * t)
 
 
-class Discrete(AbstractSchedule):
+class Discrete(_Ranged):
     """The schedule of a network that was trained at integer times 0 ... T-1.
 
     `alphas_cumprod` (T,) holds alpha^2 at these times, as DDPM's code calls it; `t` is the index, and between
@@ -246,24 +343,40 @@ class Discrete(AbstractSchedule):
         self.t_min = 0.0
         self.t_max = float(self.log_alphas.shape[0] - 1)
 
+    def _range(self) -> tuple[_Number, _Number]:
+        return self.t_min, self.t_max
+
     def log_alpha(self, t: _Number) -> _Number:
-        xp = namespace(t, self.log_alphas)
+        t = self._time(t)
         times = np.arange(self.log_alphas.shape[0], dtype=float)
-        return xp.interp(t, times, self.log_alphas)
+        # An end without signal has an infinite logarithm, which no interpolation survives.
+        table, xp = self.log_alphas, namespace(t, self.log_alphas)
+        finite = xp.where(xp.isneginf(table[-1:]), table[-2:-1], table[-1:])
+        values = _interpolate(t, times, xp.concatenate([table[:-1], finite]))
+        return xp.where(xp.isneginf(table[-1]) & (t > float(times[-2])), -np.inf, values)
 
     def log_sigma(self, t: _Number) -> _Number:
         return _log_sigma_preserving(self.log_alpha(t))
 
     def t_of_lam(self, lam: _Number) -> _Number:
-        xp = namespace(lam, self.log_alphas)
+        lam = self._level(lam)
         times = np.arange(self.log_alphas.shape[0], dtype=float)
-        return xp.interp(_log_alpha_preserving(lam), self.log_alphas[::-1], times[::-1].copy())
+        return _interpolate(_log_alpha_preserving(lam), self.log_alphas[::-1], times[::-1])
 
     def model_time(self, t: _Number) -> _Number:
-        return t
+        return self._time(t)
 
 
-class FromFunctions(AbstractSchedule):
+def _interpolate(x: _Number, nodes: _Number, values: _Number) -> _Number:
+    """Linear between nodes; in the dtype of x, or JAX's default where that is NumPy's and a table is not."""
+    if namespace(x, nodes, values) is np:
+        return np.interp(x, nodes, values)
+    x = x if isinstance(x, jax.Array) else jnp.asarray(x, float)
+    wide = common_dtype(x, nodes, values)
+    return jnp.interp(x.astype(wide), jnp.asarray(nodes, wide), jnp.asarray(values, wide)).astype(x.dtype)
+
+
+class FromFunctions(_Ranged):
     """A schedule from two functions of the time, written with `jax.numpy`; they may be Equinox modules with
     parameters.
 
@@ -276,15 +389,21 @@ class FromFunctions(AbstractSchedule):
     t_min: float
     t_max: float
 
+    def __check_init__(self):
+        _check_ends(self)
+
+    def _range(self) -> tuple[_Number, _Number]:
+        return self.t_min, self.t_max
+
     def log_alpha(self, t: _Number) -> _Number:
-        return self._call(self.log_alpha_function, t)
+        return self._call(self.log_alpha_function, self._time(t))
 
     def log_sigma(self, t: _Number) -> _Number:
-        return self._call(self.log_sigma_function, t)
+        return self._call(self.log_sigma_function, self._time(t))
 
     def t_of_lam(self, lam: _Number) -> _Number:
         xp = jnp if is_traced(self) else namespace(lam)
-        lam = xp.asarray(lam)
+        lam = xp.asarray(self._level(lam))
         frozen = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, self)
         goal = jax.lax.stop_gradient(lam) if xp is jnp else lam
         low, high = xp.full_like(goal, self.t_min), xp.full_like(goal, self.t_max)
@@ -299,12 +418,12 @@ class FromFunctions(AbstractSchedule):
         return t - (self.lam(t) - lam) / slope  # changes nothing but the derivative
 
     def model_time(self, t: _Number) -> _Number:
-        return t
+        return self._time(t)
 
     def _call(self, function: Callable[[_Number], _Number], t: _Number) -> _Number:
         if namespace(t) is jnp or is_traced(self):
             return function(jnp.asarray(t))
-        with jax.enable_x64(True):
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():
             return np.asarray(function(jnp.asarray(t, jnp.float64)), np.float64)
 
 

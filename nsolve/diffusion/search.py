@@ -38,6 +38,8 @@ def plan_of_choices(choices: Sequence[Choice], grid: Any, schedule: AbstractSche
     and the registers.
     """
     points = grid_points(grid, schedule)
+    if points.final:
+        raise ValueError("`grid` must not end in a step to sigma = 0, which leaves nothing to choose.")
     n = len(points) - 1
     if len(choices) != n:
         raise ValueError(f"`choices` must hold one choice for each of {n} steps, got {len(choices)}.")

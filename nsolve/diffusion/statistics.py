@@ -183,7 +183,7 @@ def _regression(denoiser: Denoiser, linear: Spline, knots: Array, blocks: list[A
         return jnp.exp(-lam) * denoiser.eps(schedule.alpha(t) * z, t)
 
     def rest(lam: Array, z: Array) -> Array:
-        return scaled_eps(lam, z) - linear(lam) * z
+        return scaled_eps(lam, z) - linear(lam)[None] * z
 
     def of_lam(lam: Array) -> tuple[Array, Array]:
         def of_block(sums: Any, block: Any) -> tuple[Any, None]:

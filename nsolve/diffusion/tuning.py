@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .._progress import progress_bar
-from ._arrays import is_traced
+from ._arrays import common_dtype, is_traced
 from ._rows import Row, Rows, advance, form_point
 from .denoiser import Denoiser
 from .grids import resolve
@@ -221,7 +221,7 @@ def tune(
 
 
 def _loss_dtype(x: PyTree[Array]) -> Any:
-    return jnp.result_type(*jax.tree.leaves(x))
+    return common_dtype(*jax.tree.leaves(x))
 
 
 def _mean_square(x: PyTree[Array], target: PyTree[Array]) -> Array:

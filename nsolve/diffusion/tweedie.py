@@ -123,8 +123,7 @@ def _at(value: Any, t: Array) -> Any:
 
 
 def _dot(x: PyTree[Array], y: PyTree[Array]) -> Array:
-    products = [
-        jnp.sum(a * b, dtype=accumulation_dtype(a.dtype))
-        for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
-    ]
+    dtype = accumulation_dtype(*jax.tree.leaves((x, y)))
+    pairs = zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
+    products = [jnp.sum(a.astype(dtype) * b.astype(dtype)) for a, b in pairs]
     return sum(products[1:], products[0])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import equinox as eqx
 import jax
@@ -196,3 +197,63 @@ def test_a_saved_model_is_the_model(tmp_path):
             learned.load(path, make)
     with pytest.raises(TypeError):
         learned.save(path, model, size=jnp.ones(2))
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes({"truncated": content[: len(content) // 2], "garbled": content[::-1]}[how])
+
+
+@pytest.mark.parametrize("how", ["deleted", "truncated", "garbled"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, how):
+    fit(20, tmp_path)
+    damage(tmp_path / "checkpoints" / "20" / "default" / "manifest.ocdbt", how)
+    damage(tmp_path / "checkpoints" / "20" / "default" / "_METADATA", how)
+    with pytest.warns(UserWarning, match=r"damaged checkpoints .*\(step 20.* going on from .* step 10"):
+        line = fit(30, tmp_path)
+    assert same(line, fit(30))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 30]
+    assert (tmp_path / "checkpoints-damaged" / "20").is_dir()
+    assert same(fit(30, tmp_path), line)  # and the next run finds whole ones
+
+
+def test_damaged_checkpoints_alone_are_an_error(tmp_path):
+    fit(20, tmp_path)
+    for step in ("10", "20"):
+        damage(tmp_path / "checkpoints" / step / "default" / "_METADATA", "truncated")
+    with pytest.raises(ValueError, match="no checkpoint in .* is whole .*step 20: .*step 10: ") as caught:
+        fit(30, tmp_path)
+    assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
+    assert (tmp_path / "checkpoints" / "20").is_dir()
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    def second(key):
+        with pytest.raises(ValueError, match=f"another training, process {os.getpid()}, is at work in"):
+            thread.submit(fit, 30, tmp_path).result()
+        return batches(key)
+
+    with ThreadPoolExecutor(1) as thread:
+        learned.fit(a_line(), loss, second, 1, checkpoint=tmp_path, progress=False, key=jax.random.key(0))
+    fit(2, tmp_path / "other")
+    learned.fit(a_line(), loss, batches, 2, checkpoint=tmp_path, progress=False, key=jax.random.key(0))
+
+
+def test_damage_to_a_model_is_seen(tmp_path):
+    """A changed number, and a file of a larger model whose first arrays fit."""
+    path, model = tmp_path / "model", (jnp.arange(3.0), jnp.arange(4.0))
+    learned.save(path, model)
+    assert same(learned.load(path, lambda: model), model)
+    with pytest.raises(ValueError, match="holds no model of <lambda>, or a damaged one"):
+        learned.load(path, lambda: model[:1])
+    content = path.read_bytes()
+    number = np.float64(2.0).tobytes()
+    path.write_bytes(content.replace(number, np.float64(2.5).tobytes()))
+    with pytest.raises(ValueError, match="or a damaged one"):
+        learned.load(path, lambda: model)
+    path.write_bytes(content[: content.index(b"sha256")])  # as earlier versions wrote it
+    assert same(learned.load(path, lambda: model), model)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import is_traced, namespace
+from .._arrays import beside, is_traced, namespace
 from ..phi import gauss_legendre
 from ..plan import Plan, build
 from ..points import Points
@@ -60,8 +60,9 @@ def rho_quadrature(start: Points, end: Points) -> tuple[Points, Any]:
     xp = namespace(start.lam, end.lam)
     nodes, weights = gauss_legendre()
     first, last = xp.arcsinh(rho_of(start))[..., None], xp.arcsinh(rho_of(end))[..., None]
-    variable = first + (last - first) * nodes
-    return start.at_lam(-xp.log(xp.sinh(variable))), (last - first) * weights * xp.cosh(variable)
+    variable = first + (last - first) * beside(nodes, first)
+    measure = (last - first) * beside(weights, first) * xp.cosh(variable)
+    return start.at_lam(-xp.log(xp.sinh(variable))), measure
 
 
 def adams_rows(grid: Points, rows: np.ndarray, orders: np.ndarray, weights: Weights) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._arrays import is_traced, namespace
+from .._arrays import is_traced, namespace, root
 from ..phi import lagrange, phis
 from ..plan import Plan, build
 from ..points import Points
@@ -53,18 +53,18 @@ class Step:
         xp = namespace(points.lam, eta)
         self.points, self.form = points, form
         with np.errstate(invalid="ignore", over="ignore"):
+            # A first step may leave a point without signal, a last one reach sigma = 0: only the limit of
+            # order 1 has a meaning there. Their length counts as 1, so that no derivative meets infinity.
             h = end.lam - start.lam
-            # The last step may reach sigma = 0 (h = inf), where only the limit of order 1 has a meaning.
-            self.h = h
+            infinite = xp.isposinf(h)
+            self.h = h = xp.where(infinite, 1.0, h)
             if form == "x0":
-                damping = xp.where(eta == 0, 0.0, eta * h)  # also where h is infinite
+                damping = xp.where(infinite, xp.where(eta == 0, 0.0, np.inf), eta * h)
                 self.decay = xp.exp(end.log_sigma - start.log_sigma - damping)
                 self.gain = end.alpha * (1.0 + eta) * h
-                self.first = -end.alpha * xp.expm1(-(1.0 + eta) * h)
+                self.first = end.alpha * xp.where(infinite, 1.0, -xp.expm1(-(1.0 + eta) * h))
                 self.z = -(1.0 + eta) * h
-                self.noise = (
-                    end.sigma * xp.sqrt(-xp.expm1(-2.0 * damping)) if is_noisy(eta) else 0.0 * end.alpha
-                )
+                self.noise = end.sigma * root(-xp.expm1(-2.0 * damping)) if is_noisy(eta) else 0.0 * end.alpha
             else:
                 self.decay = xp.exp(end.log_alpha - start.log_alpha)
                 self.gain = -end.sigma * (1.0 + eta) * h
@@ -72,7 +72,7 @@ class Step:
                 self.first = -(1.0 + eta) * (self.decay * start.sigma - end.sigma)
                 self.z = h
                 variance = end.alpha**2 * (xp.exp(-2.0 * start.lam) - xp.exp(-2.0 * end.lam))
-                self.noise = xp.sqrt(eta * variance) if is_noisy(eta) else 0.0 * end.alpha
+                self.noise = root(eta * variance) if is_noisy(eta) else 0.0 * end.alpha
             self.clock: Any = _clock(form, points, eta) if is_noisy(eta) else None
 
     def weights(self, rows: np.ndarray, nodes: np.ndarray, moments: Moments) -> Any:
@@ -105,13 +105,13 @@ def is_noisy(eta: Any) -> bool:
     return not (isinstance(eta, float | int) and eta == 0)
 
 
-def start_up(num_steps: int, order: int, lower_order_final: bool | None = False) -> np.ndarray:
+def start_up(grid: Points, order: int, lower_order_final: bool | None = False) -> np.ndarray:
     """Orders of the steps of a multistep method: as many as there are outputs, and if wished as few as there
     are steps left."""
-    step = np.arange(num_steps)
+    step = np.arange(len(grid) - 1)
     orders = np.minimum(step + 1, order)
     if lower_order_final:
-        orders = np.minimum(orders, num_steps - step)
+        orders = np.minimum(orders, len(step) + grid.final - step)
     return orders
 
 

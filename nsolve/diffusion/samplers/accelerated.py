@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from .._arrays import namespace
+from .._arrays import namespace, root
 from ..plan import Plan, build
 from ..points import Points, stack
 from ._adams import adams, needs_signal, rho_of
@@ -34,7 +34,7 @@ class AcceleratedDDIM(AbstractSampler):
         needs_signal(grid, self)
         weights = exact_weights(grid, _signal_share)
         if self.reuse:
-            return adams(grid, start_up(len(grid) - 1, 2), known, weights)
+            return adams(grid, start_up(grid, 2), known, weights)
         no_history(known, self)
         first = np.zeros(1, int)
         groups = [(first, *_stages([grid[:1]], grid[1:2], weights(first, first[:, None])))]
@@ -87,8 +87,7 @@ class AcceleratedDDPM(AbstractSampler):
             half = xp.concatenate([half[:-1], np.zeros(1)])
         # Behind the drift of one step and before the next evaluation: one draw for both halves.
         variance = xp.concatenate([half, np.zeros(1)]) + xp.concatenate([np.zeros(1), half])
-        some = variance > 0  # the root's derivative at 0 is infinite
-        noise = alpha * xp.where(some, xp.sqrt(xp.where(some, variance, 1.0)), 0.0)
+        noise = alpha * root(variance)
         columns = [alpha[1:] / alpha[:-1], -alpha[1:] * step / rho[:-1], noise[1:]]
         plan = build(grid, "eps", np.zeros(len(step), int), xp.stack(columns, axis=1), stochastic=True)
         first = xp.stack([xp.ones_like(noise[:1]), 0.0 * noise[:1], noise[:1]], axis=1)

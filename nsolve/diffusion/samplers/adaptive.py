@@ -145,7 +145,7 @@ def _interpolation(nodes: Array, used: Array) -> Array:
     """Coefficients (n, n) of the Lagrange polynomials through the used nodes: [j, k] belongs to node j, power
     k; zero where j is not used."""
     n = nodes.shape[0]
-    polynomials = jnp.zeros((n, n), nodes.dtype).at[:, 0].set(used)
+    polynomials = jnp.zeros((n, n), nodes.dtype).at[:, 0].set(used.astype(nodes.dtype))
     for i in range(n):
         takes_part = used & used[i] & (jnp.arange(n) != i)
         scale = 1.0 / jnp.where(takes_part, nodes - nodes[i], 1.0)  # unused nodes may coincide

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from .._arrays import is_traced, on_host
 from ..grids import grid_points
-from ..plan import Plan
+from ..plan import Plan, clean_step, followed
 from ..points import Points
 from ..schedules import AbstractSchedule
 
@@ -41,6 +41,8 @@ class AbstractSampler(eqx.Module):
         lower order.
         """
         points = grid_points(grid, schedule)
+        if len(points) == 1:  # straight to sigma = 0
+            return clean_step(points)
         if known and not 0 < known < len(points) - 1:
             raise ValueError(f"`known` must leave at least one step of {len(points) - 1}, got {known}.")
         plan = table_of(self, points, known)
@@ -49,7 +51,7 @@ class AbstractSampler(eqx.Module):
                 f"{type(self).__name__} cannot step over this grid: some weight is not finite. Where there "
                 "is no signal (`t_max` of some schedules) or no noise (t = 0), begin later or end earlier."
             )
-        return plan
+        return followed(plan, clean_step(points[-1:])) if points.final else plan
 
 
 # On fewer steps than these, or where the last is so much longer in lam than the one before, a last step of
@@ -64,7 +66,7 @@ def table_of(sampler: AbstractSampler, grid: Points, known: int = 0) -> Plan:
     if getattr(sampler, "lower_order_final", False) is not None:
         return sampler.table(grid, known)
     lower, full = (dataclasses.replace(sampler, lower_order_final=flag) for flag in (True, False))
-    if len(grid) - 1 < _FEW_STEPS:
+    if grid.final or len(grid) - 1 < _FEW_STEPS:
         return lower.table(grid, known)
     last, before = grid.lam[-1] - grid.lam[-2], grid.lam[-2] - grid.lam[-3]
     is_long = last > _LONG_STEP * before

@@ -5,10 +5,10 @@ from typing import Any, Literal
 import equinox as eqx
 import numpy as np
 
-from .._arrays import namespace
+from .._arrays import namespace, root
 from ..plan import Plan, build
 from ..points import Points
-from ._multistep import is_noisy
+from ._multistep import is_noisy, noise_clock
 from .base import AbstractSampler, check_choice, no_history
 
 
@@ -55,22 +55,27 @@ class DDPM(AbstractSampler):
 def _posterior(grid: Points, eta: Any, noise_scale: Any) -> Plan:
     """DDIM's mean at `eta`, with noise of standard deviation noise_scale sqrt(1 - e^{-2h})."""
     xp = namespace(grid.lam, eta, noise_scale)
+    # A first step may leave a point without signal, a last one reach sigma = 0, where no noise is left.
+    h = xp.diff(grid.lam)
+    infinite = xp.isposinf(h)
+    h = xp.where(infinite, 1.0, h)
+    limit = xp.where(xp.isneginf(grid.log_sigma[1:]), 0.0, 1.0)
     with np.errstate(divide="ignore"):
-        h = xp.diff(grid.lam)
-        spread = -xp.expm1(-2.0 * h)
+        spread = xp.where(infinite, limit, -xp.expm1(-2.0 * h))
         # What the fresh noise leaves of the predicted one: log sqrt(sigma_t^2 - s^2) - log sigma_t.
         left = 0.5 * xp.log1p(-(eta**2) * spread)
     ends = grid[1:]
     decay = xp.exp(ends.log_sigma - grid[:-1].log_sigma + left)
     # alpha_t - alpha_s decay, without the cancellation
     stochastic = is_noisy(eta)
-    noise = noise_scale * xp.sqrt(spread) if stochastic else 0.0 * ends.alpha
-    weights = xp.stack([decay, -ends.alpha * xp.expm1(left - h), noise], axis=1)
+    noise = noise_scale * root(spread) if stochastic else 0.0 * ends.alpha
+    share = xp.where(infinite, 1.0, -xp.expm1(left - h))
+    weights = xp.stack([decay, ends.alpha * share, noise], axis=1)
     return build(
         grid,
         "x0",
         np.zeros(len(ends), int),
         weights,
-        clock=2.0 * eta**2 * grid.lam if stochastic else None,
+        clock=noise_clock(eta**2, grid.lam) if stochastic else None,
         stochastic=stochastic,
     )

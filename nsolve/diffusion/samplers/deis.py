@@ -48,7 +48,7 @@ class DEIS(AbstractSampler):
 
     def table(self, grid: Points, known: int) -> Plan:
         needs_signal(grid, self)
-        orders = start_up(len(grid) - 1, self.order, self.lower_order_final)
+        orders = start_up(grid, self.order, self.lower_order_final)
         if self.variable == "log_rho":
             return multistep(grid, "eps", orders, known=known)
         if self.legacy:
@@ -76,7 +76,7 @@ _RIEMANN_POINTS = 10_000
 
 def _riemann_weights(grid: Points, variable: Literal["t", "rho"]) -> Weights:
     """The same by left sums, even in the variable."""
-    fraction = np.arange(_RIEMANN_POINTS) / _RIEMANN_POINTS
+    fraction = np.arange(_RIEMANN_POINTS)[None] / _RIEMANN_POINTS
 
     def weights(rows: np.ndarray, nodes: np.ndarray) -> Any:
         w = grid.t if variable == "t" else rho_of(grid)
@@ -96,5 +96,5 @@ def _rho_slope(at: Points) -> Any:
 
     if namespace(at.lam) is not np:
         return -rho_of(at) * slope()
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
         return -rho_of(at) * np.asarray(slope())

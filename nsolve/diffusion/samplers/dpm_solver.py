@@ -9,7 +9,7 @@ from .._arrays import namespace
 from ..phi import phi
 from ..plan import Plan
 from ..points import Points, stack
-from ._multistep import exact_moments, is_noisy, multistep, start_up
+from ._multistep import exact_moments, is_free_of_noise, is_noisy, multistep, start_up
 from ._singlestep import singlestep
 from .base import AbstractSampler, check_choice, check_order, no_history
 
@@ -95,15 +95,17 @@ def _table(
                 values[2] = (phi(2, z) + 0.5) / z if is_noisy(eta) else 0.5 * values[2]
             return values
 
-        orders = start_up(len(grid) - 1, solver.order, solver.lower_order_final)
+        orders = start_up(grid, solver.order, solver.lower_order_final)
         return multistep(grid, form, orders, eta=eta, known=known, predictor_moments=moments)
 
     no_history(known, solver)
     num_steps = len(grid) - 1
+    reaches = is_free_of_noise(grid)  # a step to sigma = 0 can only be of first order
     if solver.mode == "single":
         starts, orders = np.arange(num_steps), np.full(num_steps, solver.order)
+        orders[-1] = 1 if reaches else solver.order
     else:
-        orders = np.array(_fast_orders(num_steps, solver.order))
+        orders = np.array(_fast_orders(num_steps - reaches, solver.order) + [1] * reaches)
         starts = np.cumsum(orders) - orders
     groups = []
     for order in sorted(set(orders.tolist())):
@@ -121,7 +123,7 @@ def _table(
 
 def _fast_orders(budget: int, order: int) -> list[int]:
     """Orders of single steps that add up to `budget` evaluations (DPM-Solver-fast)."""
-    if order == 1:
+    if order == 1 or budget < 2:
         return [1] * budget
     if order == 2:
         return [2] * (budget // 2) + [1] * (budget % 2)
@@ -144,7 +146,10 @@ def stages(
         step = point.lam - start.lam
         if form == "x0":
             return xp.exp(point.log_sigma - start.log_sigma), point.alpha * step, -step
-        return xp.exp(point.log_alpha - start.log_alpha), -point.sigma * step, step
+        with np.errstate(
+            invalid="ignore"
+        ):  # 0 times infinity, of a step to sigma = 0, which has no use for it
+            return xp.exp(point.log_alpha - start.log_alpha), -point.sigma * step, step
 
     def euler(point: Points) -> Any:
         """gain phi_1, finite where the last point has no noise."""

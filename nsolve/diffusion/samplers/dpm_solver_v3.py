@@ -52,7 +52,7 @@ class DPMSolverV3(AbstractSampler):
     def table(self, grid: Points, known: int) -> Plan:
         num_steps = len(grid) - 1
         _check_range(grid, self.statistics)
-        orders = start_up(num_steps, self.order, self.lower_order_final)
+        orders = start_up(grid, self.order, self.lower_order_final)
         correct = np.where(np.arange(num_steps) < num_steps - 1, orders, 0) if self.corrector else 0 * orders
         width = int(orders.max()) + int(correct.any())
         step = _Steps(grid, self.statistics, width)
@@ -124,7 +124,7 @@ class _Steps:
         shape = statistics.l.shape[1:]
         one = (slice(None),) + (None,) * len(shape)
         h = xp.diff(lam)
-        inner = lam[:-1, None] + h[:, None] * _NODES
+        inner = lam[:-1, None] + h[:, None] * _NODES[None]
         at_ends, s_ends = linear.integral(lam), s.integral(lam)
         grown_s = s.integral(inner) - s_ends[:-1][:, None]
         grown = xp.exp(linear.integral(inner) - at_ends[:-1][:, None] + grown_s)

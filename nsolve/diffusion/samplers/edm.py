@@ -1,14 +1,15 @@
 """EDM's sampler: Heun's method in the noise, with churn."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
-import numpy as np
 
-from .._arrays import namespace
+from .._arrays import namespace, root
 from ..plan import Plan
 from ..points import Points
+from ..schedules import EDM
 from ._adams import needs_signal, rho_of
 from ._multistep import is_noisy
 from ._singlestep import singlestep
@@ -24,7 +25,7 @@ class EDMHeun(AbstractSampler):
 
     - `churn`: S_churn; every step raises rho by the factor 1 + min(churn / N, sqrt(2) - 1), where rho lies
       between `churn_min` and `churn_max` (S_min, S_max). Keep `churn_max` below the largest noise of the
-      training.
+      training: on `EDM` alone it may be raised beyond `t_max`, as published. A `final` step has no churn.
     - `noise_scale`: S_noise, the standard deviation of the fresh noise (1.003 to 1.007 for the paper's
       networks).
     - `alpha`: where in the step the second evaluation stands: 1 for Heun, 1/2 for the midpoint rule, 2/3 for
@@ -54,7 +55,7 @@ class EDMHeun(AbstractSampler):
     def table(self, grid: Points, known: int) -> Plan:
         no_history(known, self)
         needs_signal(grid, self)
-        start, steps = grid[:-1], len(grid) - 1
+        start, steps = grid[:-1], len(grid) - 1 + grid.final
         raised = self._raise(start, steps) if is_noisy(self.churn) else start
         groups = step_groups(RHO, raised, grid[1:], two_stages(self.alpha))
         plan = singlestep("eps", groups, grid[-1:], 2)
@@ -64,8 +65,7 @@ class EDMHeun(AbstractSampler):
         xp = namespace(plan.weights, raised.lam)
         factor = raised.alpha / start.alpha
         added = rho_of(raised) ** 2 - rho_of(start) ** 2
-        some = added > 0  # the root's derivative at 0 is infinite
-        noise = self.noise_scale * raised.alpha * xp.where(some, xp.sqrt(xp.where(some, added, 1.0)), 0.0)
+        noise = self.noise_scale * raised.alpha * root(added)
         ones, zeros = xp.ones_like(factor), xp.zeros_like(factor)
         rows = len(plan.weights)
         scale = xp.concatenate([xp.stack([factor, ones], axis=1).reshape(-1), ones[:1]])[:rows, None]
@@ -78,8 +78,13 @@ class EDMHeun(AbstractSampler):
         xp = namespace(start.lam, self.churn, self.churn_min, self.churn_max)
         rho = rho_of(start)
         inside = (rho >= self.churn_min) & (rho <= self.churn_max)
-        gamma = xp.where(inside, xp.minimum(self.churn / steps, np.sqrt(2.0) - 1.0), 0.0)
-        moved = start.at_lam(start.lam - xp.log1p(gamma))
+        gamma = xp.where(inside, xp.minimum(self.churn / steps, math.sqrt(2.0) - 1.0), 0.0)
+        lam, schedule = start.lam - xp.log1p(gamma), start.schedule
+        if isinstance(schedule, EDM):
+            schedule = replace(schedule, t_max=float("inf"))
+        else:
+            lam = xp.maximum(lam, schedule.lam(schedule.t_max))
+        moved = Points.of(schedule, schedule.t_of_lam(lam))
 
         def choose(field: str) -> Any:
             return xp.where(gamma > 0, getattr(moved, field), getattr(start, field))

@@ -19,7 +19,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._arrays import is_traced, namespace
+from .._arrays import is_traced, namespace, root
 from ..phi import gauss_legendre, lagrange
 from ..plan import Plan, build
 from ..points import Points
@@ -87,7 +87,7 @@ class ERSDE(AbstractSampler):
                 "`noise` must be a positive function phi(rho) for which phi(rho) / rho does not fall."
             )
         rows = np.arange(known, len(grid) - 1)
-        orders = start_up(len(grid) - 1, self.order)
+        orders = start_up(grid, self.order)
         if not is_traced(grid.lam) and xp is np:
             orders = _within(grid.lam, orders)
         _, table = adams_rows(grid, rows, orders[rows], lambda *at: self._weights(lam, *at))
@@ -95,7 +95,7 @@ class ERSDE(AbstractSampler):
         fall = xp.maximum(fall, 0.0)[rows]
         end = grid[rows + 1]
         decay = xp.exp(end.log_sigma - grid[rows].log_sigma - fall)
-        scale = end.sigma * xp.sqrt(-xp.expm1(-2.0 * fall)) if stochastic else xp.zeros_like(end.sigma)
+        scale = end.sigma * root(-xp.expm1(-2.0 * fall)) if stochastic else xp.zeros_like(end.sigma)
         return build(
             grid[known:],
             "x0",
@@ -128,13 +128,13 @@ class ERSDE(AbstractSampler):
         span = xp.expm1(step)  # (rho_t - rho_s) / rho_s
         u_nodes = xp.expm1(-lam[nodes] - start) / span
         if self.legacy:
-            u = 1.0 - np.arange(100) / 100.0 + 0.0 * start
+            u = 1.0 - np.arange(100)[None] / 100.0 + 0.0 * start
             ratio = xp.exp(falls_by(start + xp.log1p(u * span)))
             moments += [1.0 - k * xp.mean(u ** (k - 1) * ratio, axis=1) for k in range(1, nodes.shape[1])]
             if len(moments) == 3:  # the first derivative is taken half a step too early
                 moments[2] = moments[2] + moments[1] * u_nodes[:, 1]
         else:
-            at, measure = gauss_legendre()
+            at, measure = (values[None] for values in gauss_legendre())
             u = xp.expm1(at * step) / span
             measure = measure * xp.exp(at * step) * step / span
             gap = -xp.expm1(falls_by(start + at * step))

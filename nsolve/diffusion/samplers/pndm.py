@@ -44,7 +44,7 @@ class IPNDM(AbstractSampler):
 
     def table(self, grid: Points, known: int) -> Plan:
         needs_signal(grid, self)
-        return adams(grid, start_up(len(grid) - 1, self.order), known, _weights(grid, self.legacy))
+        return adams(grid, start_up(grid, self.order), known, _weights(grid, self.legacy))
 
 
 Kind = Literal["S", "F", "PLMS"]
@@ -115,7 +115,7 @@ def _start(grid: Points, steps: np.ndarray, tableau: str, order: int, legacy: bo
     step = steps[np.cumsum(begins) - 1]  # of each row
     registers = np.where(begins, step, order - 1 + plan.registers)
     xp, inner = namespace(plan.weights), plan.weights[1:]
-    own = inner[:, 1:2] * (step[:, None] == np.arange(order))
+    own = inner[:, 1:2] * (step[:, None] == np.arange(order)).astype(inner.dtype)
     inner = xp.concatenate([inner[:, :1], own, inner[:, 2:]], axis=1)
     first_row = np.eye(1, order + width + 1)
     return replace(plan, registers=registers, weights=xp.concatenate([first_row, inner]))

@@ -180,4 +180,4 @@ def _stages(
     average = np.zeros((len(at), len(tableau.weights)))
     for i, row in enumerate([*tableau.stages, tableau.weights]):
         average[i, : len(row)] = np.array(row) / (sum(row) or 1.0)
-    return stack(at[:-1]), scale / scale[:, :1], (scale * reach)[:, :, None] * average
+    return stack(at[:-1]), scale / scale[:, :1], (scale * reach)[:, :, None] * average[None]

@@ -52,11 +52,10 @@ class SASolver(AbstractSampler):
         return self.predictor_order
 
     def table(self, grid: Points, known: int) -> Plan:
-        num_steps = len(grid) - 1
-        orders = start_up(num_steps, self.predictor_order, self.lower_order_final)
+        orders = start_up(grid, self.predictor_order, self.lower_order_final)
         corrector_orders = None
         if self.corrector_order:
-            corrector_orders = start_up(num_steps, self.corrector_order - 1, self.lower_order_final)
+            corrector_orders = start_up(grid, self.corrector_order - 1, self.lower_order_final)
         return multistep(
             grid,
             self.prediction,

@@ -41,7 +41,7 @@ class UniPC(AbstractSampler):
         check_choice("variant", self.variant, (None, "bh1", "bh2"))
 
     def table(self, grid: Points, known: int) -> Plan:
-        orders = start_up(len(grid) - 1, self.order, self.lower_order_final)
+        orders = start_up(grid, self.order, self.lower_order_final)
         return multistep(
             grid,
             self.prediction,
