@@ -123,8 +123,8 @@ def raise_in_words(solver: str, value: Vector, code: Array, relative_residual: A
 def _messages(solver: str, dtype: str) -> list[str]:
     """One text for each reason and decade."""
     return [
-        f"{solver}: {REASONS[getattr(REASONS, name)]} (Relative residual reached: about 1e{exponent:+03d}, in "
-        f"{dtype}.)"
+        f"{solver}: {REASONS[getattr(REASONS, name)]} "
+        f"(Relative residual reached: about 1e{exponent:+03d}, in {dtype}.)"
         for name in NAMES
         for exponent in _DECADES
     ]
