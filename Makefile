@@ -1,7 +1,7 @@
 # Each target does its own set-up: a virtual environment in .venv with everything that it needs.
 # The machine has to bring Python >= 3.11 and make; `make test PYTHON=python3.12` names another Python.
 .POSIX:
-.PHONY: help test bench lint types docs check clean
+.PHONY: help test test-upstream bench lint types docs check clean
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -27,6 +27,11 @@ help:
 test: $(VENV)/.installed
 	@mkdir -p .cache
 	$(CACHE) $(COMPILER) $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+# UPSTREAM names a folder with checkouts of lineax, optimistix and diffrax.
+test-upstream: $(VENV)/.installed
+	@mkdir -p .cache
+	$(CACHE) $(COMPILER) $(THREADS) $(BIN)/python tests/upstream/run.py "$(UPSTREAM)"
 
 bench: $(VENV)/.installed
 	@mkdir -p $(OUT)

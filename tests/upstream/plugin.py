@@ -5,7 +5,7 @@
   chooses our `GMRES` for general square operators, where it chose `LU`, and our `CG` for definite ones.
 * lineax's list of operators is extended by ours.
 
-Tests that no square iterative solver can pass are listed in `exceptions.py`, each with its reason.
+What is known to fail is listed in `exceptions.py`, each with its reason.
 """
 
 import importlib
@@ -34,6 +34,11 @@ def sparse_operator(getkey, matrix, tags):
     return ns.SparseLinearOperator.from_coo(matrix.reshape(-1), rows, columns, matrix.shape, tags)
 
 
+def _ours(value):
+    inner = getattr(value, "inner_solver", value)
+    return type(inner).__module__.startswith("nsolve") or value is sparse_operator
+
+
 def pytest_configure():
     if SUITE == "lineax":
         for name in ("CG", "GMRES", "BiCGStab"):
@@ -60,8 +65,3 @@ def pytest_collection_modifyitems(config, items):
             parameters = getattr(getattr(item, "callspec", None), "params", {})
             if item.originalname == name and condition(parameters):
                 item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
-
-
-def _ours(value):
-    inner = getattr(value, "inner_solver", value)
-    return type(inner).__module__.startswith("nsolve") or value is sparse_operator
