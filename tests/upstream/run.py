@@ -2,9 +2,9 @@
 
     python tests/upstream/run.py FOLDER [suite ...]
 
-`FOLDER` holds a checkout of each, of the installed version: `lineax/`, `optimistix/`, `diffrax/`.  Their source
-distributions carry no tests.  Fails where a test fails that `exceptions.py` does not list, or passes that it
-does.
+`FOLDER` holds a checkout of each, of the installed version: `lineax/`, `optimistix/`, `diffrax/`.  Their
+source distributions carry no tests.  Fails where a test fails that `exceptions.py` does not list, or passes
+that it does.
 """
 
 import os
