@@ -1,7 +1,7 @@
 # Each target does its own set-up: a virtual environment in .venv with everything that it needs.
 # The machine has to bring Python >= 3.11 and make; `make test PYTHON=python3.12` names another Python.
 .POSIX:
-.PHONY: help test stress bench lint types docs check clean
+.PHONY: help test stress test-upstream bench lint types docs check clean
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -31,6 +31,11 @@ test: $(VENV)/.installed
 stress: $(VENV)/.installed
 	@mkdir -p .cache
 	$(CACHE) $(BIN)/python -m pytest -m stress tests/test_stress.py $(PYTEST_ARGS)
+
+# UPSTREAM names a folder with checkouts of lineax, optimistix and diffrax.
+test-upstream: $(VENV)/.installed
+	@mkdir -p .cache
+	$(CACHE) $(COMPILER) $(THREADS) $(BIN)/python tests/upstream/run.py "$(UPSTREAM)"
 
 bench: $(VENV)/.installed
 	@mkdir -p $(OUT)

@@ -1,5 +1,9 @@
 """What the laws do not say: counts of other libraries, bad input, drop-in use."""
 
+import subprocess
+import sys
+
+import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,10 +11,13 @@ import lineax as lx
 import numpy as np
 import optimistix as optx
 import pytest
+import scipy.integrate
+import scipy.optimize
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 import nsolve as ns
+from nsolve._frozen import freeze
 
 PSD = lx.positive_semidefinite_tag
 
@@ -291,6 +298,93 @@ def test_solvers_serve_optimistix():
     np.testing.assert_allclose(jax.grad(energy)(load) @ direction, difference, rtol=1e-6)
 
 
+def test_a_state_holds_arrays_only_and_is_equal_from_trace_to_trace():
+    """As `Chord`, `VeryChord` and the loops around them ask."""
+
+    def state(x):
+        def f(x, args):
+            return jax.jit(jnp.tanh)(2 * x)
+
+        return ns.GMRES(rtol=1e-8).init(lx.JacobianLinearOperator(f, x, None), {})
+
+    x = jnp.array([0.5, 0.25])
+    first, second = state(x), state(2 * x)
+    assert all(eqx.is_array(leaf) for leaf in jax.tree.leaves(jax.lax.stop_gradient(first)))
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    assert hash(jax.tree.structure(first)) == hash(jax.tree.structure(second))
+    np.testing.assert_allclose(first.operator.as_matrix(), np.diag(2 / np.cosh(2 * x) ** 2), rtol=1e-12)
+    np.testing.assert_allclose(second.operator.as_matrix(), np.diag(2 / np.cosh(4 * x) ** 2), rtol=1e-12)
+
+
+def test_jaxprs_are_equal_only_where_they_compute_the_same():
+    two = jnp.full(3, 2.0)
+
+    def frozen(function):
+        return freeze(eqx.filter_closure_convert(function, two))[1]
+
+    def times(number):
+        return lambda x: number * two * x
+
+    assert frozen(lambda x: two * x) == frozen(lambda y: two * y)
+    assert frozen(times(3.0)) == frozen(times(3.0)) != frozen(times(4.0))
+    assert frozen(jax.jit(lambda x: two * x)) != frozen(jax.jit(lambda x: two + x))
+    for other in (
+        lambda x: two + x,  # another primitive
+        lambda x: x * two * x,  # more of them
+        lambda x: x * two,  # other operands
+        lambda x: (two * x).astype(jnp.float32),  # another dtype
+    ):
+        assert frozen(lambda x: two * x) != frozen(other)
+
+
+def test_chord_keeps_a_state():
+    """Against the root, and its derivative in closed form."""
+
+    def residual(y, a):
+        return {"u": y["u"] + 0.1 * jnp.tanh(y["v"]) - a, "v": y["v"] - 0.2 * jnp.sin(y["u"])}
+
+    linear = ns.GMRES(rtol=1e-12)
+    adjoint = optx.ImplicitAdjoint(linear_solver=linear)
+    start = {"u": jnp.ones(2), "v": jnp.zeros(2)}
+
+    @jax.jit
+    @jax.value_and_grad
+    def total(a):
+        solver = optx.Chord(rtol=1e-10, atol=1e-10, linear_solver=linear)
+        root = optx.root_find(residual, solver, start, a, adjoint=adjoint).value
+        return jnp.sum(root["u"] ** 2)
+
+    value, slope = total(jnp.asarray(0.7))
+    u = scipy.optimize.brentq(lambda u: u + 0.1 * np.tanh(0.2 * np.sin(u)) - 0.7, 0, 1, xtol=1e-14)
+    inner = 0.02 * np.cos(u) / np.cosh(0.2 * np.sin(u)) ** 2
+    np.testing.assert_allclose(value, 2 * u**2, rtol=1e-9)
+    np.testing.assert_allclose(slope, 4 * u / (1 + inner), rtol=1e-8)
+
+
+def test_an_implicit_runge_kutta_method_with_its_default_root_finder():
+    """The jacobian is kept from stage to stage, which compares states of several traces."""
+
+    def field(t, y, args):
+        return jnp.array([-50.0, -2.0]) * y + jnp.array([0.0, 1.0]) * jnp.tanh(y[0])
+
+    finder = dfx.VeryChord(rtol=1e-10, atol=1e-12, linear_solver=ns.GMRES(rtol=1e-12))
+    y0 = jnp.array([1.0, 1.0])
+    solution = dfx.diffeqsolve(
+        dfx.ODETerm(field),
+        dfx.Kvaerno3(root_finder=finder),
+        0.0,
+        1.0,
+        0.05,
+        y0,
+        stepsize_controller=dfx.PIDController(rtol=1e-8, atol=1e-10),
+    )
+    assert solution.ys is not None
+    exact = scipy.integrate.solve_ivp(
+        lambda t, y: [-50 * y[0], -2 * y[1] + np.tanh(y[0])], (0, 1), [1, 1], "Radau", rtol=1e-10, atol=1e-12
+    )
+    np.testing.assert_allclose(solution.ys[-1], exact.y[:, -1], rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -482,3 +576,27 @@ def test_multigrid_keeps_smooth_modes_in_single_precision(periodic):
     b = jnp.asarray(np.random.default_rng(4).standard_normal(shape), jnp.float32)
     solver = ns.CG(rtol=1e-4, preconditioner=ns.preconditioners.Multigrid(), max_steps=30)
     assert lx.linear_solve(operator, b, solver, throw=False).result == lx.RESULTS.successful
+
+
+#: A solve with every kind of number in the mode in which users are, and tests are not.
+IN_DEFAULT_MODE = """
+import jax
+jax.config.update("jax_enable_x64", True)
+import lineax as lx, numpy as np, nsolve as ns
+
+matrix = np.array([[4, 1, 0], [1, 3, 1], [0, 1, 2]], np.complex64)
+operator = ns.SparseLinearOperator.from_scipy(matrix, lx.positive_semidefinite_tag)
+b = np.array([1, 2, 4], np.complex64)
+for solver in (
+    ns.CG(np.float64(1e-6), recycle=2), ns.MINRES(jax.numpy.float64(1e-6)), ns.BiCGStab(1e-6),
+    ns.GCRODR(1e-6, restart=2, recycle=1), ns.Chebyshev(1e-6, bounds=(1, np.float64(5))),
+):
+    solution = lx.linear_solve(operator, jax.numpy.asarray(b), solver)
+    assert solution.value.dtype == np.complex64
+    np.testing.assert_allclose(solution.value, np.linalg.solve(matrix, b), rtol=1e-4)
+"""
+
+
+def test_the_default_promotion_of_dtypes_serves_as_well():
+    done = subprocess.run([sys.executable, "-c", IN_DEFAULT_MODE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,51 @@
+"""Runs the test suites of lineax, optimistix and diffrax on our solvers and operators.
+
+    python tests/upstream/run.py FOLDER [suite ...]
+
+`FOLDER` holds a checkout of each, of the installed version: `lineax/`, `optimistix/`, `diffrax/`.  Their
+source distributions carry no tests.  Fails where a test fails that `exceptions.py` does not list, or passes
+that it does.
+"""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+#: Where solvers and operators are put to use; the rest says nothing of ours.
+FILES = {
+    "lineax": ["tests"],
+    "optimistix": ["tests/test_root_find.py", "tests/test_least_squares.py", "tests/test_solve.py"],
+    "diffrax": ["test/test_very_chord.py", "test/test_solver.py"],
+}
+
+
+def main(folder: str = "", *suites: str) -> int:
+    failed = []
+    for suite in suites or FILES:
+        checkout = Path(folder).resolve() / suite
+        if not folder or not checkout.is_dir():
+            print(
+                f"No folder {checkout}. Clone it and name the folder that holds it:\n"
+                f"  git clone --depth 1 --branch v{version(suite)} "
+                f"https://github.com/patrick-kidger/{suite} UPSTREAM/{suite}\n"
+                "  make test-upstream UPSTREAM=UPSTREAM"
+            )
+            return 2
+        path = os.pathsep.join([str(HERE), str(HERE.parent.parent)])
+        command = [sys.executable, "-m", "pytest", "-p", "plugin", "-p", "no:cacheprovider", "-q", "-rfE"]
+        done = subprocess.run(
+            [*command, "--tb=line", "-o", "addopts=", *FILES[suite]],
+            cwd=checkout,
+            env={**os.environ, "PYTHONPATH": path, "UPSTREAM_SUITE": suite},
+        )
+        if done.returncode:
+            failed.append(suite)
+    print("Unexpected failures: " + ", ".join(failed) if failed else "All as expected.")
+    return len(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
