@@ -6,6 +6,8 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
+from nsolve import read_matrix_market
+
 from ..specs import check_name
 from .base import Problem, csr, random_rhs
 
@@ -24,15 +26,13 @@ def pyamg_example(seed: int, example: str = "unit_square") -> Problem:
 
 
 def matrix_market(seed: int, path: str = "") -> Problem:
-    """A Matrix Market file, read by SciPy. ValueError names the file when it cannot be read."""
-    from scipy.io import mmread
-
+    """A Matrix Market file. ValueError names the file when it cannot be read."""
     if not path:
         raise ValueError("problem 'matrix_market' needs a file: matrix_market[path=FILE.mtx]")
     if not Path(path).is_file():
         raise ValueError(f"problem 'matrix_market': there is no file {path}")
     try:
-        matrix = csr(mmread(path))
+        matrix = csr(read_matrix_market(path)[0])
     except Exception as error:
         raise ValueError(f"problem 'matrix_market': cannot read {path}: {error}") from None
     if matrix.shape[0] != matrix.shape[1]:
