@@ -45,7 +45,8 @@ PICTURES = (
 
 def promises() -> str:
     """What the foundation suite is for: our figure, the mark, and the ratio."""
-    rows = {(r["problem"], r["size"], r["solver"]): r for r in record.read(RECORDS / "foundation.jsonl")}
+    records = record.read(RECORDS / "foundation.jsonl") + record.read(RECORDS / "geometric.jsonl")
+    rows = {(r["problem"], r["size"], r["solver"]): r for r in records}
 
     def solve(solver, size=512):
         return rows["poisson2d", size, solver]["solve_s"]["median"]
@@ -99,6 +100,17 @@ def promises() -> str:
     return "\n".join(lines) + "\n"
 
 
+def phases() -> str:
+    """Where the time of a solve goes: our solvers of the suite foundation."""
+    lines = ["| solver | steps | set-up | compile, once | solve |", "|---|---:|---:|---:|---:|"]
+    for row in record.read(RECORDS / "foundation.jsonl"):
+        if row["problem"] == "poisson2d" and row["size"] == 512 and ":" not in row["solver"]:
+            times = (row["setup_s"], row["compile_s"], row["solve_s"]["median"])
+            cells = [f"`{row['solver']}`", str(row["num_steps"]), *map(table.seconds, times)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def honesty() -> str:
     """The probes of every library, a row each."""
     lines = (RECORDS / "probes.jsonl").read_text().splitlines()
@@ -144,8 +156,8 @@ def diffusion_tables() -> dict[str, str]:
 
 def tables() -> dict[str, str]:
     """Each marker of the page with its table."""
-    found = {"promises": promises(), "probes": honesty()}
-    for suite in ("foundation", "quick", "peers"):
+    found = {"promises": promises(), "phases": phases(), "probes": honesty()}
+    for suite in ("foundation", "geometric", "quick", "peers"):
         found[suite] = show.markdown(record.read(RECORDS / f"{suite}.jsonl"))
     if (RECORDS / "recycle.jsonl").exists():
         found |= recycling()
