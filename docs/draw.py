@@ -96,7 +96,9 @@ def promises() -> str:
         {"PETSc, geometric": total("petsc:cg+mg", 511)},
     )
     line("first call of CG, 512², sparse", first("cg"), {"lineax": first("lineax:cg[form=sparse]")})
-    lines.append(f"| first call of geometric multigrid-CG, 512² | {table.seconds(first('cg+multigrid'))} | | |")
+    lines.append(
+        f"| first call of geometric multigrid-CG, 512² | {table.seconds(first('cg+multigrid'))} | | |"
+    )
     return "\n".join(lines) + "\n"
 
 

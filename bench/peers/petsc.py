@@ -27,7 +27,7 @@ SOLVERS = {
 # Our names beside PETSc's own; all parameters pass through as options of the preconditioner.
 PRECONDITIONERS = {
     "jacobi": (), "ssor": ("omega",), "icc": ("levels",), "ilu": ("levels",),
-    "mg": (), "gamg": (), "hypre": (), "lu": (), "cholesky": (),
+    "mg": ("smoother",), "gamg": (), "hypre": (), "lu": (), "cholesky": (),
 }  # fmt: skip
 REPEATS = 3
 
@@ -170,7 +170,7 @@ REASONS = {
 
 def _geometric(PETSc, pc, grid: list[int]) -> None:
     """Makes `pc` a V-cycle on the hierarchy of a DMDA: linear interpolation, Galerkin coarse operators;
-    smoothers (Chebyshev and SOR) and coarsest solve (LU) as PETSc chooses them.
+    Chebyshev smoothing of `smoother` (`sor`, PETSc's own choice, or `jacobi`), LU on the coarsest.
 
     The DMDA counts the boundary, where values are known; interpolation is cut to the points inside.
     """
@@ -227,6 +227,7 @@ def _script(arguments: list[str]) -> dict:
         if request["preconditioner"] == "mg":
             _geometric(PETSc, pc, request["grid"])
             options["pc_mg_galerkin"] = "both"
+            options["mg_levels_pc_type"] = request["options"].get("smoother", "sor")
         else:
             pc.setType(names.get(request["preconditioner"], request["preconditioner"]))
         hierarchy_s = time.perf_counter() - start
