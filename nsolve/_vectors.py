@@ -12,7 +12,8 @@ Vector = PyTree[Array]
 def dot(x: Vector, y: Vector) -> Array:
     """`x^H y`."""
     products = jax.tree.map(lambda a, b: jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST), x, y)
-    return sum(jax.tree.leaves(products), start=jnp.zeros((), dtype(x)))
+    zero = jnp.zeros((), dtype(x))
+    return sum((product.astype(zero.dtype) for product in jax.tree.leaves(products)), start=zero)
 
 
 def norm(x: Vector) -> Array:
@@ -33,17 +34,24 @@ def hypot(a: Array, b: Array) -> Array:
 
 def largest_entry(x: Vector) -> Array:
     """The largest absolute value."""
-    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(x)]))
+    real = real_dtype(x)
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0).astype(real) for leaf in jax.tree.leaves(x)]))
 
 
 def axpy(alpha: Any, x: Vector, y: Vector) -> Vector:
     """`alpha x + y`."""
-    return jax.tree.map(lambda a, b: alpha * a + b, x, y)
+    return jax.tree.map(lambda a, b: _in_dtype_of(a, alpha) * a + b, x, y)
 
 
 def scale(alpha: Any, x: Vector) -> Vector:
     """`alpha x`."""
-    return jax.tree.map(lambda a: alpha * a, x)
+    return jax.tree.map(lambda a: _in_dtype_of(a, alpha) * a, x)
+
+
+def _in_dtype_of(leaf: Array, alpha: Any) -> Array:
+    """The scalar in the leaf's dtype; a complex one that meets a real leaf stays complex."""
+    loses = jnp.iscomplexobj(alpha) and not jnp.iscomplexobj(leaf)
+    return jnp.asarray(alpha, None if loses else leaf.dtype)
 
 
 def subtract(x: Vector, y: Vector) -> Vector:
@@ -63,7 +71,8 @@ def where(condition: Array, x: Vector, y: Vector) -> Vector:
 
 def dtype(x: Vector) -> jnp.dtype:
     """The common dtype of the leaves."""
-    return jnp.result_type(*jax.tree.leaves(x))
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*jax.tree.leaves(x))
 
 
 def real_dtype(x: Vector) -> jnp.dtype:

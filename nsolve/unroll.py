@@ -58,7 +58,8 @@ def unroll(
         x, r = zeros_like(vector), vector
     else:
         check_vector(options["y0"], operator.in_structure(), "options['y0']")
-        x = scale(1 / unit, options["y0"])
+        x = options["y0"] if system.unit is None else scale(system.unit, options["y0"])
+        x = scale(1 / unit, x)
         r = subtract(vector, system.product(x))
     norms = [norm(r)[None]]
     # Past this the iterate no longer changes, but quotients of vanishing numbers would spoil derivatives.
@@ -82,7 +83,7 @@ def unroll(
         remaining -= length
     residual_norm = norm(r)
     result = lx.RESULTS.where(
-        residual_norm <= tolerance(vector, solver.rtol, solver.atol / unit),
+        residual_norm <= tolerance(vector, solver.rtol, jnp.asarray(solver.atol, unit.dtype) / unit),
         lx.RESULTS.successful,
         lx.RESULTS.max_steps_reached,
     )
@@ -91,4 +92,7 @@ def unroll(
         "residual_norm": unit * residual_norm,
         "residual_norms": unit * jnp.concatenate(norms),
     }
-    return lx.Solution(value=scale(unit, x), result=result, stats=stats, state=system)
+    value = scale(unit, x)
+    if system.unit is not None:
+        value = scale(1 / system.unit, value)
+    return lx.Solution(value=value, result=result, stats=stats, state=system)

@@ -6,7 +6,7 @@ and takes no part in inner products.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def begin(x: Vector, r: Vector, m: int, keeps_corrections: bool) -> Arnoldi:
     corrections = basis[1:] if keeps_corrections else None
     return Arnoldi(
         x=x,
-        basis=basis.at[0].set(flat * safe_divide(jnp.ones_like(r_norm), r_norm)),
+        basis=basis.at[0].set(flat * _inverse(r_norm, flat.dtype)),
         corrections=corrections,
         rotations=jnp.eye(m + 1, dtype=flat.dtype),
         triangle=jnp.eye(m, dtype=flat.dtype),
@@ -77,15 +77,16 @@ def advance(s: Arnoldi, system: System) -> Arnoldi:
     # An invariant subspace: what is left is rounding, and must not become a basis vector.
     invariant = height <= 10 * jnp.finfo(height.dtype).eps * w_norm
     height = jnp.where(invariant, 0, height)
-    basis = s.basis.at[j + 1].set(w * safe_divide(jnp.ones_like(height), height))
+    basis = s.basis.at[j + 1].set(w * _inverse(height, w.dtype))
     # One more column of the Hessenberg matrix, rotated to triangular form.
     column = multiply(s.rotations, h)
     a = column[j]
     length = hypot(jnp.abs(a), height)
     phase = jnp.where(a == 0, jnp.ones_like(a), safe_divide(a, jnp.abs(a).astype(a.dtype)))
     cosine = safe_divide(jnp.abs(a), length).astype(a.dtype)
-    sine = phase * safe_divide(height, length)
-    column = jnp.where(jnp.arange(m + 1) < j, column, 0)[:m].at[j].set(phase * length)
+    sine = phase * safe_divide(height, length).astype(a.dtype)
+    column = jnp.where(jnp.arange(m + 1, dtype=j.dtype) < j, column, 0)[:m]
+    column = column.at[j].set(phase * length.astype(a.dtype))
     # Row j + 1 of the rotations is still that of the identity.
     upper, lower = s.rotations[j], s.rotations[j + 1]
     rotations = s.rotations.at[j].set(cosine * upper + sine * lower)
@@ -105,10 +106,15 @@ def advance(s: Arnoldi, system: System) -> Arnoldi:
     )
 
 
+def _inverse(length: Array, dtype: Any) -> Array:
+    """One over the length, in the dtype of the vector that it scales; zero for zero."""
+    return safe_divide(jnp.ones_like(length), length).astype(dtype)
+
+
 def live_triangle(s: Arnoldi) -> tuple[Array, Array]:
     """`R` with the identity where it is not built or singular, and which columns count."""
     m = s.triangle.shape[0]
-    live = jnp.arange(m) < s.count
+    live = jnp.arange(m, dtype=s.count.dtype) < s.count
     # A zero on the diagonal belongs to a singular operator: no component in that direction.
     pivots = jnp.abs(jnp.diagonal(s.triangle))
     live &= pivots > jnp.finfo(s.residual_norm.dtype).eps * jnp.max(pivots, where=live, initial=0)

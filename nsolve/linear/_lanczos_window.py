@@ -47,7 +47,7 @@ def record(window: Window, z: Array, gamma: Array, beta: Array, alpha: Array) ->
     coupling = -window.link * jnp.sqrt(beta) / window.alpha
     projected = window.projected.at[i].set(coupling).at[:, i].set(coupling)
     projected = projected.at[i, i].set(1 / alpha + beta / window.alpha)
-    basis = window.basis.at[i].set(z * jax.lax.rsqrt(gamma))
+    basis = window.basis.at[i].set(z * jax.lax.rsqrt(gamma).astype(z.dtype))
     return Window(basis, projected, jnp.zeros_like(window.link).at[i].set(1), alpha, i + 1)
 
 
@@ -73,12 +73,12 @@ def _shrink(window: Window) -> Window:
 def ritz(window: Window) -> tuple[Array, Array]:
     """The smallest Ritz values, `(k,)`, with their vectors, `(k, n)`; zeros where the window holds fewer."""
     wanted = window.link.size // 3
-    live = jnp.arange(window.link.size) < window.count
+    live = jnp.arange(window.link.size, dtype=jnp.int32) < window.count
     # What is not there goes to the end of the spectrum.
     beyond = 2 * jnp.max(jnp.sum(jnp.abs(window.projected), axis=1)) + 1
     missing = jnp.diag(jnp.full(live.size, beyond))
     values, y = jnp.linalg.eigh(jnp.where(live[:, None] & live[None, :], window.projected, missing))
     values, y = values[:wanted], y[:, :wanted]
-    there = (jnp.arange(wanted) < window.count) & (values > 0)
-    values, y = jnp.where(there, values, 0), jnp.where(there & live[:, None], y, 0)
+    there = (jnp.arange(wanted, dtype=jnp.int32) < window.count) & (values > 0)
+    values, y = jnp.where(there, values, 0), jnp.where(there[None, :] & live[:, None], y, 0)
     return jnp.matmul(y.T.astype(window.basis.dtype), window.basis, precision="highest"), values

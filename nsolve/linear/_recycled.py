@@ -155,7 +155,7 @@ def orthonormalise(rows: Array) -> tuple[Array, Array]:
         # Below the square of this the Gram matrix shows rounding only.
         independent = eigenvalues > 100 * jnp.finfo(norms.dtype).eps * jnp.max(eigenvalues, initial=0)
         weights = jnp.where(independent, jax.lax.rsqrt(jnp.where(independent, eigenvalues, 1)), 0)
-        change = (vectors * weights).T * scaling
+        change = (vectors * weights.astype(rows.dtype)[None, :]).T * scaling[None, :]
         rows = jnp.matmul(change, rows, precision="highest")
         transform = jnp.matmul(change, transform, precision="highest")
     return rows, transform

@@ -13,11 +13,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
-from .._stopping import Method, inexact_leaves, solve_to_true_residual
+from .._reasons import as_reason, as_result, raise_in_words
+from .._stopping import Method, inexact_leaves, power_of_two_scale, solve_to_true_residual
 from .._system import System
+from .._upstream import solve_throws
 from .._vectors import Vector, size
+from ..operators import SparseLinearOperator, StencilLinearOperator
+from ..operators.base import EXPLICIT, untagged
 
 #: A preconditioner: an operator `M ~ A^-1`, or a constructor that makes one from `A`.
 Preconditioner = lx.AbstractLinearOperator | Callable[[Any], lx.AbstractLinearOperator]
@@ -61,6 +65,8 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     history: eqx.AbstractVar[bool]
 
     known_options: ClassVar[tuple[str, ...]] = ("preconditioner", "y0")
+    #: Whether the method squares products, and so needs an operator of moderate size.
+    squares_products: ClassVar[bool] = False
 
     def __check_init__(self):
         name = type(self).__name__
@@ -122,7 +128,9 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         if preconditioner is not None:
             self.check_preconditioner(preconditioner, operator)
             preconditioner = lx.linearise(preconditioner)
-        return System(lx.linearise(operator), preconditioner)
+        operator = lx.linearise(operator)
+        unit = _size_of(operator) if self.squares_products else None
+        return System(operator, preconditioner, unit=unit)
 
     def check_options(self, options: dict[str, Any]) -> None:
         """Raises where a key is not known: a misspelt one would be ignored silently."""
@@ -160,9 +168,10 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
             check_vector(y0, state.operator.in_structure(), "options['y0']")
         recycled = options.get("recycled")
         if recycled is not None:
-            state = System(state.operator, state.preconditioner, state.extra, recycled)
+            state = System(state.operator, state.preconditioner, state.extra, recycled, state.unit)
         method = self.method(state)
-        value, result, stats, memory = solve_to_true_residual(
+        throws = solve_throws()
+        value, code, stats, memory, relative_residual = solve_to_true_residual(
             method,
             state.product,
             vector,
@@ -171,11 +180,17 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
             self.atol,
             max_steps,
             max_steps if self.history else None,
-            inexact_leaves(state),
+            self._blame(state, options),
+            state.unit,
+            keep_best=not throws,
         )
-        cost, steps, cycles = self.cost(), stats["num_steps"], stats.pop("num_cycles")
+        if throws:
+            value = raise_in_words(type(self).__name__, value, code, relative_residual)
+        cost, cycles = self.cost(), stats.pop("num_cycles")
+        stats["reason"] = as_reason(code)
         stats["max_steps"] = max_steps
-        residuals = stats.pop("num_residuals") + (y0 is not None)
+        steps = stats["num_steps"] + stats.pop("num_replayed")
+        residuals = stats.pop("num_residuals") + int(y0 is not None)
         stats["num_matvecs"] = cost.products_per_step * steps + residuals
         applications = cost.applications_per_step * steps + cost.applications_per_cycle * cycles
         stats["num_preconditioner_applications"] = (
@@ -183,7 +198,21 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         )
         if method.report is not None:
             stats |= method.report(memory, stats)
-        return value, result, stats
+        return value, as_result(code), stats
+
+    def _blame(self, state: System, options: dict[str, Any]) -> tuple[tuple[str, PyTree], ...]:
+        """Where NaN may come from, and the reason to give for it."""
+        given = options.get("preconditioner", self.preconditioner)
+        made = not isinstance(given, lx.AbstractLinearOperator)
+        parameters = {k: v for k, v in vars(self).items() if k != "preconditioner"}
+        return (
+            ("nonfinite_operator", inexact_leaves(state.operator)),
+            ("nonfinite_parameter", inexact_leaves((parameters, state.extra, state.recycled))),
+            (
+                "preconditioner_failed" if made else "nonfinite_preconditioner",
+                inexact_leaves(state.preconditioner),
+            ),
+        )
 
     def step_limit(self, vector: Vector) -> int:
         """`max_steps`, or its default."""
@@ -212,7 +241,24 @@ def _map_system(function: Callable, state: System, options: dict[str, Any]) -> t
             new_options["preconditioner"] = preconditioner
     elif isinstance(given, lx.AbstractLinearOperator):
         new_options["preconditioner"] = function(given)
-    return System(function(state.operator), preconditioner, state.extra), new_options
+    return System(function(state.operator), preconditioner, state.extra, unit=state.unit), new_options
+
+
+def _size_of(operator: lx.AbstractLinearOperator) -> Array:
+    """A power of two near the largest entry of an operator, or of one product where it does not show them."""
+    inner = untagged(operator)
+    if isinstance(inner, SparseLinearOperator | StencilLinearOperator | EXPLICIT):
+        shown = inexact_leaves(inner)
+    else:  # a chirp is far from any null space and eigenvector that one thinks of
+        shown = operator.mv(
+            jax.tree.map(
+                lambda leaf: (
+                    jnp.cos(jnp.arange(leaf.size, dtype=float) ** 2).astype(leaf.dtype).reshape(leaf.shape)
+                ),
+                operator.in_structure(),
+            )
+        )
+    return jax.lax.stop_gradient(power_of_two_scale(shown))
 
 
 def check_vector(vector: Any, structure: PyTree, name: str) -> None:

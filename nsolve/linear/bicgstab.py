@@ -1,6 +1,6 @@
 """Stabilised bi-conjugate gradients."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import lineax as lx
@@ -46,6 +46,8 @@ class BiCGStab(AbstractIterativeSolver):
     preconditioner: Preconditioner | None = None
     history: bool = False
 
+    squares_products: ClassVar[bool] = True
+
     def check(self, operator: lx.AbstractLinearOperator) -> None:
         del operator
 
@@ -89,4 +91,5 @@ class BiCGStab(AbstractIterativeSolver):
             cycle_length=None,
             least_progress=0.99,
             restarts_when_broken=True,
+            broken_means="lost",
         )

@@ -114,7 +114,9 @@ class CG(AbstractIterativeSolver):
 
             def correct(z: Vector) -> Vector:
                 overlaps = jnp.matmul(given.vectors.conj(), flat, precision="highest")
-                correction = jnp.matmul(gains * overlaps, given.vectors, precision="highest")
+                correction = jnp.matmul(
+                    gains.astype(overlaps.dtype) * overlaps, given.vectors, precision="highest"
+                )
                 return axpy(1, unravel(correction), z)
 
             return jax.lax.cond(warm, correct, lambda z: z, system.precondition(r))
@@ -182,4 +184,5 @@ def _conjugate_gradients(
         cycle_length=None,
         least_progress=0.5,
         restarts_when_broken=False,
+        broken_means="indefinite",
     )

@@ -1,6 +1,6 @@
 """Chebyshev iteration: CG's speed without inner products, for a known spectrum."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import lineax as lx
@@ -9,7 +9,7 @@ from jaxtyping import Array
 from .._lanczos import check_bounds, extreme_eigenvalues
 from .._stopping import Method
 from .._system import System
-from .._vectors import Vector, axpy, norm, scale, subtract
+from .._vectors import Vector, axpy, norm, real_dtype, scale, subtract
 from ..operators.base import require_definite
 from .base import (
     AbstractIterativeSolver,
@@ -27,6 +27,7 @@ class _State(NamedTuple):
     rho: Array
     residual_norm: Array
     broken: Array
+    limit: Array
 
 
 class Chebyshev(AbstractIterativeSolver):
@@ -53,6 +54,8 @@ class Chebyshev(AbstractIterativeSolver):
     history: bool = False
     bounds: tuple[Any, Any] | None = None
 
+    squares_products: ClassVar[bool] = True
+
     def __check_init__(self):
         check_bounds("Chebyshev", self.bounds)
 
@@ -65,8 +68,12 @@ class Chebyshev(AbstractIterativeSolver):
             low, high = extreme_eigenvalues(system)
             bounds = (0.9 * low, 1.1 * high)
         else:
-            bounds = tuple(jnp.asarray(bound) for bound in self.bounds)
-        return System(system.operator, system.preconditioner, bounds)
+            # the eigenvalues of M A; without preconditioner the system's operator is A / unit
+            scaled = system.preconditioner is None and system.unit is not None
+            real = real_dtype(system.operator.in_structure())
+            bounds = tuple(jnp.asarray(bound, real) for bound in self.bounds)
+            bounds = tuple(bound / system.unit for bound in bounds) if scaled else bounds
+        return System(system.operator, system.preconditioner, bounds, unit=system.unit)
 
     def cost(self) -> Cost:
         return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=1)
@@ -79,7 +86,9 @@ class Chebyshev(AbstractIterativeSolver):
         def start(x: Vector, r: Vector) -> _State:
             r_norm = norm(r)
             d = scale((1 / center).astype(r_norm.dtype), system.precondition(r))
-            return _State(x, r, d, (1 / sigma).astype(r_norm.dtype), r_norm, jnp.array(False))
+            return _State(
+                x, r, d, (1 / sigma).astype(r_norm.dtype), r_norm, jnp.array(False), DIVERGED * r_norm
+            )
 
         def step(state: _State) -> _State:
             x = axpy(1, state.d, state.x)
@@ -88,7 +97,7 @@ class Chebyshev(AbstractIterativeSolver):
             rho = 1 / (2 * sigma.astype(r_norm.dtype) - state.rho)
             gain = 2 * rho * (sigma / center).astype(r_norm.dtype)  # 2 rho / radius
             d = axpy(rho * state.rho, state.d, scale(gain, system.precondition(r)))
-            return _State(x, r, d, rho, r_norm, ~(r_norm < DIVERGED))
+            return _State(x, r, d, rho, r_norm, ~(r_norm < state.limit), state.limit)
 
         return Method(
             start,
@@ -98,4 +107,5 @@ class Chebyshev(AbstractIterativeSolver):
             cycle_length=1000,
             least_progress=0.9,
             restarts_when_broken=False,
+            broken_means="diverged",
         )

@@ -100,4 +100,5 @@ class FlexibleCG(AbstractIterativeSolver):
             cycle_length=None,
             least_progress=0.5,
             restarts_when_broken=False,
+            broken_means="indefinite",
         )

@@ -92,6 +92,7 @@ class GCRODR(AbstractIterativeSolver):
     recycle: int = 10
 
     known_options: ClassVar[tuple[str, ...]] = ("preconditioner", "y0", "recycled")
+    squares_products: ClassVar[bool] = True
 
     def __check_init__(self):
         for name in ("restart", "recycle"):
@@ -139,7 +140,7 @@ class GCRODR(AbstractIterativeSolver):
             begun = begin(x, unravel(flat - multiply(overlap, memory.images)), m, preconditioned)
             # Scaled to ||M^-1 u|| = 1, so that their columns of G are as large as the others.
             lengths = jnp.linalg.norm(memory.sources, axis=1)
-            scaling = jnp.where(lengths > 0, 1 / jnp.where(lengths > 0, lengths, 1), 0)
+            scaling = jnp.where(lengths > 0, 1 / jnp.where(lengths > 0, lengths, 1), 0).astype(flat.dtype)
             sources, vectors = (scaling[:, None] * rows for rows in (memory.sources, memory.vectors))
             corrections = begun.corrections
             arnoldi = begun._replace(
@@ -176,7 +177,7 @@ class GCRODR(AbstractIterativeSolver):
             squares, w = jnp.linalg.eigh((whole + whole.conj().T) / 2)
             squares, w = squares[-k:], w[:, -k:]
             good = squares > 100 * jnp.finfo(squares.dtype).eps * jnp.max(squares, initial=0)
-            w = jnp.where(good, w, 0)
+            w = jnp.where(good[None, :], w, 0)
             z = jax.scipy.linalg.solve_triangular(triangle, w).T
             sources = multiply(z, space)
             vectors = multiply(z, directions(s)) if preconditioned else sources
@@ -200,6 +201,8 @@ class GCRODR(AbstractIterativeSolver):
             # The subspace changes from cycle to cycle: a flat one is not yet the end.
             patience=10,
             restarts_when_broken=True,
+            broken_means="singular",
+            flat_means="flat_cycle",
             memory=memory,
             remember=remember,
             residual=lambda s: residual(s.arnoldi),

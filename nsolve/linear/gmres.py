@@ -1,7 +1,7 @@
 """Restarted generalised minimal residuals, with a fixed or a varying preconditioner."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import lineax as lx
@@ -16,6 +16,8 @@ from .base import AbstractIterativeSolver, Cost, Preconditioner
 
 class _AbstractGMRES(AbstractIterativeSolver):
     restart: eqx.AbstractVar[int]
+
+    squares_products: ClassVar[bool] = True
 
     def __check_init__(self):
         if not isinstance(self.restart, int) or self.restart < 1:
@@ -57,6 +59,8 @@ class _AbstractGMRES(AbstractIterativeSolver):
             cycle_length=m,
             least_progress=0.9999,
             restarts_when_broken=True,
+            broken_means="singular",
+            flat_means="flat_cycle",
             residual=residual,
         )
 

@@ -1,6 +1,6 @@
 """Minimal residuals for Hermitian, possibly indefinite or singular operators."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import lineax as lx
@@ -59,6 +59,8 @@ class MINRES(AbstractIterativeSolver):
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
+
+    squares_products: ClassVar[bool] = True
 
     def check(self, operator: lx.AbstractLinearOperator) -> None:
         if not is_hermitian(operator):
@@ -146,4 +148,5 @@ class MINRES(AbstractIterativeSolver):
             cycle_length=None,
             least_progress=0.5,
             restarts_when_broken=False,
+            broken_means="indefinite_preconditioner" if system.preconditioner is not None else "singular",
         )

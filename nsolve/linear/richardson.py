@@ -17,9 +17,10 @@ class _State(NamedTuple):
     r: Vector
     residual_norm: Array
     broken: Array
+    limit: Array
 
 
-#: Relative residual at which an iteration has diverged; far below overflow in single precision.
+#: Growth of the residual at which an iteration has diverged; far below overflow in single precision.
 DIVERGED = 1e15
 
 
@@ -27,14 +28,15 @@ def stationary(system: System, correction) -> Method:
     """`x <- x + correction(b - A x)`, with the residual carried along."""
 
     def start(x: Vector, r: Vector) -> _State:
-        return _State(x, r, norm(r), jnp.array(False))
+        r_norm = norm(r)
+        return _State(x, r, r_norm, jnp.array(False), DIVERGED * r_norm)
 
     def step(state: _State) -> _State:
         d = correction(state.r)
         x = axpy(1, d, state.x)
         r = subtract(state.r, system.product(d))
         r_norm = norm(r)
-        return _State(x, r, r_norm, ~(r_norm < DIVERGED))
+        return _State(x, r, r_norm, ~(r_norm < state.limit), state.limit)
 
     return Method(
         start,
@@ -44,6 +46,7 @@ def stationary(system: System, correction) -> Method:
         cycle_length=1000,
         least_progress=0.9999,
         restarts_when_broken=False,
+        broken_means="diverged",
     )
 
 

@@ -60,7 +60,8 @@ class StencilLinearOperator(AbstractOperator):
         offsets = tuple(tuple(int(k) for k in np.atleast_1d(offset)) for offset in stencil)
         if not offsets:
             raise ValueError("`stencil` is empty; it needs at least one offset, such as {(0,): 1.0}.")
-        dtype = jnp.result_type(*stencil.values())
+        with jax.numpy_dtype_promotion("standard"):  # scalars beside arrays, real beside complex: meant so
+            dtype = jnp.result_type(*stencil.values())
         if not jnp.issubdtype(dtype, jnp.inexact):
             dtype = jnp.result_type(float)
         coefficients = []
@@ -79,7 +80,9 @@ class StencilLinearOperator(AbstractOperator):
                 )
             if not is_traced(coefficient) and not np.all(np.isfinite(coefficient)):
                 raise ValueError(f"`stencil[{offset}]` must be finite, but contains NaN or infinity.")
-            coefficients.append(jnp.asarray(coefficient, dtype))
+            # Ranks are never promoted from here on: one axis for each of the grid's, or a scalar.
+            size = (1,) * (len(shape) - len(size)) + size if size else ()
+            coefficients.append(jnp.asarray(coefficient, dtype).reshape(size))
         operator = StencilLinearOperator(
             coefficients=tuple(coefficients),
             offsets=offsets,

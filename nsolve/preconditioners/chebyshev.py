@@ -26,17 +26,16 @@ class ChebyshevInverse(AbstractApproximateInverse):
     tags: frozenset[object] = eqx.field(static=True)
 
     def mv(self, vector: Array) -> Array:
-        real = jnp.finfo(vector.dtype).dtype
         center, radius = (self.high + self.low) / 2, (self.high - self.low) / 2
-        sigma = (center / radius).astype(real)
+        sigma = center / radius
         rho = 1 / sigma
-        d = self.system.precondition(vector) * (1 / center).astype(real)
+        d = (1 / center).astype(vector.dtype) * self.system.precondition(vector)
         x, r = d, vector
         for _ in range(self.constructor.degree - 1):
             r = r - self.system.product(d)
             rho_next = 1 / (2 * sigma - rho)
-            gain = (2 * rho_next / radius).astype(real)
-            d = rho_next * rho * d + gain * self.system.precondition(r)
+            momentum, gain = (a.astype(vector.dtype) for a in (rho_next * rho, 2 * rho_next / radius))
+            d = momentum * d + gain * self.system.precondition(r)
             x, rho = x + d, rho_next
         return x
 
@@ -98,8 +97,9 @@ class Chebyshev(AbstractPreconditioner):
         if self.bounds is None:
             _, largest = extreme_eigenvalues(system, num_steps=10)
             high = 1.1 * largest
-            low = high / self.ratio
+            low = high / jnp.asarray(self.ratio, high.dtype)
         else:
-            low, high = (jnp.asarray(bound) for bound in self.bounds)
+            real = jnp.finfo(structure.dtype).dtype
+            low, high = (jnp.asarray(bound, real) for bound in self.bounds)
         tags = frozenset({lx.positive_semidefinite_tag})
         return ChebyshevInverse(system, low, high, self, structure, tags)

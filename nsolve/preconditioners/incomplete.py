@@ -120,7 +120,7 @@ def _cholesky(
     sound = jnp.isfinite(lower).all() & jnp.isfinite(diagonal).all() & (diagonal.real > 0).all()
 
     def attempt(shift):
-        shifted = diagonal * (1 + shift)
+        shifted = diagonal * (1 + shift).astype(diagonal.dtype)
         arrays = jnp.asarray(strict.indptr), jnp.asarray(strict.indices), lower, shifted
         return _factorise("incomplete_cholesky", *arrays, like=[lower, shifted])
 
@@ -133,7 +133,7 @@ def _cholesky(
         shift = jnp.maximum(2 * shift, _FIRST_SHIFT)
         return (*attempt(shift), shift, tries + 1)
 
-    factor, scale, shift, _ = jax.lax.while_loop(failed, again, (*attempt(shift), shift, 0))
+    factor, scale, shift, _ = jax.lax.while_loop(failed, again, (*attempt(shift), shift, jnp.asarray(0)))
     factor = UnitTriangular(factor, strict, True)
     return factor, scale, factor.transpose().conj(), shift
 

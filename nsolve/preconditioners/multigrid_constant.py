@@ -186,10 +186,13 @@ def _coarse_operator(operator: StencilLinearOperator, kappa, shift, halvings: tu
     for k, along, key in _axes(operator, halvings):
         axis = _axis(*key)
         shape.append(len(axis.mass))
-        diagonal = diagonal + kappa[k] * axis.diagonal.reshape(along)
-        for step, band in ((-1, axis.lower), (0, axis.diagonal), (1, axis.upper)):
+        lower, centre, upper = (
+            band.reshape(along).astype(operator.dtype) for band in (axis.lower, axis.diagonal, axis.upper)
+        )
+        diagonal = diagonal + kappa[k] * centre
+        for step, band in ((-1, lower), (0, centre), (1, upper)):
             offsets.append(unit_offset(dim, k, step))
-            coefficients.append(kappa[k] * band.reshape(along))
+            coefficients.append(kappa[k] * band)
     coarse = StencilLinearOperator(
         coefficients=tuple(jnp.asarray(c, operator.dtype) for c in coefficients),
         offsets=tuple(offsets),
@@ -204,9 +207,8 @@ def _interpolation(operator: StencilLinearOperator, k: int, halvings: int) -> Ax
     """Interpolation along axis `k`, onto its grid after so many coarsening steps."""
     n, wraps = operator.shape[k], operator.periodic[k]
     along = tuple(-1 if j == k else 1 for j in range(len(operator.shape)))
-    real = jnp.finfo(operator.dtype).dtype
     left, centre, right = (
-        jnp.asarray(weight.reshape(along), real) for weight in _weights(n, wraps, halvings)
+        jnp.asarray(weight.reshape(along), operator.dtype) for weight in _weights(n, wraps, halvings)
     )
     return AxisInterpolation(
         left=left,
@@ -223,9 +225,9 @@ def _coarse_inverse(operator: StencilLinearOperator, kappa, shift, halvings: tup
     eigenvalues, modes, constants = shift, [], np.True_
     for k, along, key in _axes(operator, halvings):
         values, vectors = _modes(*key)
-        eigenvalues = eigenvalues + kappa[k] * values.reshape(along)
+        eigenvalues = eigenvalues + kappa[k] * values.reshape(along).astype(operator.dtype)
         constants = constants & (abs(values) <= 1e-10 * abs(values).max()).reshape(along)
-        modes.append(jnp.asarray(vectors, jnp.finfo(operator.dtype).dtype))
+        modes.append(jnp.asarray(vectors, operator.dtype))
     xp = jnp if is_traced(eigenvalues) else np
     # The only null space is that of the constants, where every axis is periodic and rows sum to zero.
     rounding = 8 * float(jnp.finfo(operator.dtype).eps) * abs(shift + 2 * sum(kappa))

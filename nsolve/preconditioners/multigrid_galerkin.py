@@ -104,8 +104,9 @@ def _dense_inverse(operator: StencilLinearOperator) -> DenseInverse:
     scale = xp.abs(xp.diagonal(matrix)).max()
     singular = xp.abs(matrix.sum(1)).max() <= np.sqrt(jnp.finfo(matrix.dtype).eps) * 1e-2 * scale
     # Raise the constants' eigenvalue from zero to `scale`, invert, and take it out again.
-    raised = matrix + xp.where(singular, scale / n, 0)
-    inverse = xp.linalg.inv(raised) - xp.where(singular, 1 / (scale * n), 0)
+    raised = matrix + xp.where(singular, scale / n, 0).astype(matrix.dtype)
+    lowered = xp.where(singular, 1 / (scale * n), 0).astype(matrix.dtype)
+    inverse = xp.linalg.inv(raised) - lowered
     return DenseInverse(jnp.asarray(inverse, operator.dtype))
 
 
@@ -179,10 +180,11 @@ def _weights(rows: dict, axis: int, wraps: bool):
     xp = namespace(centre)
     below, above = (xp.zeros_like(centre) if x is None else x for x in (below, above))
     # Complex operators are interpolated by their real part: P^T and P^H agree.
+    dtype = centre.dtype
     below, centre, above = (xp.real(x) for x in (below, centre, above))
     safe = xp.where(centre == 0, 1, centre)
     left, right = (xp.where(centre == 0, 0, xp.clip(-x / safe, 0, 1)) for x in (below, above))
-    return left, right
+    return left.astype(dtype), right.astype(dtype)
 
 
 def _shifted(x: Any, offset: Offset, periodic: tuple[bool, ...]) -> Any:

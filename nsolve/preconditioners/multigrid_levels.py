@@ -76,4 +76,4 @@ def chebyshev_weights(largest, dtype) -> Array:
     """Step lengths whose two sweeps are smallest on the upper part of the spectrum."""
     centre, radius = (1 + _SMOOTHED) / 2, (1 - _SMOOTHED) / 2
     roots = np.array([centre + radius * np.sqrt(0.5), centre - radius * np.sqrt(0.5)])
-    return jnp.asarray(1 / (roots * largest), jnp.finfo(dtype).dtype)
+    return jnp.asarray(1 / (roots.astype(jnp.finfo(dtype).dtype) * largest), dtype)

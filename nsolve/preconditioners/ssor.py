@@ -95,7 +95,7 @@ def _build(
     matrix = as_sparse(operator, who)  # tags do not matter from here on
     require_diagonal_entries(matrix.pattern, who)
     require_nonzero(matrix.diagonal(), who)
-    omega = jnp.asarray(omega, jnp.finfo(matrix.dtype).dtype)
+    omega = jnp.asarray(omega, jnp.finfo(matrix.dtype).dtype).astype(matrix.dtype)
     if omega.shape != ():
         raise ValueError(f"`{who}(omega=...)` must be a scalar, but has shape {omega.shape}.")
     lower, scale, upper, order = _factors(matrix, omega, sweep, ordering)

@@ -111,7 +111,7 @@ def triangular_solve(factor: UnitTriangular, b: Array) -> Array:
     """`T^-1 @ b` for `b` of shape `(n,)`: compiled on CPUs, level-scheduled elsewhere."""
     if b.shape != (factor.pattern.shape[0],):
         raise ValueError(f"`b` must have shape ({factor.pattern.shape[0]},), but has shape {b.shape}.")
-    dtype = jnp.result_type(factor.values, b)
+    dtype = np.promote_types(factor.values.dtype, b.dtype)
     values, b = factor.values.astype(dtype), b.astype(dtype)
     return _solve(factor.pattern, factor.lower, values, factor.indptr, factor.indices, b)
 
@@ -231,14 +231,15 @@ def schedule(pattern: SparsityPattern) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def _one_by_one(lower: Any, scale: Array, upper: Any, b: Array) -> Array:
     x = b if lower is None else lower.solve(b)
-    x = scale * x
+    dtype = np.promote_types(scale.dtype, x.dtype)
+    x = scale.astype(dtype) * x.astype(dtype)
     return x if upper is None else upper.solve(x)
 
 
 @eqx.filter_custom_jvp
 def solve_both(lower: UnitTriangular, scale: Array, upper: UnitTriangular, b: Array) -> Array:
     """`(I + U)^-1 diag(scale) (I + L)^-1 b`; on CPUs in one compiled call, sparing trips to memory."""
-    dtype = jnp.result_type(lower.values, scale, upper.values, b)
+    dtype = np.result_type(*(x.dtype for x in (lower.values, scale, upper.values, b)))
 
     def compiled(lower, scale, upper, b):
         from .. import _compiled  # here, since it imports numba

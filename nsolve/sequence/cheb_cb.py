@@ -108,10 +108,12 @@ class ChebCB(AbstractTuner):
         old = state.coefficients[index]
         smallest = jnp.where(use, jnp.minimum(state.smallest, cost), state.smallest)
         largest = jnp.where(use, jnp.maximum(state.largest, cost), state.largest)
-        gram = state.gram.at[index].add(weight * features[:, None] * features)
+        gram = state.gram.at[index].add(weight * jnp.outer(features, features))
         moments = state.moments.at[index].add(weight * cost * features)
         spread = jnp.maximum(largest - smallest, 0)
-        limits = jnp.concatenate([largest[None], 2 * spread / jnp.arange(1, self.degree + 1)])
+        limits = jnp.concatenate(
+            [largest[None], 2 * spread / jnp.arange(1, self.degree + 1, dtype=spread.dtype)]
+        )
         fit = box_least_squares(gram[index], moments[index], limits, old)
         return ChebCBState(
             key=state.key,
@@ -167,7 +169,7 @@ def box_least_squares(gram: Array, moments: Array, limits: Array, start: Array) 
         x, fixed, _, steps = state
         gradient = hessian @ x - moments
         free = ~fixed
-        block = jnp.where(free[:, None] & free, hessian, jnp.eye(m, dtype=gram.dtype))
+        block = jnp.where(free[:, None] & free[None, :], hessian, jnp.eye(m, dtype=gram.dtype))
         factor = jnp.linalg.cholesky(block)
         direction = -jax.scipy.linalg.cho_solve((factor, True), jnp.where(free, gradient, 0))
         direction = jnp.where(free, direction, 0)

@@ -6,6 +6,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from .._vectors import dtype
+
 
 def best_fixed(costs: ArrayLike) -> tuple[Array, Array]:
     """The arm with the least total cost, and its costs, shape `(T,)`."""
@@ -22,18 +24,24 @@ def instance_optimal(costs: ArrayLike) -> tuple[Array, Array]:
 
 def regret(costs: ArrayLike, reference: ArrayLike) -> Array:
     """What was paid beyond the reference up to each system, shape `(T,)`, from costs of shape `(T,)` each."""
-    costs, reference = jnp.asarray(costs), jnp.asarray(reference)
+    costs, reference = _as_real(costs), _as_real(reference)
     if costs.ndim != 1 or costs.shape != reference.shape:
         raise ValueError(
             "`costs` and `reference` must both have shape (T,), one cost for each system, but have shapes "
             f"{costs.shape} and {reference.shape}."
         )
-    return jnp.cumsum(costs.astype(jnp.result_type(costs, float)) - reference)
+    wider = dtype((costs, reference))
+    return jnp.cumsum(costs.astype(wider) - reference.astype(wider))
 
 
 def _table(costs: ArrayLike) -> Array:
-    costs = jnp.asarray(costs)
+    costs = _as_real(costs)
     if costs.ndim != 2 or 0 in costs.shape:
         raise ValueError(f"`costs` must have shape (T, d), systems by arms, but has shape {costs.shape}.")
-    costs = costs.astype(jnp.result_type(costs, float))
     return jnp.where(jnp.isfinite(costs), costs, jnp.inf)
+
+
+def _as_real(costs: ArrayLike) -> Array:
+    """Floating-point numbers of the precision given; whole numbers in the default one."""
+    costs = jnp.asarray(costs)
+    return costs if jnp.issubdtype(costs.dtype, jnp.floating) else costs.astype(float)

@@ -193,7 +193,8 @@ class SequenceSolver(eqx.Module):
         if recycled is not None:
             recycled = where(sound, stats["recycled"], recycled)
         previous, before = where(good, value, state.previous), where(good, state.previous, state.before)
-        return SequenceState(tuner, previous, before, state.solved + good, dearest, recycled)
+        solved = state.solved + good.astype(state.solved.dtype)
+        return SequenceState(tuner, previous, before, solved, dearest, recycled)
 
 
 def _replace(solver: AbstractIterativeSolver, path: str, value: PyTree) -> AbstractIterativeSolver:

@@ -103,7 +103,7 @@ class TsallisINF(AbstractTuner):
         use = usable & known
         weight = use.astype(cost.dtype)
         p = self._probabilities(state, bin_)
-        share = jnp.where(jnp.arange(self.num_arms) == index, weight / p, 0)
+        share = jnp.where(jnp.arange(self.num_arms) == jnp.asarray(index, int), weight / p, 0)
         baselines = state.baselines
         if self.estimator == "reduced-variance":
             # Where p < eta^2 an estimate could fall below -1/eta, for which the regret is not bounded.
