@@ -3,7 +3,8 @@
     python docs/run.py [PAGE ...]
 
 The ```python blocks of a page run in order in one namespace, in an empty folder; what a block prints is
-written into the ```text block right below it. The tests run the pages by the same functions and compare.
+written into the ```text block right below it, unless `<!-- not shown: reason -->` stands above it. The tests
+run the pages by the same functions and compare.
 """
 
 import contextlib
@@ -18,7 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(
-    r"^(?:<!-- not run: (?P<reason>[^\n]+?) -->\n+)?```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^```$"
+    r"^(?:<!-- not (?P<what>run|shown): (?P<reason>[^\n]+?) -->\n+)?"
+    r"```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^```$"
     r"(?:\n+```text\n(?P<shown>.*?)^```$)?",
     re.DOTALL | re.MULTILINE,
 )
@@ -32,6 +34,7 @@ class Block:
     language: str
     text: str
     reason: str | None  # why it is not run
+    hidden: bool  # whether its output is not shown
     shown: str  # the output under it
     end: int  # where its closing fence ends
     shown_end: int
@@ -43,8 +46,9 @@ def blocks(page: Path) -> list[Block]:
     for m in _FENCE.finditer(source):
         end = m.end("text") + len("```")
         line = source[: m.start("text")].count("\n")
+        reason, hidden = (m["reason"], False) if m["what"] != "shown" else (None, True)
         shown = m["shown"] or ""
-        found.append(Block(page, line, m["language"], m["text"], m["reason"], shown, end, m.end()))
+        found.append(Block(page, line, m["language"], m["text"], reason, hidden, shown, end, m.end()))
     return found
 
 
@@ -58,7 +62,7 @@ def run(page: Path, folder: Path) -> Iterable[tuple[Block, str]]:
         code = compile("\n" * block.line + block.text, str(page), "exec")
         with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(code, namespace)
-        yield block, printed.getvalue()
+        yield block, "" if block.hidden else printed.getvalue()
 
 
 def agree(shown: str, printed: str) -> bool:
@@ -71,7 +75,7 @@ def agree(shown: str, printed: str) -> bool:
 def _close(a: float, b: float) -> bool:
     """Within a tenth; numbers of the size of rounding errors and residuals within a factor of ten."""
     small, large = sorted((abs(a), abs(b)))
-    near = abs(a - b) <= 0.1 * large or (large < 1e-5 and large <= 10 * small)
+    near = abs(a - b) <= 0.1 * large or (large < 1e-4 and large <= 10 * small)
     return near or a == b or (a != a and b != b)
 
 

@@ -1,7 +1,8 @@
 """What the README and the site show is run: no example may rot.
 
 The ```python blocks of a page run in order in one namespace, in an empty folder, and print what the page
-shows below them (`python docs/run.py` writes that). The commands of
+shows below them (`python docs/run.py` writes that; below `<!-- not shown: reason -->` a block's output is
+not looked at). The commands of
 ```console blocks are parsed by the command line's own parser, or looked up in the Makefile. A block
 below `<!-- not run: reason -->` is skipped, and shows as a skipped test with its reason.
 """
@@ -105,3 +106,11 @@ def parse(args: list[str], folder: Path, monkeypatch) -> None:
 def test_block_that_is_not_run(block):
     assert block.language != "python", "every Python block runs; only installation is exempt"
     pytest.skip(block.reason)
+
+
+def test_every_reason_of_a_failed_solve_is_explained():
+    from nsolve._reasons import NAMES
+
+    page = (ROOT / "docs" / "failures.md").read_text()
+    missing = [name for name in NAMES if f"`{name}`" not in page]
+    assert not missing
