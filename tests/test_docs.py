@@ -7,6 +7,7 @@ not looked at). The commands of
 below `<!-- not run: reason -->` is skipped, and shows as a skipped test with its reason.
 """
 
+import functools
 import importlib.util
 import re
 import shlex
@@ -71,6 +72,14 @@ def test_python_blocks_run(page, tmp_path):
 )
 def test_outputs_agree_up_to_rounding(shown, printed, agree):
     assert PAGES.agree(shown, printed) == agree
+
+
+@pytest.mark.parametrize("page", PAGES.PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_names_exist(page):
+    import nsolve
+
+    for name in set(re.findall(r"\bns((?:\.[A-Za-z_]\w*)+)", page.read_text())):
+        functools.reduce(getattr, name[1:].split("."), nsolve)
 
 
 @pytest.mark.parametrize("command", [c for _, c in COMMANDS], ids=[f"{where(b)} {c}" for b, c in COMMANDS])
