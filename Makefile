@@ -28,8 +28,8 @@ test: $(VENV)/.installed
 # What other versions of Python, JAX, NumPy and SciPy would break first.
 smoke:
 	$(MAKE) test PYTEST_ARGS="tests/test_layers.py tests/test_matrix_market.py tests/test_sparse.py \
-		tests/test_linear.py tests/test_incomplete.py tests/test_low_rank.py tests/test_transport_input.py \
-		tests/test_diffusion_schedules.py tests/bench/test_solve.py tests/bench/test_problems.py"
+		tests/test_low_rank.py tests/test_transport_input.py tests/test_diffusion_schedules.py \
+		tests/bench/test_solve.py tests/bench/test_problems.py"
 
 bench: $(VENV)/.installed
 	@mkdir -p $(OUT)
