@@ -1,7 +1,7 @@
 # Each target does its own set-up: a virtual environment in .venv with everything that it needs.
 # The machine has to bring Python >= 3.11 and make; `make test PYTHON=python3.12` names another Python.
 .POSIX:
-.PHONY: help test smoke bench lint types docs check clean
+.PHONY: help test smoke stress bench lint types docs check clean
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -17,7 +17,8 @@ EXTRAS = dev,peers
 
 help:
 	@echo "make bench   solve the quick suite beside SciPy, PyAMG, lineax, JAX and solvax; ends with a table and a page"
-	@echo "make test    run every test              make smoke   run a few of every kind"
+	@echo "make test    run every test                    make stress  large batches, ten times: nothing may hang"
+	@echo "make smoke   run a few tests of every kind"
 	@echo "make lint    ruff: style and formatting        make types   pyright"
 	@echo "make docs    build the site into site/         make clean   remove what these commands made"
 
@@ -30,6 +31,10 @@ smoke:
 	$(MAKE) test PYTEST_ARGS="tests/test_layers.py tests/test_matrix_market.py tests/test_sparse.py \
 		tests/test_low_rank.py tests/test_transport_input.py tests/test_diffusion_schedules.py \
 		tests/bench/test_solve.py tests/bench/test_problems.py"
+
+stress: $(VENV)/.installed
+	@mkdir -p .cache
+	$(CACHE) $(BIN)/python -m pytest -m stress tests/test_stress.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed
 	@mkdir -p $(OUT)

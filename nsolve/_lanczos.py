@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._dense import eigh
 from ._system import System
 from ._vectors import axpy, dot, real, root, safe_divide, scale, zeros_like
 
@@ -65,5 +66,5 @@ def extreme_eigenvalues(system: System, num_steps: int = 20) -> tuple[Array, Arr
     )
     betas = jnp.where(alive[1:], betas[:-1], 0)
     alphas = jnp.where(alive, alphas, alphas[0])
-    ritz = jnp.linalg.eigvalsh(jnp.diag(alphas) + jnp.diag(betas, 1) + jnp.diag(betas, -1))
+    ritz, _ = eigh(jnp.diag(alphas) + jnp.diag(betas, 1) + jnp.diag(betas, -1))
     return ritz[0], ritz[-1]

@@ -48,8 +48,8 @@ _DRIFT = 1e-3
 _WORTH_A_REPLAY = 0.99
 #: The recursion's residual is honest if the computed one is at most so many times larger.
 _HONEST = 2
-#: Bisection ends when the step is known to this fraction.
-_BISECTED = 1 / 16
+#: Bisection ends when the step is known to one part in so many.
+_BISECTED = 16
 
 
 class Method(NamedTuple):
@@ -78,9 +78,9 @@ class Method(NamedTuple):
     patience: int = 1
     memory: Any = None
     remember: Callable[[Any], Any] | None = None
-    #: The residual of `finish(state)` without a product, and an estimate of its rounding error: for cycles
-    #: that are not the last.  The residual falls from step to step.
-    residual: Callable[[Any], tuple[Vector, Array]] | None = None
+    #: As `finish`, with the iterate's residual without a product and an estimate of its rounding error: for
+    #: cycles that are not the last.
+    finish_with_residual: Callable[[Any], tuple[Vector, Vector, Array]] | None = None
     #: `report(memory, stats)`: statistics to add or replace.
     report: Callable[[Any, dict[str, Any]], dict[str, Any]] | None = None
 
@@ -93,94 +93,82 @@ class Method(NamedTuple):
         return None if self.remember is None else self.remember(state)
 
 
+#: In the place of a reason's number: the solve goes on.
+_RUNNING = -1
+
+
 class _Outer(NamedTuple):
+    """Between cycles.  Counters share one array: XLA compiles, and runs, a kernel for each array."""
+
     x: Vector
     r: Vector
     residual_norm: Array
-    num_steps: Array
-    num_cycles: Array
-    num_residuals: Array  # computed from the iterate
-    num_replayed: Array  # steps taken once more
-    num_flat: Array  # cycles in a row
-    drift: Array  # how far the recursion's residual may be from the computed one
+    counters: Array  # steps, cycles, the reason's number, flat cycles in a row
     history: Array | None
     memory: Any
-    computed: Array  # whether `residual_norm` was computed from `x`
-    code: Array  # the reason's number
-    running: Array
-    verify: "_Verify | None"
-    search: "_Search | None"
+    recursion: "_Recursion | None"  # of methods that know the residual without a product
+    search: "_Search | None"  # where the best iterate of a solve that fails is wanted
+    best: tuple[Vector, Array] | None  # the iterate with the smallest computed residual so far, and its norm
 
 
-class _Verify(NamedTuple):
-    """A turn of the loop without steps, which computes the residual of an iterate whose recursion lied."""
+class _Recursion(NamedTuple):
+    """How far the residual of the last iterate is to be believed."""
 
-    now: Array
-    running: Array  # whether the solve goes on after it
+    drift: Array  # how far it may be from the computed one
+    computed: Array  # whether it was computed
+    num_computed: Array
+    verify: Array  # whether the next turn of the loop takes no steps, but computes it
+    then: Array  # the reason's number after that
 
 
 class _Search(NamedTuple):
-    """For the best iterate of a solve that failed."""
+    """For the best iterate, after the last cycle; how many of a cycle's steps to take once more."""
 
-    x: Vector  # the best so far by its computed residual
-    residual_norm: Array
-    replay: Array  # how many of the last cycle's steps to take once more; zero: the solve goes on
+    replay: Array  # zero: the solve goes on, or the search is over
     low: Array  # up to here the recursion is honest
     high: Array  # from here on it is not
     first: Array  # the number of steps of the first cycle where that is still to be searched, else zero
-    rewind: Array  # whether the next cycle is the first one once more
+    replayed: Array  # steps taken once more, in all
+    code: Array  # why the solve failed
 
-    def met(self, x: Vector, residual_norm: Array) -> "_Search":
-        """An iterate with its computed residual, if it is better."""
-        better = residual_norm < self.residual_norm  # false for NaN
-        best, least = where(better, x, self.x), jnp.where(better, residual_norm, self.residual_norm)
-        return self._replace(x=best, residual_norm=least)
-
-    def passed(self, least: Array, least_at: Array, count: Array) -> Array:
-        """Whether a cycle of `count` steps went past a better iterate, if its recursion is honest."""
-        return (least_at < count) & (least < _WORTH_A_REPLAY * self.residual_norm)
-
-    def begun(self, failed: Array, passed: Array, least_at: Array, count: Array, lied: Array) -> "_Search":
+    def begun(
+        self, failed: Array, passed: Array, least_at: Array, count: Array, lied: Array, code: Array
+    ) -> "_Search":
         """After a cycle of `count` steps: where to look first, if it was the last."""
         replay = jnp.where(passed, least_at, jnp.where(lied, count // 2, 0))
         high = jnp.where(passed, least_at, count)
-        return self._replace(replay=jnp.where(failed, replay, 0), low=jnp.zeros_like(count), high=high)
+        replay, low = jnp.where(failed, replay, 0), jnp.zeros_like(count)
+        return _Search(replay, low, high, self.first, self.replayed, code)
 
-    def went_on(self, honest: Array, passed: Array, least_at: Array) -> "_Search":
-        """After a replay: where to look next."""
-        low, high = jnp.where(honest, self.replay, self.low), jnp.where(honest, self.high, self.replay)
-        wide = (high - low).astype(jnp.float32) > jnp.maximum(_BISECTED * high.astype(jnp.float32), 1)
+    def went_on(self, honest: Array, passed: Array, least_at: Array, count: Array) -> "_Search":
+        """After a replay of `count` steps: where to look next."""
+        low, high = jnp.where(honest, count, self.low), jnp.where(honest, self.high, count)
+        wide = (high - low) * _BISECTED > jnp.maximum(high, _BISECTED)
         replay = jnp.where(wide, (low + high) // 2, 0)
         # Where the recursion is to be believed, its smallest residual is what is looked for.
         found = honest & passed
-        return self._replace(
-            replay=jnp.where(found, least_at, replay),
-            low=jnp.where(found, least_at, low),
-            high=jnp.where(found, least_at, high),
-        )
+        replay, low, high = (jnp.where(found, least_at, other) for other in (replay, low, high))
+        return _Search(replay, low, high, self.first, self.replayed + count, self.code)
 
-    def rewound(self, failed: Array) -> "_Search":
+    def rewound(self, rewind: Array) -> "_Search":
         """When all is done with the last cycle: the first."""
-        rewind = failed & (self.replay == 0) & (self.first > 1)
-        return self._replace(
-            replay=jnp.where(rewind, self.first // 2, self.replay),
-            low=jnp.where(rewind, 0, self.low),
-            high=jnp.where(rewind, self.first, self.high),
-            first=jnp.where(rewind, 0, self.first),
-            rewind=rewind,
+        again = _Search(
+            self.first // 2, jnp.zeros_like(self.low), self.first, jnp.zeros_like(self.first), *self[4:]
         )
+        return _Search(*(jnp.where(rewind, a, b) for a, b in zip(again, self, strict=True)))
 
 
 def power_of_two_scale(b: Vector) -> Array:
-    """The power of two just above the largest entry of `b`: dividing by it is exact and avoids
+    """The power of two at or just below the largest entry of `b`: dividing by it is exact and avoids
     underflow and overflow of `||b||^2`.  One for zero and non-finite `b`."""
     largest = largest_entry(b)
-    _, exponent = jnp.frexp(largest)
     limits = jnp.finfo(largest.dtype)
     # neither the unit nor its inverse may overflow or be subnormal
-    exponent = jnp.clip(exponent, limits.minexp + 2, limits.maxexp - 2)
-    good = jnp.isfinite(largest) & (largest > 0)
-    return jnp.ldexp(jnp.ones((), largest.dtype), jnp.where(good, exponent, 0))
+    bounded = jnp.clip(largest, 4 * limits.tiny, limits.max / 4)
+    # without its fraction, whose bits come last
+    bits = jax.lax.bitcast_convert_type(bounded, f"uint{limits.bits}")
+    power = jax.lax.bitcast_convert_type(bits >> limits.nmant << limits.nmant, largest.dtype)
+    return jnp.where(jnp.isfinite(largest) & (largest > 0), power, 1).astype(largest.dtype)
 
 
 def tolerance(b: Vector, rtol: Any, atol: Any) -> Array:
@@ -215,9 +203,11 @@ def solve_to_true_residual(
     b = scale(1 / unit, b)
     tol = tolerance(b, rtol, jnp.asarray(atol, real_dtype(b)) / unit)
     b_norm = norm(b)
+    blame = (("nonfinite_vector", b_norm), *blame)
     if x0 is None:
         x0, r0 = zeros_like(b), b
     else:
+        blame = (*blame[:1], ("nonfinite_start", x0), *blame[1:])
         given = x0
         if unit_of_operator is not None:
             x0 = scale(unit_of_operator, x0)
@@ -225,187 +215,185 @@ def solve_to_true_residual(
         r0 = subtract(b, product(x0))
         # A start of which the vector's own digits cannot be told is worse than none; the solution for b = 0
         # is known, where a recursion from x0 would reach it to rounding only.  NaN stays, and is reported.
-        useless = (b_norm < jnp.finfo(b_norm.dtype).eps * norm(r0)) | ~jnp.isfinite(norm(r0))
-        useless = (useless & all_finite(given)) | (b_norm == 0)
+        near = norm(r0) * jnp.finfo(b_norm.dtype).eps <= b_norm
+        useless = (~near & all_finite(given)) | (b_norm == 0)
         x0, r0 = where(useless, zeros_like(b), x0), where(useless, b, r0)
-        blame = (("nonfinite_start", given), *blame)
     norm0 = norm(r0)
     history = None
     if history_length is not None:
         history = jnp.full(history_length + 1, jnp.nan, norm0.dtype).at[0].set(norm0)
     # Without any tolerance a fixed number of steps is asked for, and the last iterate.
     fixed = tol == 0
+    has_residual = method.finish_with_residual is not None
     # The residuals of methods that minimise them fall from step to step: there is nothing to take again.
-    searches = keep_best and method.residual is None
+    searches = keep_best and not has_residual
 
     def cycle(outer: _Outer) -> _Outer:
-        search, verify, replaying = outer.search, outer.verify, jnp.array(False)
-        room = max_steps - outer.num_steps
+        search = None if outer.search is None else _Search(*outer.search)
+        recursion, best = outer.recursion, outer.best
+        before, num_cycles, _, num_flat = outer.counters
+        room = max_steps - before
         if method.cycle_length is not None:
             room = jnp.minimum(room, method.cycle_length)
+        if recursion is not None:
+            room = jnp.where(recursion.verify, 0, room)
         if search is not None:
-            replaying = search.replay > 0
-            room = jnp.where(replaying, search.replay, room)
-        if verify is not None:
-            room = jnp.where(verify.now, 0, room)
+            room = jnp.where(search.replay > 0, search.replay, room)
 
         def keep_stepping(carry):
             state, count, *_ = carry
             return (state.residual_norm > tol) & ~state.broken & (count < room)
 
         def step(carry):
-            state, count, history, least, least_at = carry
-            state = method.step(state)
-            count = count + 1
+            state, count, history, least = carry
+            state, count = method.step(state), count + 1
             if history is not None:  # what a replay does is known, and written beyond the end
-                place = jnp.where(replaying, history.size, outer.num_steps + count)
+                place = before + count
+                place = place if search is None else jnp.where(search.replay > 0, history.size, place)
                 history = history.at[place].set(state.residual_norm, mode="drop")
-            if searches:
-                less = state.residual_norm < least
-                least, least_at = (
-                    jnp.where(less, state.residual_norm, least),
-                    jnp.where(less, count, least_at),
-                )
-            return state, count, history, least, least_at
+            if least is not None:
+                less = state.residual_norm < least[0]
+                least = jnp.where(less, state.residual_norm, least[0]), jnp.where(less, count, least[1])
+            return state, count, history, least
 
-        opened = method.open(outer.x, outer.r, outer.memory)
-        zero = jnp.zeros((), jnp.int32)
-        carry = (opened, zero, outer.history, opened.residual_norm, zero)
-        state, count, history, least, least_at = jax.lax.while_loop(keep_stepping, step, carry)
-        steps = jnp.where(replaying, outer.num_steps, outer.num_steps + count)
-        out_of_steps = steps >= max_steps
-        x = method.finish(state)
-        computed, drift = jnp.array(True), outer.drift
-        if method.residual is None or verify is None:
+        opened, zero = method.open(outer.x, outer.r, outer.memory), jnp.zeros((), jnp.int32)
+        least = None if search is None else (opened.residual_norm, zero)
+        carry = (opened, zero, outer.history, least)
+        state, count, history, least = jax.lax.while_loop(keep_stepping, step, carry)
+        steps = before + count
+        memory = method.close(state)
+        claimed = state.residual_norm <= tol
+        computed = None
+        if method.finish_with_residual is None or recursion is None:
+            x = method.finish(state)
             r = subtract(b, product(x))
         else:
-            x = where(verify.now, outer.x, x)
+            x, r, error = method.finish_with_residual(state)
+            x = where(recursion.verify, outer.x, x)
             # A cycle that is merely full, and gained, goes on from the recursion's residual while that is
             # good.
-            r, error = method.residual(state)
-            drift = drift + error
-            gained = state.residual_norm <= method.least_progress * outer.residual_norm
-            wanted = (state.residual_norm <= tol) | state.broken | out_of_steps | verify.now
-            computed = wanted | ~gained | ~(drift <= _DRIFT * state.residual_norm)
+            drift = recursion.drift + error
+            flat = ~(state.residual_norm <= method.least_progress * outer.residual_norm)
+            computed = claimed | state.broken | (steps >= max_steps) | recursion.verify
+            computed |= flat | ~(drift <= _DRIFT * state.residual_norm)
             r = jax.lax.cond(computed, lambda x, r: subtract(b, product(x)), lambda x, r: r, x, r)
             drift = jnp.where(computed, 0, drift)
         r_norm = norm(r)
         finite = jnp.isfinite(r_norm)
-        converged = computed & finite & (r_norm <= tol)  # an infinite vector has an infinite tolerance
+        # an infinite vector has an infinite tolerance
+        converged = finite & (r_norm <= tol) & (True if computed is None else computed)
         progress = r_norm <= method.least_progress * outer.residual_norm
-        num_flat = jnp.where(progress, 0, outer.num_flat + 1)
+        num_flat = jnp.where(progress, 0, num_flat + 1)
         # A recursion that has lost touch with the residual says nothing about the operator.
-        exhausted = finite & ((state.residual_norm <= tol) | (state.residual_norm <= 0.1 * r_norm))
+        exhausted = finite & (claimed | (state.residual_norm <= 0.1 * r_norm))
         restarts = progress & (exhausted | method.restarts_when_broken)
         broken = (state.broken & ~restarts) | ~finite
         code = jnp.where(exhausted, CODES["precision"], CODES[method.flat_means])
-        code = jnp.where(out_of_steps, CODES["max_steps"], code)
+        code = jnp.where(steps >= max_steps, CODES["max_steps"], code)
         code = jnp.where(broken & ~exhausted, CODES[method.broken_means], code)
-        code = jnp.where(converged, CODES["converged"], code).astype(jnp.int32)
-        running = ~converged & finite & (num_flat < method.patience) & ~broken & ~out_of_steps
-        worse = ~finite | ((r_norm > outer.residual_norm) & ~(out_of_steps & fixed))
-        memory = method.close(state)
-        if search is not None:
-            search = search.met(x, jnp.where(computed, r_norm, jnp.inf))
-        if verify is not None:
-            num_flat = jnp.where(verify.now, outer.num_flat, num_flat)
-            running = jnp.where(verify.now, verify.running & ~converged, running)
-            code = jnp.where(verify.now & ~converged, outer.code, code)
-            worse &= ~verify.now
-            doubtful = worse & ~outer.computed & ~converged
-            verify = _Verify(doubtful, running)
-            running |= doubtful
-        elif search is not None:
+        running = (num_flat < method.patience) & ~broken & (steps < max_steps)
+        code = jnp.where(running, _RUNNING, code)
+        code = jnp.where(converged, CODES["converged"], code)
+        worse = ~finite | (r_norm > outer.residual_norm)
+        if keep_best:
+            worse &= ~(fixed & (steps >= max_steps)) | ~finite
+        if best is not None:
+            better = r_norm < best[1]  # false for NaN
+            better = better if computed is None else better & computed
+            best = where(better, x, best[0]), jnp.where(better, r_norm, best[1])
+        if recursion is not None:
+            verified = recursion.verify
+            code = jnp.where(verified & ~converged, recursion.then, code)
+            num_flat = jnp.where(verified, outer.counters[3], num_flat)
+            worse &= ~verified
+            doubtful = worse & ~recursion.computed & ~converged
+            recursion = _Recursion(
+                drift,
+                jnp.where(worse, recursion.computed, computed),
+                recursion.num_computed + computed.astype(jnp.int32),
+                doubtful,
+                code,
+            )
+            code = jnp.where(doubtful, _RUNNING, code)
+        x_next, r_next, norm_next = x, r, r_norm
+        # A cycle that gained nothing is the last where patience is one: nobody goes on from it.
+        if keep_best or method.patience > 1 or recursion is not None:
+            x_next, r_next = where(worse, outer.x, x), where(worse, outer.r, r)
+            norm_next = jnp.where(worse, outer.residual_norm, r_norm)
+        if search is not None and best is not None:
+            replaying = search.replay > 0
             honest = r_norm <= _HONEST * state.residual_norm
-            failed = ~converged & ~fixed & (replaying | ~running)
-            search = search._replace(first=jnp.where((outer.num_cycles == 0) & ~honest, count, search.first))
-            passed = search.passed(least, least_at, count)
-            begun = search.begun(failed, passed, least_at, count, worse & ~honest)
-            search = where(replaying, search.went_on(honest, passed, least_at), begun).rewound(failed)
+            failed = ~converged & ~fixed & (replaying | (code != _RUNNING))
+            passed = (least[1] < count) & (least[0] < _WORTH_A_REPLAY * best[1])
+            search = search._replace(first=jnp.where((num_cycles == 0) & ~honest, count, search.first))
+            begun = search.begun(failed, passed, least[1], count, worse & ~honest, code)
+            search = where(replaying, search.went_on(honest, passed, least[1], count), begun)
+            rewind = failed & (search.replay == 0) & (search.first > 1)
+            search = search.rewound(rewind)
             again = ~converged & (search.replay > 0)
-            worse |= again  # from where the cycle began
-            running = (running & ~replaying) | again
-            code = jnp.where(replaying & ~converged, outer.code, code)
+            code = jnp.where(replaying & ~converged, search.code, code)
+            code = jnp.where(again, _RUNNING, code)
+            steps = jnp.where(replaying, before, steps)
             memory = where(replaying, outer.memory, memory)
-        x, r = where(worse, outer.x, x), where(worse, outer.r, r)
-        r_norm = jnp.where(worse, outer.residual_norm, r_norm)
-        if search is not None:
-            x, r = where(search.rewind, x0, x), where(search.rewind, r0, r)
-            r_norm = jnp.where(search.rewind, norm0, r_norm)
-        if history is not None:
-            place = jnp.where(replaying, history.size, steps)
-            history = history.at[place].set(r_norm, mode="drop")
-        return _Outer(
-            x=x,
-            r=r,
-            residual_norm=r_norm,
-            num_steps=steps,
-            num_cycles=outer.num_cycles + 1,
-            num_residuals=outer.num_residuals + computed.astype(jnp.int32),
-            num_replayed=outer.num_replayed + jnp.where(replaying, count, 0),
-            num_flat=num_flat,
-            drift=drift,
-            history=history,
-            memory=memory,
-            computed=jnp.where(worse, outer.computed, computed),
-            code=code,
-            running=running,
-            verify=verify,
-            search=search,
-        )
+            # back to where the cycle began
+            x_next, r_next, norm_next = where(again, outer[:3], (x_next, r_next, norm_next))
+            x_next, r_next, norm_next = where(rewind, (x0, r0, norm0), (x_next, r_next, norm_next))
+            if history is not None:
+                place = jnp.where(replaying, history.size, steps)
+                history = history.at[place].set(jnp.where(worse, best[1], r_norm), mode="drop")
+            search = jnp.stack(search)
+        elif history is not None:
+            history = history.at[steps].set(norm_next)
+        counters = jnp.stack([steps, num_cycles + 1, code.astype(jnp.int32), num_flat])
+        return _Outer(x_next, r_next, norm_next, counters, history, memory, recursion, search, best)
 
-    zero = jnp.zeros((), jnp.int32)
+    zero, no = jnp.zeros((), jnp.int32), jnp.array(False)
     start_converged = jnp.isfinite(norm0) & (norm0 <= tol)
-    code = jnp.where(start_converged, CODES["converged"], CODES["max_steps"]).astype(jnp.int32)
+    stops = start_converged | ~jnp.isfinite(norm0) | (jnp.asarray(max_steps, jnp.int32) <= 0)
+    code = jnp.where(start_converged, CODES["converged"], jnp.where(stops, CODES["max_steps"], _RUNNING))
     outer = _Outer(
         x=x0,
         r=r0,
         residual_norm=norm0,
-        num_steps=zero,
-        num_cycles=zero,
-        num_residuals=zero,
-        num_replayed=zero,
-        num_flat=zero,
-        drift=jnp.zeros_like(norm0),
+        counters=jnp.stack([zero, zero, code.astype(jnp.int32), zero]),
         history=history,
         memory=method.memory,
-        computed=jnp.array(True),
-        code=code,
-        running=jnp.isfinite(norm0) & ~start_converged & (max_steps > 0),
-        verify=None if method.residual is None else _Verify(jnp.array(False), jnp.array(False)),
-        search=_Search(x0, norm0, zero, zero, zero, zero, jnp.array(False)) if keep_best else None,
+        recursion=_Recursion(jnp.zeros_like(norm0), ~no, zero, no, zero) if has_residual else None,
+        search=jnp.zeros(len(_Search._fields), jnp.int32) if searches else None,
+        best=(x0, norm0) if keep_best else None,
     )
-    outer = jax.lax.while_loop(lambda outer: outer.running, cycle, outer)
+    outer = jax.lax.while_loop(lambda outer: outer.counters[2] == _RUNNING, cycle, outer)
 
-    x, r_norm, failed = outer.x, outer.residual_norm, outer.code != CODES["converged"]
-    if outer.search is not None:
-        chosen, best = failed & ~fixed, outer.search
-        x, r_norm = where(chosen, best.x, x), jnp.where(chosen, best.residual_norm, r_norm)
-    blame = (("nonfinite_vector", b), *blame)
-    code = jax.lax.cond(failed, lambda: _blamed(blame, outer.code), lambda: outer.code)
+    num_steps, num_cycles, code, _ = outer.counters
+    x, r_norm, failed = outer.x, outer.residual_norm, code != CODES["converged"]
+    if outer.best is not None:
+        x, r_norm = where(failed & ~fixed, outer.best, (x, r_norm))
+    code = jax.lax.cond(failed, lambda code: _blamed(blame, code), lambda code: code, code)
     stats = {
-        "num_steps": outer.num_steps,
-        "num_cycles": outer.num_cycles,
-        "num_residuals": outer.num_residuals,
-        "num_replayed": outer.num_replayed,
+        "num_steps": num_steps,
+        "num_cycles": num_cycles,
+        "num_residuals": num_cycles if outer.recursion is None else outer.recursion.num_computed,
+        "num_replayed": 0 if outer.search is None else outer.search[4],
         "residual_norm": r_norm * unit,
     }
     if outer.history is not None:
         stats["residual_norms"] = outer.history * unit
-    value = scale(unit, x)
-    if unit_of_operator is not None:
-        value = scale(1 / unit_of_operator, value)
     # A solution too small for its dtype is not the zero that it would be rounded to.
-    vanished = (largest_entry(x) > 0) & (largest_entry(value) == 0)
-    overflowed = all_finite(x) & ~all_finite(value)
-    code = jnp.where(vanished | overflowed, CODES["range"], code)
+    largest = peak = largest_entry(x)
+    value = scale(unit, x)
+    peak = peak * unit
+    if unit_of_operator is not None:
+        value, peak = scale(1 / unit_of_operator, value), peak / unit_of_operator
+    out_of_range = ((largest > 0) & (peak == 0)) | (jnp.isfinite(largest) & ~jnp.isfinite(peak))
+    code = jnp.where(out_of_range, CODES["range"], code)
     return value, code, stats, outer.memory, r_norm / b_norm
 
 
 def _blamed(blame: tuple[tuple[str, PyTree], ...], code: Array) -> Array:
     """The number of the first reason whose arrays hold NaN or infinity; else `code`."""
     for reason, place in reversed(blame):
-        code = jnp.where(all_finite(place), code, CODES[reason])
+        if jax.tree.leaves(place):
+            code = jnp.where(all_finite(place), code, CODES[reason])
     return code
 
 

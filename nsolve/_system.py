@@ -1,9 +1,12 @@
 """An operator together with its preconditioner."""
 
+from typing import Any
+
 import equinox as eqx
 import lineax as lx
 from jaxtyping import Array, PyTree
 
+from ._frozen import Frozen, freeze
 from ._vectors import Vector, scale
 
 
@@ -13,22 +16,56 @@ class System(eqx.Module):
 
     A method that forms squares of products works on `A / unit`, with `unit` a power of two near the size of
     `A`; the preconditioner is multiplied by it.
+
+    Only arrays are leaves: whoever stops the gradients of a state or carries it through a loop (optimistix's
+    `Chord`, diffrax's `VeryChord`) asks for that.
     """
 
-    operator: lx.AbstractLinearOperator
-    preconditioner: lx.AbstractLinearOperator | None
-    extra: PyTree = None
-    recycled: PyTree = None
-    unit: Array | None = None
+    arrays: tuple[Array, ...]
+    rest: Frozen = eqx.field(static=True)
+
+    def __init__(
+        self,
+        operator: lx.AbstractLinearOperator,
+        preconditioner: lx.AbstractLinearOperator | None,
+        extra: PyTree = None,
+        recycled: PyTree = None,
+        unit: Array | None = None,
+    ):
+        self.arrays, self.rest = freeze((operator, preconditioner, extra, recycled, unit))
+
+    def _part(self, index: int) -> Any:
+        return self.rest.thaw(self.arrays)[index]
+
+    @property
+    def operator(self) -> lx.AbstractLinearOperator:
+        return self._part(0)
+
+    @property
+    def preconditioner(self) -> lx.AbstractLinearOperator | None:
+        return self._part(1)
+
+    @property
+    def extra(self) -> PyTree:
+        return self._part(2)
+
+    @property
+    def recycled(self) -> PyTree:
+        return self._part(3)
+
+    @property
+    def unit(self) -> Array | None:
+        return self._part(4)
 
     def product(self, x: Vector) -> Vector:
         """`A x / unit`."""
-        y = self.operator.mv(x)
-        return y if self.unit is None else scale(1 / self.unit, y)
+        y, unit = self.operator.mv(x), self.unit
+        return y if unit is None else scale(1 / unit, y)
 
     def precondition(self, x: Vector) -> Vector:
         """`unit M x`; `x` itself without preconditioner."""
-        if self.preconditioner is None:
+        preconditioner, unit = self.preconditioner, self.unit
+        if preconditioner is None:
             return x
-        z = self.preconditioner.mv(x)
-        return z if self.unit is None else scale(self.unit, z)
+        z = preconditioner.mv(x)
+        return z if unit is None else scale(unit, z)

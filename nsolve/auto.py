@@ -8,7 +8,7 @@ import numpy as np
 from . import preconditioners
 from .linear import CG, GMRES, MINRES, AbstractIterativeSolver
 from .operators import SparseLinearOperator, StencilLinearOperator
-from .operators.base import is_hermitian, untagged
+from .operators.base import is_hermitian, require_operator, untagged
 
 
 def auto(
@@ -31,6 +31,7 @@ def auto(
     **Arguments:** a square operator, and the solver's `rtol`, `atol` and `max_steps`.  **Returns** the
     solver, to be handed to `lx.linear_solve`; what does not suit the operator after all is reported there.
     """
+    require_operator(operator, "auto")
     common = {"rtol": rtol, "atol": atol, "max_steps": max_steps}
     inner = untagged(operator)
     grid = isinstance(inner, StencilLinearOperator)

@@ -9,10 +9,10 @@ import lineax as lx
 
 from ._stopping import power_of_two_scale, tolerance
 from ._vectors import Vector, norm, scale, subtract, where, zeros_like
-from .linear.base import AbstractIterativeSolver, check_vector
+from .linear.base import AbstractIterativeSolver, as_vector
+from .operators.base import require_operator
 
 
-@eqx.filter_jit
 def unroll(
     solver: AbstractIterativeSolver,
     operator: lx.AbstractLinearOperator,
@@ -46,10 +46,21 @@ def unroll(
         raise TypeError(
             f"`solver` must be one of nsolve's iterative solvers, but is a {type(solver).__name__}."
         )
-    options = {} if options is None else options
+    require_operator(operator, "unroll")
+    return _run(solver, operator, vector, num_steps, {} if options is None else options)
+
+
+@eqx.filter_jit
+def _run(
+    solver: AbstractIterativeSolver,
+    operator: lx.AbstractLinearOperator,
+    vector: Vector,
+    num_steps: int,
+    options: dict[str, Any],
+) -> lx.Solution:
     if "recycled" in options:
         raise ValueError("`options['recycled']` is for solves: `unroll` starts without a subspace.")
-    check_vector(vector, operator.out_structure(), "vector")
+    vector = as_vector(vector, operator.out_structure(), "vector")
     system = solver.prepare(solver.precondition(operator, options, differentiable=True))
     method = solver.method(system)
     unit = jax.lax.stop_gradient(power_of_two_scale(vector))
@@ -57,8 +68,8 @@ def unroll(
     if options.get("y0") is None:
         x, r = zeros_like(vector), vector
     else:
-        check_vector(options["y0"], operator.in_structure(), "options['y0']")
-        x = options["y0"] if system.unit is None else scale(system.unit, options["y0"])
+        x = as_vector(options["y0"], operator.in_structure(), "options['y0']")
+        x = x if system.unit is None else scale(system.unit, x)
         x = scale(1 / unit, x)
         r = subtract(vector, system.product(x))
     norms = [norm(r)[None]]

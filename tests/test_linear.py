@@ -89,8 +89,112 @@ def test_tolerances_are_honoured(solver):
 def test_a_failure_is_raised_unless_told_not_to():
     operator = ns.SparseLinearOperator.from_scipy(grid_laplacian(8), PSD)
     for solver in (ns.CG(rtol=1e-8, max_steps=1), ns.GMRES(rtol=1e-8, max_steps=1)):
-        with pytest.raises(eqx.EquinoxRuntimeError, match="maximum number of solver steps"):
+        with pytest.raises(eqx.EquinoxRuntimeError, match="All of `max_steps` were taken.*about 1e[+-]0"):
             lx.linear_solve(operator, jnp.ones(64), solver)
+        solution = lx.linear_solve(operator, jnp.ones(64), solver, throw=False)
+        assert solution.stats["reason"] == ns.linear.REASONS.max_steps
+
+
+@pytest.mark.parametrize("solver", [ns.CG, ns.MINRES, ns.BiCGStab, ns.GMRES])
+def test_more_than_the_precision_attains_is_said_in_our_words(solver):
+    operator = ns.StencilLinearOperator.poisson((12, 12), 1 / 13, dtype=jnp.float32)
+    with pytest.raises(eqx.EquinoxRuntimeError) as raised:
+        lx.linear_solve(operator, jnp.ones((12, 12), jnp.float32), solver(rtol=1e-12))
+    text = str(raised.value)
+    assert f"{solver.__name__}: Rounding is the limit" in text and "float64" in text
+    assert "about 1e-0" in text and "in float32" in text  # the residual that is attainable here
+    assert "stagnation_iters" not in text and "restart" not in text
+
+
+def test_a_fixed_number_of_steps_gives_the_last_iterate():
+    matrix = grid_laplacian(8)
+    operator = ns.SparseLinearOperator.from_scipy(matrix, PSD)
+    b = np.random.default_rng(3).standard_normal(64)
+    x, r = np.zeros(64), b
+    p = r
+    for _ in range(5):
+        alpha = r @ r / (p @ (matrix @ p))
+        x, r_next = x + alpha * p, r - alpha * (matrix @ p)
+        p, r = r_next + (r_next @ r_next) / (r @ r) * p, r_next
+    solution = lx.linear_solve(operator, jnp.asarray(b), ns.CG(rtol=0.0, max_steps=5), throw=False)
+    np.testing.assert_allclose(solution.value, x, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("solver", "preconditioner"),
+    [
+        (ns.CG, None),
+        (ns.CG, ns.preconditioners.IncompleteCholesky()),
+        (ns.MINRES, None),
+        (ns.FlexibleCG, None),
+        (ns.BiCGStab, None),
+        (ns.GCRODR, None),
+        (ns.GMRES, ns.preconditioners.IncompleteLU()),
+    ],
+)
+def test_the_best_iterate_of_an_inconsistent_system(solver, preconditioner):
+    """No-flux on every wall, and a source whose mean is 1e-7 of its size."""
+    n = 24
+    operator = ns.SparseLinearOperator.from_scipy(
+        ns.StencilLinearOperator.diffusion(jnp.ones((n, n)), 1.0, "neumann").as_scipy(), PSD
+    )
+    f = np.random.default_rng(0).standard_normal(n * n)
+    f -= f.mean()
+    f += 1e-7 * np.linalg.norm(f) / n
+    solution = lx.linear_solve(
+        operator, jnp.asarray(f), solver(rtol=1e-9, preconditioner=preconditioner), throw=False
+    )
+    assert solution.result != lx.RESULTS.successful
+    true = np.linalg.norm(f - operator.as_scipy() @ np.asarray(solution.value))
+    assert true <= 1e-6 * np.linalg.norm(f)
+    assert abs(solution.stats["residual_norm"] - true) <= 1e-2 * true
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [ns.SOR(rtol=1e-8), ns.CG(rtol=1e-8, preconditioner=ns.preconditioners.Jacobi())],
+    ids=["sor", "cg+jacobi"],
+)
+def test_a_zero_on_the_diagonal_is_no_nonfinite_input(solver):
+    matrix = sp.csr_array(np.diag([1.0, 1.0, 3.0]) + 0.5 * np.diag([1, 1], 1) + 0.5 * np.diag([1, 1], -1))
+    operator = ns.SparseLinearOperator.from_scipy(matrix, PSD)
+    zeroed = operator.with_values(jnp.where(jnp.arange(matrix.nnz) == 3, 0.0, operator.values))
+    assert zeroed.as_scipy()[1, 1] == 0
+    zeroed = lx.TaggedLinearOperator(zeroed, PSD)
+    solution = lx.linear_solve(zeroed, jnp.ones(3), solver, throw=False)
+    assert solution.result == lx.RESULTS.breakdown
+    assert solution.stats["reason"] == ns.linear.REASONS.preconditioner_failed
+    np.testing.assert_array_equal(solution.value, 0)
+    with pytest.raises(eqx.EquinoxRuntimeError, match="zero on the diagonal"):
+        lx.linear_solve(zeroed, jnp.ones(3), solver)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda: jnp.full(36, 1.0),
+        lambda: jnp.broadcast_to(1.0, (36,)),
+        lambda: jnp.where(jnp.arange(36) > 3, 1.0, 0.0),
+        lambda: np.zeros(36, int),
+        lambda: np.ones(36, np.float32),
+    ],
+)
+def test_starts_of_every_kind(start):
+    operator = ns.SparseLinearOperator.from_scipy(grid_laplacian(6), PSD)
+    b = jnp.full(36, 1.0)
+    solution = lx.linear_solve(operator, b, ns.CG(rtol=1e-10), options={"y0": start()})
+    assert np.linalg.norm(b - operator.mv(solution.value)) <= 1e-10 * 6.0
+    many = ns.solve_sequence(lambda _: operator, jnp.zeros(2), jnp.full((2, 36), 1.0), ns.CG(rtol=1e-10))
+    np.testing.assert_allclose(many.value[1], solution.value, atol=1e-9)
+
+
+def test_tolerances_take_no_part_in_derivatives():
+    operator = ns.SparseLinearOperator.from_scipy(grid_laplacian(6), PSD)
+
+    def total(rtol):
+        return jnp.sum(lx.linear_solve(operator, jnp.ones(36), ns.CG(rtol=rtol)).value)
+
+    assert jax.grad(total)(1e-8) == 0
 
 
 def test_atol_is_absolute():

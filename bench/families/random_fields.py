@@ -20,12 +20,25 @@ def gaussian_random_field(
     correlation length. In the plane the variance at a point is about `1 / (4 pi (alpha - 1))`, whatever
     `tau`.
 
-    Costs one cosine transform.
+    Costs a dense product an axis.
     """
     deviations = jnp.asarray(_mode_deviations(tuple(shape), float(alpha), float(tau)))
     modes = deviations * jax.random.normal(key, shape)
-    # The orthonormal cosine transform, up to sqrt(cells), evaluates functions of unit L2 norm.
-    return jax.scipy.fft.idctn(modes, norm="ortho") * math.sqrt(math.prod(shape))
+    # The orthonormal cosine transform, up to sqrt(cells), evaluates functions of unit L2 norm.  As products
+    # with matrices: XLA's Fourier transforms on a CPU wait on the very threads that are to do their work,
+    # and two at a time, as in a batch of problems, can wait for ever.
+    for axis, n in enumerate(shape):
+        cosines = jnp.asarray(_cosines(n), modes.dtype)
+        modes = jnp.moveaxis(jnp.tensordot(cosines, modes, axes=(1, axis), precision="highest"), 0, axis)
+    return modes * math.sqrt(math.prod(shape))
+
+
+@functools.lru_cache(maxsize=16)
+def _cosines(n: int) -> np.ndarray:
+    """The matrix of the inverse orthonormal cosine transform."""
+    values = np.cos(np.pi / n * np.outer(np.arange(n) + 0.5, np.arange(n))) * math.sqrt(2 / n)
+    values[:, 0] = math.sqrt(1 / n)
+    return values
 
 
 @functools.lru_cache(maxsize=16)

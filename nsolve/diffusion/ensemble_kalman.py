@@ -7,9 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from .._dense import solve
 from ._arrays import accumulation_dtype, in_precision_of, is_traced, namespace
 from ._checks import check_batch, check_key, check_state, is_finite, raise_if_failed
 from ._rows import Rows
@@ -150,11 +150,11 @@ def _kalman(x: PyTree[Array], seen: Array, misfit: Array, power: Array) -> PyTre
     count, size = seen.shape
     spread = _centred(seen) / jnp.sqrt(count - 1.0)
     small = spread.T @ spread if size <= count else spread @ spread.T
-    factor = cho_factor(small + jnp.eye(len(small), dtype=small.dtype) / power)
+    small = small + jnp.eye(len(small), dtype=small.dtype) / power
     if size <= count:
-        return _shift(x, cho_solve(factor, misfit.T).T, spread.T / jnp.sqrt(count - 1.0))
+        return _shift(x, solve(small, misfit.T).T, spread.T / jnp.sqrt(count - 1.0))
     # The same by the push-through identity, in the ensemble's own dimension.
-    return _shift(x, cho_solve(factor, spread @ misfit.T).T / jnp.sqrt(count - 1.0))
+    return _shift(x, solve(small, spread @ misfit.T).T / jnp.sqrt(count - 1.0))
 
 
 def _published(x: PyTree[Array], seen: Array, misfit: Array, guidance_scale: Any) -> PyTree[Array]:

@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._dense import solve
 from ._arrays import is_traced, namespace, on_host
 from .denoiser import Denoiser
 
@@ -89,7 +90,7 @@ class Spline(eqx.Module):
                 ((h[-1] ** 2 * chord[-2] + (h[-1] + 2.0 * ends[1]) * h[-2] * chord[-1]) / ends[1])[None],
             ]
         )
-        slopes = xp.linalg.solve(matrix, right.reshape(m, -1)).reshape(right.shape)
+        slopes = (np.linalg.solve if xp is np else solve)(matrix, right.reshape(m, -1)).reshape(right.shape)
         cells = h[each] * (values[:-1] + values[1:]) / 2 + h[each] ** 2 * (slopes[:-1] - slopes[1:]) / 12
         integrals = xp.concatenate([xp.zeros_like(values[:1]), xp.cumsum(cells, axis=0)])
         return Spline(knots, values, slopes, integrals)

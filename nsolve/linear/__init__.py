@@ -1,5 +1,6 @@
 """Linear solvers for `lineax.linear_solve`."""
 
+from .._reasons import REASONS as REASONS
 from ._recycled import Recycled as Recycled
 from .base import AbstractIterativeSolver as AbstractIterativeSolver
 from .bicgstab import BiCGStab as BiCGStab

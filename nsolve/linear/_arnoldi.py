@@ -3,6 +3,8 @@
 `A Z = W G`: the columns of `Z` are corrections, those of `W` are orthonormal, `G` is upper Hessenberg and
 kept as `Q^H [R; 0]`, the Givens rotations `Q` multiplied out.  Stored by rows: what is not built yet is zero
 and takes no part in inner products.
+
+No routine of LAPACK is called: see `nsolve._dense`.
 """
 
 import functools
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from .._dense import diagonal, solve_upper
 from .._system import System
 from .._vectors import Vector, hypot, norm, safe_divide, zeros_like
 
@@ -26,9 +29,8 @@ class Arnoldi(NamedTuple):
     x: Vector
     basis: Array  # (m + 1, n): W
     corrections: Array | None  # (m, n): Z where it is kept; None: Z = M W
-    rotations: Array  # (m + 1, m + 1): Q
+    rotated: Array  # (m + 1, m + 2): Q [I, W^H r]; the last live entry of its last column is the residual
     triangle: Array  # (m, m): R, ones on the diagonal where not built
-    rhs: Array  # (m + 1,): Q W^H r; its last live entry is the residual
     count: Array
     residual_norm: Array
     broken: Array
@@ -44,13 +46,17 @@ def begin(x: Vector, r: Vector, m: int, keeps_corrections: bool) -> Arnoldi:
         x=x,
         basis=basis.at[0].set(flat * _inverse(r_norm, flat.dtype)),
         corrections=corrections,
-        rotations=jnp.eye(m + 1, dtype=flat.dtype),
+        rotated=not_rotated(jnp.zeros(m + 1, flat.dtype).at[0].set(r_norm.astype(flat.dtype))),
         triangle=jnp.eye(m, dtype=flat.dtype),
-        rhs=jnp.zeros(m + 1, flat.dtype).at[0].set(r_norm.astype(flat.dtype)),
         count=jnp.zeros((), jnp.int32),
         residual_norm=r_norm,
         broken=jnp.array(False),
     )
+
+
+def not_rotated(rhs: Array) -> Array:
+    """`Q [I, rhs]` before the first rotation."""
+    return jnp.concatenate([jnp.eye(rhs.size, dtype=rhs.dtype), rhs[:, None]], axis=1)
 
 
 def advance(s: Arnoldi, system: System) -> Arnoldi:
@@ -64,10 +70,9 @@ def advance(s: Arnoldi, system: System) -> Arnoldi:
         # Never broken here: the branch keeps XLA from fusing a cheap preconditioner into the update below,
         # which would then read the basis late and cost a copy of it.
         z = jax.lax.cond(s.broken, zeros_like, lambda v: system.precondition(v), z)
-        corrections = corrections.at[j].set(ravel_pytree(z)[0])
+        corrections = _put(corrections, ravel_pytree(z)[0], j)
     w, _ = ravel_pytree(system.product(z))
     # Classical Gram-Schmidt twice: as orthogonal as Householder, in four matrix-vector products.
-    w_norm = norm(w)
     h = multiply(s.basis.conj(), w)
     w = w - multiply(h, s.basis)
     again = multiply(s.basis.conj(), w)
@@ -75,35 +80,34 @@ def advance(s: Arnoldi, system: System) -> Arnoldi:
     h = h + again
     height = norm(w)
     # An invariant subspace: what is left is rounding, and must not become a basis vector.
-    invariant = height <= 10 * jnp.finfo(height.dtype).eps * w_norm
+    invariant = height <= 10 * jnp.finfo(height.dtype).eps * norm(h)
     height = jnp.where(invariant, 0, height)
-    basis = s.basis.at[j + 1].set(w * _inverse(height, w.dtype))
-    # One more column of the Hessenberg matrix, rotated to triangular form.
-    column = multiply(s.rotations, h)
+    basis = _put(s.basis, w * _inverse(height, w.dtype), j + 1)
+    # One more column of the Hessenberg matrix, rotated; below row j it is zero.
+    column = multiply(s.rotated, jnp.append(h, jnp.zeros_like(h[:1])))[:m]
     a = column[j]
     length = hypot(jnp.abs(a), height)
-    phase = jnp.where(a == 0, jnp.ones_like(a), safe_divide(a, jnp.abs(a).astype(a.dtype)))
-    cosine = safe_divide(jnp.abs(a), length).astype(a.dtype)
-    sine = phase * safe_divide(height, length).astype(a.dtype)
-    column = jnp.where(jnp.arange(m + 1, dtype=j.dtype) < j, column, 0)[:m]
-    column = column.at[j].set(phase * length.astype(a.dtype))
-    # Row j + 1 of the rotations is still that of the identity.
-    upper, lower = s.rotations[j], s.rotations[j + 1]
-    rotations = s.rotations.at[j].set(cosine * upper + sine * lower)
-    rotations = rotations.at[j + 1].set(-sine.conj() * upper + cosine * lower)
-    g = s.rhs[j]
-    rhs = s.rhs.at[j].set(cosine * g).at[j + 1].set(-sine.conj() * g)
+    inverse = _inverse(length, a.dtype)
+    # The rotation takes (a, height) to (length, 0); row j + 1 is still that of the identity.
+    upper, lower = jax.lax.dynamic_slice_in_dim(s.rotated, j, 2)
+    cosine, sine = a * inverse, height.astype(a.dtype) * inverse
+    rows = jnp.stack([cosine.conj() * upper + sine * lower, cosine * lower - sine * upper])
     return Arnoldi(
         x=s.x,
         basis=basis,
         corrections=corrections,
-        rotations=rotations,
-        triangle=s.triangle.at[:, j].set(column),
-        rhs=rhs,
+        rotated=jax.lax.dynamic_update_slice_in_dim(s.rotated, rows, j, 0),
+        triangle=jax.lax.dynamic_update_index_in_dim(
+            s.triangle, _put(column, length.astype(a.dtype), j), j, 1
+        ),
         count=j + 1,
-        residual_norm=jnp.abs(rhs[j + 1]),
+        residual_norm=jnp.abs(sine) * s.residual_norm,
         broken=invariant | ~jnp.isfinite(height),
     )
+
+
+def _put(rows: Array, row: Array, index: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(rows, row, index, 0)
 
 
 def _inverse(length: Array, dtype: Any) -> Array:
@@ -113,25 +117,20 @@ def _inverse(length: Array, dtype: Any) -> Array:
 
 def live_triangle(s: Arnoldi) -> tuple[Array, Array]:
     """`R` with the identity where it is not built or singular, and which columns count."""
-    m = s.triangle.shape[0]
-    live = jnp.arange(m, dtype=s.count.dtype) < s.count
+    identity = jnp.eye(s.triangle.shape[0], dtype=s.triangle.dtype)
+    live = jnp.arange(len(identity), dtype=s.count.dtype) < s.count
     # A zero on the diagonal belongs to a singular operator: no component in that direction.
-    pivots = jnp.abs(jnp.diagonal(s.triangle))
+    pivots = jnp.abs(diagonal(s.triangle))
     live &= pivots > jnp.finfo(s.residual_norm.dtype).eps * jnp.max(pivots, where=live, initial=0)
-    return jnp.where(live[:, None] & live[None, :], s.triangle, jnp.eye(m, dtype=s.triangle.dtype)), live
+    return jnp.where(live[:, None] & live[None, :], s.triangle, identity), live
 
 
-def coefficients(s: Arnoldi) -> Array:
-    """`y` that minimises `||W^H r - G y||`: the correction is `Z y`."""
+def solution(s: Arnoldi) -> tuple[Array, Array, Array]:
+    """`y` that minimises `||W^H r - G y||`, the correction being `Z y`; the coefficients of the residual
+    `r - A Z y` in `W`, `(m + 1,)`; and how far rounding may have taken that from the truth."""
     triangle, live = live_triangle(s)
-    rhs = jnp.where(live, s.rhs[: live.size], 0)
-    return jax.scipy.linalg.solve_triangular(triangle, rhs)
-
-
-def residual(s: Arnoldi) -> tuple[Vector, Array]:
-    """`r - A Z y` without a product, and how far rounding may have taken it from the truth."""
-    y, triangle = coefficients(s), live_triangle(s)[0]
-    left = s.rhs - jnp.append(multiply(triangle, y), 0)
-    _, unravel = ravel_pytree(s.x)
-    rounding = jnp.finfo(s.residual_norm.dtype).eps * jnp.linalg.norm(triangle) * jnp.linalg.norm(y)
-    return unravel(multiply(multiply(s.rotations.conj().T, left), s.basis)), rounding
+    rhs = s.rotated[:, -1]
+    y = solve_upper(triangle, jnp.where(live, rhs[:-1], 0))
+    left = jnp.where(jnp.append(live, False), 0, rhs)  # what `G y` does not reach
+    rounding = jnp.finfo(s.residual_norm.dtype).eps * jnp.sum(jnp.abs(triangle) * jnp.abs(y)[None, :])
+    return y, multiply(s.rotated[:, :-1].conj().T, left), rounding

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._dense import eigh, orthonormal_columns
+
 
 class Window(NamedTuple):
     """The first `count` rows of `basis` are in use."""
@@ -54,11 +56,11 @@ def record(window: Window, z: Array, gamma: Array, beta: Array, alpha: Array) ->
 def _shrink(window: Window) -> Window:
     wanted = window.link.size // 3
     keep = 2 * wanted
-    _, now = jnp.linalg.eigh(window.projected)
-    _, before = jnp.linalg.eigh(window.projected[:-1, :-1])
+    _, now = eigh(window.projected)
+    _, before = eigh(window.projected[:-1, :-1])
     both = jnp.concatenate([now[:, :wanted], jnp.pad(before[:, :wanted], ((0, 1), (0, 0)))], axis=1)
-    q, _ = jnp.linalg.qr(both)
-    values, y = jnp.linalg.eigh(q.T @ window.projected @ q)
+    q = orthonormal_columns(both)
+    values, y = eigh(q.T @ window.projected @ q)
     y = q @ y
     vectors = jnp.matmul(y.T.astype(window.basis.dtype), window.basis, precision="highest")
     return Window(
@@ -77,7 +79,7 @@ def ritz(window: Window) -> tuple[Array, Array]:
     # What is not there goes to the end of the spectrum.
     beyond = 2 * jnp.max(jnp.sum(jnp.abs(window.projected), axis=1)) + 1
     missing = jnp.diag(jnp.full(live.size, beyond))
-    values, y = jnp.linalg.eigh(jnp.where(live[:, None] & live[None, :], window.projected, missing))
+    values, y = eigh(jnp.where(live[:, None] & live[None, :], window.projected, missing))
     values, y = values[:wanted], y[:, :wanted]
     there = (jnp.arange(wanted, dtype=jnp.int32) < window.count) & (values > 0)
     values, y = jnp.where(there, values, 0), jnp.where(there[None, :] & live[:, None], y, 0)

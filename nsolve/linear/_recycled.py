@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._dense import eigh
 from .._vectors import size
 
 #: Systems solved cold after a recycled solve that cost more than a cold one; doubled each time.
@@ -151,7 +152,7 @@ def orthonormalise(rows: Array) -> tuple[Array, Array]:
         norms = jnp.linalg.norm(rows, axis=1)
         scaling = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0).astype(rows.dtype)
         unit = scaling[:, None] * rows
-        eigenvalues, vectors = jnp.linalg.eigh(jnp.matmul(unit.conj(), unit.T, precision="highest"))
+        eigenvalues, vectors = eigh(jnp.matmul(unit.conj(), unit.T, precision="highest"))
         # Below the square of this the Gram matrix shows rounding only.
         independent = eigenvalues > 100 * jnp.finfo(norms.dtype).eps * jnp.max(eigenvalues, initial=0)
         weights = jnp.where(independent, jax.lax.rsqrt(jnp.where(independent, eigenvalues, 1)), 0)

@@ -13,6 +13,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
+import scipy.sparse
 from jaxtyping import Array, PyTree
 
 from .._reasons import as_reason, as_result, raise_in_words
@@ -21,10 +23,15 @@ from .._system import System
 from .._upstream import solve_throws
 from .._vectors import Vector, size
 from ..operators import SparseLinearOperator, StencilLinearOperator
-from ..operators.base import EXPLICIT, untagged
+from ..operators.base import EXPLICIT, require_operator, untagged
 
 #: A preconditioner: an operator `M ~ A^-1`, or a constructor that makes one from `A`.
 Preconditioner = lx.AbstractLinearOperator | Callable[[Any], lx.AbstractLinearOperator]
+
+
+def constant_field(**kwargs: Any) -> Any:
+    """A field of a solver whose value is cut off from differentiation: no solution depends on it."""
+    return eqx.field(converter=lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, **kwargs)
 
 
 class Cost(NamedTuple):
@@ -54,8 +61,22 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     operator is square; its class and tags are checked in `init`.  The preconditioner must be a fixed linear
     operator with a transpose where the solution is differentiated in reverse mode.
 
+    With `rtol=0, atol=0` and `max_steps=k` a solve takes exactly `k` steps and gives the last iterate
+    (`RESULTS.max_steps_reached`: hand it `throw=False`).
+
+    `rtol` and `atol` are cut off from differentiation.  Neither does a solution depend on the start, the
+    preconditioner or the parameters of the method, but lineax refuses to differentiate with respect to them
+    ("Unexpected tangent"): `jax.lax.stop_gradient` cuts them off, and `nsolve.unroll` differentiates in them.
+
     Statistics: `num_steps`, `max_steps`, `num_matvecs`, `num_preconditioner_applications`, `residual_norm`
-    (the norm of the computed residual of the returned solution).
+    (the norm of the computed residual of the returned solution), `reason` (`nsolve.linear.REASONS`: why the
+    solve ended; `print` shows it in words).
+
+    A solve that fails returns the iterate with the smallest residual that it met, and never one worse than
+    the start: for methods whose residual may rise, the steps of the last cycle (where rounding misled the
+    method, also of the first) are taken once more, up to a few times as many as the solve itself took.
+    With `throw=True` nobody would see it, and it is not looked for.
+    A start whose residual exceeds `||b||` by more than the precision can tell apart is dropped.
     """
 
     rtol: eqx.AbstractVar[Any]
@@ -83,12 +104,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
             raise ValueError(
                 f"`{name}(rtol=0, atol=0)` never stops: give a positive `rtol` or `atol`, or `max_steps`."
             )
-        given = self.preconditioner
-        if not (given is None or callable(given) or isinstance(given, lx.AbstractLinearOperator)):
-            raise TypeError(
-                f"`{name}(preconditioner=...)` must be a preconditioner constructor or a linear operator "
-                f"approximating the inverse, but is {given!r}."
-            )
+        _check_preconditioner(self.preconditioner, f"{name}(preconditioner=...)")
 
     @abc.abstractmethod
     def check(self, operator: lx.AbstractLinearOperator) -> None:
@@ -115,6 +131,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         """The system with its preconditioner: the given one, or one made by the constructor."""
         name = type(self).__name__
         self.check_options(options)
+        require_operator(operator, name)
         if not eqx.tree_equal(operator.in_structure(), operator.out_structure()):
             raise ValueError(
                 f"`{name}` solves square systems, but the operator maps {operator.in_structure()} to "
@@ -122,6 +139,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
             )
         self.check(operator)
         preconditioner = options.get("preconditioner", self.preconditioner)
+        _check_preconditioner(preconditioner, "options['preconditioner']")
         if preconditioner is not None and not isinstance(preconditioner, lx.AbstractLinearOperator):
             build = getattr(preconditioner, "build", preconditioner)
             preconditioner = (build if differentiable else preconditioner)(operator)
@@ -165,7 +183,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
             state = self.init(state.operator, options)  # the state was made without it
         y0 = options.get("y0")
         if y0 is not None:
-            check_vector(y0, state.operator.in_structure(), "options['y0']")
+            y0 = as_vector(y0, state.operator.in_structure(), "options['y0']")
         recycled = options.get("recycled")
         if recycled is not None:
             state = System(state.operator, state.preconditioner, state.extra, recycled, state.unit)
@@ -261,11 +279,36 @@ def _size_of(operator: lx.AbstractLinearOperator) -> Array:
     return jax.lax.stop_gradient(power_of_two_scale(shown))
 
 
-def check_vector(vector: Any, structure: PyTree, name: str) -> None:
-    """Raises unless the vector has the structure, shapes and dtypes that the operator asks for."""
+def as_vector(vector: Any, structure: PyTree, name: str) -> Vector:
+    """The vector in the operator's dtypes; raises where it has another structure, or would lose digits."""
     given = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, vector))
-    if not eqx.tree_equal(given, jax.eval_shape(lambda: structure_zeros(structure))):
+    leaves, wanted = jax.tree.leaves(given), jax.tree.leaves(structure)
+    fits = jax.tree.structure(given) == jax.tree.structure(structure) and all(
+        leaf.shape == like.shape for leaf, like in zip(leaves, wanted, strict=True)
+    )
+    if not fits:
         raise ValueError(f"`{name}` must have the operator's structure {structure}, but is {given}.")
+    for leaf, like in zip(leaves, wanted, strict=True):
+        if not np.can_cast(leaf.dtype, like.dtype):
+            raise ValueError(
+                f"`{name}` is of dtype {leaf.dtype}, but the operator acts on {like.dtype}: cast `{name}` to "
+                f"{like.dtype}, or the operator's values to {leaf.dtype}."
+            )
+    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), vector, structure)
+
+
+def _check_preconditioner(given: Any, name: str) -> None:
+    """Raises unless a preconditioner is None, a constructor or an operator."""
+    if isinstance(given, type):
+        raise TypeError(f"`{name}` is the class `{given.__name__}`: write `{given.__name__}()`.")
+    if not (given is None or callable(given) or isinstance(given, lx.AbstractLinearOperator)):
+        hint = ""
+        if scipy.sparse.issparse(given) or eqx.is_array_like(given):
+            hint = " A matrix near the inverse becomes one by `nsolve.SparseLinearOperator.from_scipy`."
+        raise TypeError(
+            f"`{name}` must be a preconditioner constructor such as `nsolve.preconditioners.Jacobi()`, or a "
+            f"linear operator approximating the inverse, but is {given!r}.{hint}"
+        )
 
 
 def structure_zeros(structure: PyTree) -> Vector:

@@ -9,7 +9,12 @@ from jaxtyping import Array
 from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, dot, dtype, norm, real, safe_divide, zeros_like
-from .base import AbstractIterativeSolver, Cost, Preconditioner
+from .base import (
+    AbstractIterativeSolver,
+    Cost,
+    Preconditioner,
+    constant_field,
+)
 
 
 class _State(NamedTuple):
@@ -40,8 +45,8 @@ class BiCGStab(AbstractIterativeSolver):
     van der Vorst (1992), doi:10.1137/0913035.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False

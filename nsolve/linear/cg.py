@@ -19,6 +19,7 @@ from .base import (
     AbstractIterativeSolver,
     Cost,
     Preconditioner,
+    constant_field,
     require_definite_preconditioner,
 )
 
@@ -61,8 +62,8 @@ class CG(AbstractIterativeSolver):
     Stathopoulos and Orginos (2010), doi:10.1137/080725532.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False

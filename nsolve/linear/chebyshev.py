@@ -15,6 +15,7 @@ from .base import (
     AbstractIterativeSolver,
     Cost,
     Preconditioner,
+    constant_field,
     require_definite_preconditioner,
 )
 from .richardson import DIVERGED
@@ -47,8 +48,8 @@ class Chebyshev(AbstractIterativeSolver):
     (2003), algorithm 12.1.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
@@ -69,10 +70,10 @@ class Chebyshev(AbstractIterativeSolver):
             bounds = (0.9 * low, 1.1 * high)
         else:
             # the eigenvalues of M A; without preconditioner the system's operator is A / unit
-            scaled = system.preconditioner is None and system.unit is not None
+            unit = system.unit if system.preconditioner is None else None
             real = real_dtype(system.operator.in_structure())
             bounds = tuple(jnp.asarray(bound, real) for bound in self.bounds)
-            bounds = tuple(bound / system.unit for bound in bounds) if scaled else bounds
+            bounds = bounds if unit is None else tuple(bound / unit for bound in bounds)
         return System(system.operator, system.preconditioner, bounds, unit=system.unit)
 
     def cost(self) -> Cost:

@@ -11,7 +11,12 @@ from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, dot, norm, real, safe_divide
 from ..operators.base import require_definite
-from .base import AbstractIterativeSolver, Cost, Preconditioner
+from .base import (
+    AbstractIterativeSolver,
+    Cost,
+    Preconditioner,
+    constant_field,
+)
 
 
 class _State(NamedTuple):
@@ -41,8 +46,8 @@ class FlexibleCG(AbstractIterativeSolver):
     Notay (2000), doi:10.1137/S1064827599362314; the window slides as in PETSc's "standard" truncation.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False

@@ -17,12 +17,19 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from .._dense import eigh, solve_upper
 from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, size
-from ._arnoldi import Arnoldi, advance, begin, coefficients, live_triangle, multiply, residual
+from ._arnoldi import Arnoldi, advance, begin, live_triangle, multiply, not_rotated, solution
 from ._recycled import Recycled, as_recycled, nothing_recycled, orthonormalise
-from .base import AbstractIterativeSolver, Cost, Preconditioner, structure_zeros
+from .base import (
+    AbstractIterativeSolver,
+    Cost,
+    Preconditioner,
+    constant_field,
+    structure_zeros,
+)
 
 
 class _Memory(NamedTuple):
@@ -83,8 +90,8 @@ class GCRODR(AbstractIterativeSolver):
     Lago and Vasseur (2011), doi:10.1137/10082439X.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
@@ -146,9 +153,8 @@ class GCRODR(AbstractIterativeSolver):
             arnoldi = begun._replace(
                 basis=jnp.concatenate([memory.images, begun.basis]),
                 corrections=None if corrections is None else jnp.concatenate([vectors, corrections]),
-                rotations=jnp.eye(k + m + 1, dtype=flat.dtype),
+                rotated=not_rotated(jnp.concatenate([overlap, begun.rotated[:, -1]])),
                 triangle=jnp.eye(k + m, dtype=flat.dtype).at[jnp.arange(k), jnp.arange(k)].set(scaling),
-                rhs=jnp.concatenate([overlap, begun.rhs]),
                 count=begun.count + k,
             )
             return _State(arnoldi, sources)
@@ -161,9 +167,11 @@ class GCRODR(AbstractIterativeSolver):
             """`z`, `(k + m, n)`."""
             return search_space(s) if s.arnoldi.corrections is None else s.arnoldi.corrections
 
-        def finish(s: _State) -> Vector:
+        def finish_with_residual(s: _State) -> tuple[Vector, Vector, Array]:
             _, unravel = ravel_pytree(s.arnoldi.x)
-            return axpy(1, unravel(multiply(coefficients(s.arnoldi), directions(s))), s.arnoldi.x)
+            y, left, rounding = solution(s.arnoldi)
+            x = axpy(1, unravel(multiply(y, directions(s))), s.arnoldi.x)
+            return x, unravel(multiply(left, s.arnoldi.basis)), rounding
 
         def remember(s: _State) -> _Memory:
             triangle, live = live_triangle(s.arnoldi)
@@ -172,16 +180,15 @@ class GCRODR(AbstractIterativeSolver):
             # R^-H (Y^H Y) R^-1 w = w / value^2, whose orthonormal w make the new images orthonormal.
             overlaps = multiply(space[:k].conj(), space.T)
             gram = jnp.diag(live.astype(space.dtype)).at[:k].set(overlaps).at[:, :k].set(overlaps.conj().T)
-            half = jax.scipy.linalg.solve_triangular(triangle, gram, trans="C")
-            whole = jax.scipy.linalg.solve_triangular(triangle, half.conj().T, trans="C")
-            squares, w = jnp.linalg.eigh((whole + whole.conj().T) / 2)
+            inverse = solve_upper(triangle, jnp.eye(len(triangle), dtype=triangle.dtype))
+            squares, w = eigh(multiply(multiply(inverse.conj().T, gram), inverse))
             squares, w = squares[-k:], w[:, -k:]
             good = squares > 100 * jnp.finfo(squares.dtype).eps * jnp.max(squares, initial=0)
             w = jnp.where(good[None, :], w, 0)
-            z = jax.scipy.linalg.solve_triangular(triangle, w).T
+            z = multiply(inverse, w).T
             sources = multiply(z, space)
             vectors = multiply(z, directions(s)) if preconditioned else sources
-            images = multiply(multiply(s.arnoldi.rotations[:-1].conj().T, w).T, s.arnoldi.basis)
+            images = multiply(multiply(s.arnoldi.rotated[:-1, :-1].conj().T, w).T, s.arnoldi.basis)
             values = jnp.where(good, jax.lax.rsqrt(jnp.where(good, squares, 1)), 0)
             memory = _Memory(vectors, sources, images, values)
             finite = jnp.all(jnp.isfinite(vectors)) & jnp.all(jnp.isfinite(images))
@@ -195,7 +202,7 @@ class GCRODR(AbstractIterativeSolver):
         return Method(
             start,
             lambda s: s._replace(arnoldi=advance(s.arnoldi, system)),
-            finish,
+            lambda s: finish_with_residual(s)[0],
             cycle_length=m,
             least_progress=0.9999,
             # The subspace changes from cycle to cycle: a flat one is not yet the end.
@@ -205,6 +212,6 @@ class GCRODR(AbstractIterativeSolver):
             flat_means="flat_cycle",
             memory=memory,
             remember=remember,
-            residual=lambda s: residual(s.arnoldi),
+            finish_with_residual=finish_with_residual,
             report=report,
         )

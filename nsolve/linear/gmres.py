@@ -4,14 +4,21 @@ import abc
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax.numpy as jnp
 import lineax as lx
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, size
-from ._arnoldi import Arnoldi, advance, begin, coefficients, multiply, residual
-from .base import AbstractIterativeSolver, Cost, Preconditioner
+from ._arnoldi import Arnoldi, advance, begin, multiply, solution
+from .base import (
+    AbstractIterativeSolver,
+    Cost,
+    Preconditioner,
+    constant_field,
+)
 
 
 class _AbstractGMRES(AbstractIterativeSolver):
@@ -45,23 +52,26 @@ class _AbstractGMRES(AbstractIterativeSolver):
     def method(self, system: System) -> Method:
         m = min(self.restart, size(system.operator.in_structure()))
 
-        def finish(s: Arnoldi) -> Vector:
+        def finish_with_residual(s: Arnoldi) -> tuple[Vector, Vector, Array]:
             _, unravel = ravel_pytree(s.x)
-            y = coefficients(s)
+            y, left, rounding = solution(s)
             if s.corrections is not None:
-                return axpy(1, unravel(multiply(y, s.corrections)), s.x)
-            return axpy(1, system.precondition(unravel(multiply(y, s.basis[:m]))), s.x)
+                r = multiply(left, s.basis)
+                return axpy(1, unravel(multiply(y, s.corrections)), s.x), unravel(r), rounding
+            # One pass over the basis.
+            z, r = multiply(jnp.stack([jnp.append(y, jnp.zeros_like(y[:1])), left]), s.basis)
+            return axpy(1, system.precondition(unravel(z)), s.x), unravel(r), rounding
 
         return Method(
             start=lambda x, r: begin(x, r, m, self.keeps_corrections()),
             step=lambda s: advance(s, system),
-            finish=finish,
+            finish=lambda s: finish_with_residual(s)[0],
             cycle_length=m,
             least_progress=0.9999,
             restarts_when_broken=True,
             broken_means="singular",
             flat_means="flat_cycle",
-            residual=residual,
+            finish_with_residual=finish_with_residual,
         )
 
 
@@ -83,8 +93,8 @@ class GMRES(_AbstractGMRES):
     doi:10.1016/j.camwa.2005.08.009.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
@@ -105,8 +115,8 @@ class FGMRES(_AbstractGMRES):
     Saad (1993), doi:10.1137/0914028.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False

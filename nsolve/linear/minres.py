@@ -14,6 +14,7 @@ from .base import (
     AbstractIterativeSolver,
     Cost,
     Preconditioner,
+    constant_field,
     require_definite_preconditioner,
 )
 
@@ -54,8 +55,8 @@ class MINRES(AbstractIterativeSolver):
     vector update), so that its 2-norm is known with a preconditioner too.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False

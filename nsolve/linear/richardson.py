@@ -9,7 +9,12 @@ from jaxtyping import Array
 from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, norm, real_dtype, scale, subtract
-from .base import AbstractIterativeSolver, Cost, Preconditioner
+from .base import (
+    AbstractIterativeSolver,
+    Cost,
+    Preconditioner,
+    constant_field,
+)
 
 
 class _State(NamedTuple):
@@ -65,8 +70,8 @@ class Richardson(AbstractIterativeSolver):
     Saad, *Iterative Methods for Sparse Linear Systems* (2003), section 4.2.1.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False

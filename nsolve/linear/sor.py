@@ -8,7 +8,12 @@ import lineax as lx
 from .._stopping import Method
 from .._system import System
 from ..preconditioners.ssor import Ordering, Relaxation, Sweep, check_relaxation
-from .base import AbstractIterativeSolver, Cost, Preconditioner
+from .base import (
+    AbstractIterativeSolver,
+    Cost,
+    Preconditioner,
+    constant_field,
+)
 from .richardson import stationary
 
 
@@ -31,7 +36,8 @@ class SOR(AbstractIterativeSolver):
     Cost of a step: one product and one triangular solve (two for symmetric sweeps); two vectors are
     kept, and a scaled copy of the entries.  An iteration that diverges ends with
     `RESULTS.breakdown`, one that gains less than 0.01 % in 1000 steps with `RESULTS.stagnation`.  A
-    zero on the diagonal is a `ValueError` naming the row.
+    zero on the diagonal ends with `RESULTS.breakdown` as well, and `stats["reason"]` says so;
+    `nsolve.preconditioners.SSOR()(A)`, called on a concrete operator, names the row.
 
     Stopping rule, common fields, options and statistics: see
     `nsolve.linear.AbstractIterativeSolver`.
@@ -40,8 +46,8 @@ class SOR(AbstractIterativeSolver):
     Systems* (2003), section 4.1.
     """
 
-    rtol: Any
-    atol: Any = 0.0
+    rtol: Any = constant_field()
+    atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False

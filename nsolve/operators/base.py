@@ -6,11 +6,13 @@ abstract base, so that a concrete operator is just a class: fields, `mv`, `as_ma
 
 import abc
 from collections.abc import Iterable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import scipy.sparse
 from jaxtyping import Array
 
 
@@ -66,6 +68,21 @@ def as_tags(tags: object | Iterable[object]) -> frozenset[object]:
         return frozenset(tags)  # pyright: ignore[reportArgumentType]
     except TypeError:
         return frozenset([tags])
+
+
+def require_operator(operator: Any, who: str) -> None:
+    """Raises where something else was handed in the place of an operator, and says what to write."""
+    if isinstance(operator, lx.AbstractLinearOperator):
+        return
+    if isinstance(operator, type):
+        hint = f"make an instance of `{operator.__name__}` first"
+    elif scipy.sparse.issparse(operator):
+        hint = "write `nsolve.SparseLinearOperator.from_scipy(A)`"
+    elif eqx.is_array_like(operator):
+        hint = "write `lineax.MatrixLinearOperator(A)`"
+    else:
+        hint = "see `nsolve.operators`, or `lineax.FunctionLinearOperator` for a function"
+    raise TypeError(f"`{who}` needs a linear operator, but was given a {type(operator).__name__}: {hint}.")
 
 
 def is_complex(operator: lx.AbstractLinearOperator) -> bool:

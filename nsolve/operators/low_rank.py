@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Inexact
 
+from .._dense import solve
 from .base import AbstractOperator, as_tags, hermitian_tag
 
 
@@ -90,7 +91,7 @@ class LowRankPlusDiagonalLinearOperator(AbstractOperator):
         scaled = inverse_diagonal[:, None] * self.left
         small = jnp.eye(self.left.shape[1], dtype=self.left.dtype)
         small = small + jnp.matmul(self._right.conj().T, scaled, precision="highest")
-        left = -jnp.linalg.solve(small.T, scaled.T).T
+        left = -solve(small.T, scaled.T).T
         right = inverse_diagonal.conj()[:, None] * self._right
         kept = {lx.symmetric_tag, hermitian_tag, lx.positive_semidefinite_tag, lx.negative_semidefinite_tag}
         return LowRankPlusDiagonalLinearOperator(inverse_diagonal, left, right, self.tags & kept)

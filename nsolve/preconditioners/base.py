@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
-from ..operators.base import AbstractOperator
+from ..operators.base import AbstractOperator, require_operator
 
 
 class AbstractApproximateInverse(AbstractOperator):
@@ -55,6 +55,7 @@ class AbstractPreconditioner(eqx.Module):
 
     def __call__(self, operator: lx.AbstractLinearOperator) -> AbstractApproximateInverse:
         """`M ~ A^-1`, constant under differentiation with respect to `A`."""
+        require_operator(operator, type(self).__name__)
         return self.build(constant(operator))
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._dense import inverse_of_definite
 from ..operators.finite_volumes import Offset, is_traced
 from ..operators.stencil import StencilLinearOperator
 from .multigrid_levels import Level, Plan, chebyshev_weights
@@ -105,8 +106,8 @@ def _dense_inverse(operator: StencilLinearOperator) -> DenseInverse:
     singular = xp.abs(matrix.sum(1)).max() <= np.sqrt(jnp.finfo(matrix.dtype).eps) * 1e-2 * scale
     # Raise the constants' eigenvalue from zero to `scale`, invert, and take it out again.
     raised = matrix + xp.where(singular, scale / n, 0).astype(matrix.dtype)
-    lowered = xp.where(singular, 1 / (scale * n), 0).astype(matrix.dtype)
-    inverse = xp.linalg.inv(raised) - lowered
+    inverse = np.linalg.inv(raised) if xp is np else inverse_of_definite(raised)
+    inverse = inverse - xp.where(singular, 1 / (scale * n), 0).astype(matrix.dtype)
     return DenseInverse(jnp.asarray(inverse, operator.dtype))
 
 

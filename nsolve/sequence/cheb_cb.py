@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
+from .._dense import solve
 from .base import AbstractTuner, Bounds, as_arms, as_bounds, clean_cost, draw, real_dtype, require_key
 
 
@@ -170,8 +171,7 @@ def box_least_squares(gram: Array, moments: Array, limits: Array, start: Array) 
         gradient = hessian @ x - moments
         free = ~fixed
         block = jnp.where(free[:, None] & free[None, :], hessian, jnp.eye(m, dtype=gram.dtype))
-        factor = jnp.linalg.cholesky(block)
-        direction = -jax.scipy.linalg.cho_solve((factor, True), jnp.where(free, gradient, 0))
+        direction = -solve(block, jnp.where(free, gradient, 0))
         direction = jnp.where(free, direction, 0)
         room = jnp.where(direction > 0, limits - x, limits + x)
         reach = jnp.where(direction != 0, room / jnp.abs(direction), jnp.inf)

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
 from .._vectors import Vector
-from ..linear.base import AbstractIterativeSolver, check_vector
+from ..linear.base import AbstractIterativeSolver, as_vector
 from ..operators.base import AbstractOperator
 from .base import AbstractTuner
 from .steps import Cost, SequenceSolver, SequenceState, Start
@@ -105,7 +105,7 @@ def solve_sequence(
     if state is None:
         state = sequence.init(example, key)
     operator = _BlockDiagonal(make_operator, parameters, structure, count)
-    check_vector(vectors, operator.in_structure(), "vectors")
+    vectors = as_vector(vectors, operator.in_structure(), "vectors")
     loop = _Loop(
         sequence, jax.lax.stop_gradient(state), context, None if order is None else _permutation(order, count)
     )

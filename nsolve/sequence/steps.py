@@ -72,6 +72,10 @@ class SequenceSolver(eqx.Module):
         recycle: bool = False,
         y0: Start | None = None,
     ):
+        if isinstance(solver, type):
+            raise TypeError(
+                f"`solver` is the class `{solver.__name__}`: write `{solver.__name__}(rtol=...)`."
+            )
         solvers: tuple[Any, ...] = (solver,) if isinstance(solver, lx.AbstractLinearSolver) else tuple(solver)
         for one in solvers:
             if not isinstance(one, AbstractIterativeSolver):

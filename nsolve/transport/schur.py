@@ -13,9 +13,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jax.scipy.linalg import cho_solve
 from jaxtyping import Array
 
+from .._dense import cholesky, solve_factored
 from .._vectors import safe_divide
 from ..operators.base import AbstractOperator
 from ..preconditioners.base import AbstractApproximateInverse, constant
@@ -132,7 +132,7 @@ class CholeskyInverse(AbstractApproximateInverse):
     tags: frozenset[object] = eqx.field(static=True, default=frozenset({lx.positive_semidefinite_tag}))
 
     def mv(self, vector: Array) -> Array:
-        return cho_solve((self.factor, True), vector)
+        return solve_factored(self.factor, vector)
 
     def refresh(self, operator: lx.AbstractLinearOperator) -> "CholeskyInverse":
         return factorised(operator)
@@ -149,4 +149,4 @@ class CholeskyInverse(AbstractApproximateInverse):
 
 def factorised(operator: lx.AbstractLinearOperator) -> CholeskyInverse:
     """The operator's inverse, to rounding; NaN where it is not positive definite."""
-    return CholeskyInverse(jnp.linalg.cholesky(constant(operator).as_matrix()), operator.in_structure())
+    return CholeskyInverse(cholesky(constant(operator).as_matrix()), operator.in_structure())

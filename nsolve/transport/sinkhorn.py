@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._dense import solve
 from ._point import best_column, relaxed, soft_column, stand_at
 from ._problem import Problem, balancing_constant
 from .base import AbstractTransportSolver, Outcome, continuation_start, next_epsilon
@@ -224,5 +225,5 @@ def _anderson(sweeps: Array, residuals: Array, filled: Array, weights: Array) ->
     gram = jnp.matmul(scaled, scaled.T, precision="highest")
     ridge = 1e3 * jnp.finfo(gram.dtype).eps * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny
     system = gram + jnp.diag(jnp.where(present, ridge, 1))
-    alpha = jnp.linalg.solve(system, present.astype(gram.dtype))
+    alpha = solve(system, present.astype(gram.dtype))
     return (alpha / jnp.sum(alpha)) @ sweeps
