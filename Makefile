@@ -1,7 +1,7 @@
 # Each target does its own set-up: a virtual environment in .venv with everything that it needs.
 # The machine has to bring Python >= 3.11 and make; `make test PYTHON=python3.12` names another Python.
 .POSIX:
-.PHONY: help test stress test-upstream bench lint types docs check clean
+.PHONY: help test smoke stress test-upstream bench lint types docs check clean
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -10,23 +10,27 @@ OUT = build/bench
 CACHE = JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=0
 # Two test processes; libraries that start a thread per core in each only get in the way.
-# Programs that run for milliseconds are not worth optimising, nor a second thread; XLA's older emitter of
-# fused loops compiles them three times faster.
-COMPILER = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false \
-	--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false"
 THREADS = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS = 2
 PYTEST_ARGS =
+EXTRAS = dev,peers
 
 help:
 	@echo "make bench   solve the quick suite beside SciPy, PyAMG, lineax, JAX and solvax; ends with a table and a page"
 	@echo "make test    run every test                    make stress  large batches, ten times: nothing may hang"
+	@echo "make smoke   run a few tests of every kind"
 	@echo "make lint    ruff: style and formatting        make types   pyright"
 	@echo "make docs    build the site into site/         make clean   remove what these commands made"
 
 test: $(VENV)/.installed
 	@mkdir -p .cache
-	$(CACHE) $(COMPILER) $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(CACHE) $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+# What other versions of Python, JAX, NumPy and SciPy would break first.
+smoke:
+	$(MAKE) test PYTEST_ARGS="tests/test_layers.py tests/test_matrix_market.py tests/test_sparse.py \
+		tests/test_low_rank.py tests/test_transport_input.py tests/test_diffusion_schedules.py \
+		tests/bench/test_solve.py tests/bench/test_problems.py"
 
 stress: $(VENV)/.installed
 	@mkdir -p .cache
@@ -55,13 +59,13 @@ docs: $(VENV)/.installed-docs
 check: lint types test
 
 clean:
-	rm -rf $(VENV) .cache .hypothesis .pytest_cache .ruff_cache build dist site
+	rm -rf $(VENV) .venv-newest .cache .hypothesis .pytest_cache .ruff_cache build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: made once, made again when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
 	@sh .ci/venv $(VENV) "$(PYTHON)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

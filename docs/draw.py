@@ -45,13 +45,16 @@ PICTURES = (
 
 def promises() -> str:
     """What the foundation suite is for: our figure, the mark, and the ratio."""
-    rows = {(r["problem"], r["size"], r["solver"]): r for r in record.read(RECORDS / "foundation.jsonl")}
+    geometric = RECORDS / "geometric.jsonl"
+    records = record.read(RECORDS / "foundation.jsonl")
+    records += record.read(geometric) if geometric.exists() else []
+    rows = {(r["problem"], r["size"], r["solver"]): r for r in records}
 
     def solve(solver, size=512):
         return rows["poisson2d", size, solver]["solve_s"]["median"]
 
-    def total(solver):
-        row = rows["poisson2d", 512, solver]
+    def total(solver, size=512):
+        row = rows["poisson2d", size, solver]
         return row["setup_s"] + row["solve_s"]["median"]
 
     def first(solver):
@@ -79,18 +82,40 @@ def promises() -> str:
         line(f"CG, 512², {form}", solve(ours), theirs)
     line("CG, 512², sparse", solve("cg"), {"PETSc": solve("petsc:cg"), "SciPy": solve("scipy:cg")})
     line("IC(0)-CG, 512², with set-up", total("cg+ic"), {"PETSc": total("petsc:cg+icc")})
-    peers = {
+    algebraic = {
         "AMGCL": "amgcl:smoothed_aggregation+cg",
         "hypre": "petsc:cg+hypre",
         "PyAMG": "pyamg:ruge_stuben+cg",
     }
     line(
-        "multigrid-CG, 512², with set-up",
+        "geometric multigrid-CG, 512², with set-up",
         total("cg+multigrid"),
-        {name: total(solver) for name, solver in peers.items()},
+        {f"{name}, algebraic": total(solver) for name, solver in algebraic.items()},
     )
+    if geometric.exists():
+        peers = ("petsc:cg+mg", "petsc:cg+mg[smoother=jacobi]")
+        line(
+            "geometric multigrid-CG, 511², with set-up",
+            total("cg+multigrid", 511),
+            {"PETSc, geometric": min(total(solver, 511) for solver in peers)},
+        )
     line("first call of CG, 512², sparse", first("cg"), {"lineax": first("lineax:cg[form=sparse]")})
-    lines.append(f"| first call of multigrid-CG, 512² | {table.seconds(first('cg+multigrid'))} | | |")
+    lines.append(
+        f"| first call of geometric multigrid-CG, 512² | {table.seconds(first('cg+multigrid'))} | | |"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def phases() -> str:
+    """Where the time of a solve goes: our solvers of the suite foundation."""
+    lines = ["| solver | steps | set-up | compile, once | solve |", "|---|---:|---:|---:|---:|"]
+    for row in record.read(RECORDS / "foundation.jsonl"):
+        if row["problem"] == "poisson2d" and row["size"] == 512 and ":" not in row["solver"]:
+            # without a preconditioner there is nothing to set up
+            setup = table.seconds(row["setup_s"]) if "+" in row["solver"] else "–"
+            times = (table.seconds(row["compile_s"]), table.seconds(row["solve_s"]["median"]))
+            cells = [f"`{row['solver']}`", str(row["num_steps"]), setup, *times]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -139,9 +164,11 @@ def diffusion_tables() -> dict[str, str]:
 
 def tables() -> dict[str, str]:
     """Each marker of the page with its table."""
-    found = {"promises": promises(), "probes": honesty()}
+    found = {"promises": promises(), "phases": phases(), "probes": honesty()}
     for suite in ("foundation", "quick", "peers"):
         found[suite] = show.markdown(record.read(RECORDS / f"{suite}.jsonl"))
+    if (RECORDS / "geometric.jsonl").exists():
+        found["geometric"] = show.markdown(record.read(RECORDS / "geometric.jsonl"))
     if (RECORDS / "recycle.jsonl").exists():
         found |= recycling()
     if (RECORDS / "relax.jsonl").exists():

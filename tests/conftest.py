@@ -6,6 +6,13 @@ import hypothesis
 import jax
 import pytest
 
+# Programs that run for milliseconds are not worth optimising, nor a second thread.
+_FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_multi_thread_eigen=false"]
+_FLAGS += ["--xla_cpu_parallel_codegen_split_count=1"]
+if jax.__version_info__ < (0, 11, 1):  # then there was an older emitter of fused loops, which compiles faster
+    _FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
+os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
+
 jax.config.update("jax_enable_x64", True)
 # As lineax, optimistix and diffrax run their own tests: no dtype or rank is promoted silently.
 jax.config.update("jax_numpy_dtype_promotion", "strict")

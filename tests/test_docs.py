@@ -1,13 +1,17 @@
 """What the README and the site show is run: no example may rot.
 
-The ```python blocks of a page run in order in one namespace, in an empty folder. The commands of
+The ```python blocks of a page run in order in one namespace, in an empty folder, and print what the page
+shows below them (`python docs/run.py` writes that; below `<!-- not shown: reason -->` a block's output is
+not looked at). The commands of
 ```console blocks are parsed by the command line's own parser, or looked up in the Makefile. A block
 below `<!-- not run: reason -->` is skipped, and shows as a skipped test with its reason.
 """
 
+import functools
+import importlib.util
 import re
 import shlex
-from dataclasses import dataclass
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -15,31 +19,17 @@ import pytest
 
 from tests.helpers import ROOT
 
-FENCE = re.compile(
-    r"^(?:<!-- not run: (?P<reason>[^\n]+?) -->\n+)?```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^```$",
-    re.DOTALL | re.MULTILINE,
-)
+
+def pages():
+    spec = importlib.util.spec_from_file_location("pages", ROOT / "docs" / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pages"] = module  # a dataclass looks its module up
+    spec.loader.exec_module(module)
+    return module
 
 
-@dataclass(frozen=True)
-class Block:
-    page: Path
-    line: int
-    language: str
-    text: str
-    reason: str | None  # why it is not run
-
-
-def blocks(page: Path) -> list[Block]:
-    source = page.read_text()
-    return [
-        Block(page, source[: m.start("text")].count("\n"), m["language"], m["text"], m["reason"])
-        for m in FENCE.finditer(source)
-    ]
-
-
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCKS = [block for page in PAGES for block in blocks(page)]
+PAGES = pages()
+BLOCKS = [block for page in PAGES.PAGES for block in PAGES.blocks(page)]
 RUN = [b for b in BLOCKS if b.reason is None]
 CODE = sorted({b.page for b in RUN if b.language == "python"})
 COMMANDS = [
@@ -51,20 +41,45 @@ COMMANDS = [
 ]
 
 
-def where(block: Block) -> str:
+def where(block) -> str:
     return f"{block.page.relative_to(ROOT)}:{block.line}"
 
 
 @pytest.mark.parametrize("page", CODE, ids=lambda p: str(p.relative_to(ROOT)))
-def test_python_blocks_run(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_python_blocks_run(page, tmp_path):
     matplotlib.use("Agg")
-    namespace = {"__name__": "__main__"}
-    for block in RUN:
-        if block.page == page and block.language == "python":
-            # Empty lines in front make tracebacks show the page's own line numbers.
-            code = compile("\n" * block.line + block.text, str(page), "exec")
-            exec(code, namespace)
+    for block, printed in PAGES.run(page, tmp_path):
+        assert PAGES.agree(block.shown, printed), (
+            f"{where(block)} prints\n{printed}\nand shows\n{block.shown}\n"
+            f"`python docs/run.py {page.relative_to(ROOT)}` writes the new output"
+        )
+
+
+@pytest.mark.parametrize(
+    "shown, printed, agree",
+    [
+        ("23 steps", "24 steps", True),
+        ("23 steps", "27 steps", False),
+        ("residual 3.1e-9\n", "residual  1.2e-09", True),
+        ("residual 3.1e-9", "residual 3.1e-6", False),
+        ("[1. 2.]", "[1. 2. 3.]", False),
+        ("float32", "float64", False),
+        ("-0.5", "0.5", False),
+        ("nan", "1.0", False),
+        ("", "forgotten", False),
+        ("no longer printed", "", False),
+    ],
+)
+def test_outputs_agree_up_to_rounding(shown, printed, agree):
+    assert PAGES.agree(shown, printed) == agree
+
+
+@pytest.mark.parametrize("page", PAGES.PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_names_exist(page):
+    import nsolve
+
+    for name in set(re.findall(r"\bns((?:\.[A-Za-z_]\w*)+)", page.read_text())):
+        functools.reduce(getattr, name[1:].split("."), nsolve)
 
 
 @pytest.mark.parametrize("command", [c for _, c in COMMANDS], ids=[f"{where(b)} {c}" for b, c in COMMANDS])
@@ -100,3 +115,11 @@ def parse(args: list[str], folder: Path, monkeypatch) -> None:
 def test_block_that_is_not_run(block):
     assert block.language != "python", "every Python block runs; only installation is exempt"
     pytest.skip(block.reason)
+
+
+def test_every_reason_of_a_failed_solve_is_explained():
+    from nsolve._reasons import NAMES
+
+    page = (ROOT / "docs" / "failures.md").read_text()
+    missing = [name for name in NAMES if f"`{name}`" not in page]
+    assert not missing

@@ -6,6 +6,9 @@ preconditioned norm only. The system goes to the other process as a file; its cl
 so nothing of the transfer is timed. A run repeats set-up and solve three times and gives the
 medians.
 
+`mg` is geometric multigrid, PETSc's PCMG on the hierarchy of a DMDA, for systems on grids; `gamg` and
+`hypre` are algebraic.
+
 The lower half of this file is a script of its own: it imports nothing of this package.
 """
 
@@ -24,7 +27,7 @@ SOLVERS = {
 # Our names beside PETSc's own; all parameters pass through as options of the preconditioner.
 PRECONDITIONERS = {
     "jacobi": (), "ssor": ("omega",), "icc": ("levels",), "ilu": ("levels",),
-    "gamg": (), "hypre": (), "lu": (), "cholesky": (),
+    "mg": ("smoother",), "gamg": (), "hypre": (), "lu": (), "cholesky": (),
 }  # fmt: skip
 REPEATS = 3
 
@@ -107,6 +110,7 @@ def _peer():
                     "solver_options": solver.options,
                     "preconditioner": part.name if part else "none",
                     "options": part.options if part else {},
+                    "grid": task.problem.grid,
                     "rtol": task.rtol,
                     "max_steps": task.max_steps,
                     "spd": "spd" in task.problem.tags,
@@ -137,6 +141,12 @@ def _peer():
             raise ValueError("the PETSc found here is built for real numbers")
         if task.matrix.dtype != np.float64:
             raise ValueError(f"PETSc works in float64, not in {task.matrix.dtype}")
+        grid = task.problem.grid
+        if spec.preconditioner is not None and spec.preconditioner.name == "mg":
+            if grid is None:
+                raise ValueError("geometric multigrid needs a grid: take `gamg` or `hypre`")
+            if not all(points % 2 for points in grid):
+                raise ValueError(f"a DMDA halves an odd number of points, not {grid}: take a size as 511")
         return PETScRun(task, spec)
 
     PEER_VERSION = functools.cache(find_version)
@@ -156,6 +166,33 @@ REASONS = {
     -10: "breakdown: matrix is indefinite",
     -11: "error: the preconditioner's set-up failed",
 }
+
+
+def _geometric(PETSc, pc, grid: list[int]) -> None:
+    """Makes `pc` a V-cycle on the hierarchy of a DMDA: linear interpolation, Galerkin coarse operators;
+    Chebyshev smoothing of `smoother` (`sor`, PETSc's own choice, or `jacobi`), LU on the coarsest.
+
+    The DMDA counts the boundary, where values are known; interpolation is cut to the points inside.
+    """
+    points = [n + 2 for n in reversed(grid)]  # PETSc's first axis is the fastest
+    finest = PETSc.DMDA().create(dim=len(grid), sizes=points, dof=1, stencil_width=1, setup=True)
+    levels = [finest]
+    while all(n % 2 and n > 5 for n in points):
+        points = [n // 2 + 1 for n in points]
+        levels.insert(0, levels[0].coarsen())
+    inside = [_inside(PETSc, da) for da in levels]
+    pc.setType("mg")
+    pc.setMGLevels(len(levels))
+    for level in range(1, len(levels)):
+        full, _ = levels[level - 1].createInterpolation(levels[level])
+        pc.setMGInterpolation(level, full.createSubMatrix(inside[level], inside[level - 1]))
+
+
+def _inside(PETSc, da):
+    """The numbers of a grid's points that are not on its boundary."""
+    sizes = tuple(reversed(da.getSizes()))
+    numbers = np.arange(np.prod(sizes), dtype=PETSc.IntType).reshape(sizes)
+    return PETSc.IS().createGeneral(numbers[(slice(1, -1),) * len(sizes)].ravel())
 
 
 def _script(arguments: list[str]) -> dict:
@@ -185,8 +222,15 @@ def _script(arguments: list[str]) -> dict:
         ksp.setOperators(matrix)
         ksp.setType(names.get(request["solver"], request["solver"]))
         pc = ksp.getPC()
-        pc.setType(names.get(request["preconditioner"], request["preconditioner"]))
         options = PETSc.Options()
+        start = time.perf_counter()
+        if request["preconditioner"] == "mg":
+            _geometric(PETSc, pc, request["grid"])
+            options["pc_mg_galerkin"] = "both"
+            options["mg_levels_pc_type"] = request["options"].get("smoother", "sor")
+        else:
+            pc.setType(names.get(request["preconditioner"], request["preconditioner"]))
+        hierarchy_s = time.perf_counter() - start
         if request["preconditioner"] == "ssor":
             options["pc_sor_symmetric"] = None
             options["pc_sor_omega"] = request["options"].get("omega", 1.0)
@@ -204,7 +248,7 @@ def _script(arguments: list[str]) -> dict:
         start = time.perf_counter()
         ksp.setUp()
         pc.setUp()
-        setup_s.append(time.perf_counter() - start)
+        setup_s.append(hierarchy_s + time.perf_counter() - start)
         x.set(0)
         start = time.perf_counter()
         ksp.solve(b, x)

@@ -57,8 +57,10 @@ def tags(matrix: sp.csr_array) -> frozenset[str]:
 
 
 def _is_positive_definite(matrix: sp.csr_array) -> bool:
-    """Sylvester's law: LU without pivoting of a Hermitian matrix has the signs of its spectrum."""
-    if not np.all(matrix.diagonal().real > 0):
+    """Sylvester's law: LU without pivoting of a Hermitian matrix has the signs of its spectrum. Where nothing
+    but rounding is left of a diagonal entry, the matrix is singular for all that can be said."""
+    diagonal = matrix.diagonal().real
+    if not np.all(diagonal > 0):
         return False
     try:
         lu = spla.splu(
@@ -70,4 +72,5 @@ def _is_positive_definite(matrix: sp.csr_array) -> bool:
     except RuntimeError:  # exactly singular
         return False
     unpivoted = np.array_equal(lu.perm_r, lu.perm_c)
-    return bool(unpivoted and np.all(lu.U.diagonal().real > 0))
+    rounding = len(diagonal) * np.finfo(float).eps * diagonal[np.argsort(lu.perm_c)]
+    return bool(unpivoted and np.all(lu.U.diagonal().real > rounding))

@@ -126,6 +126,10 @@ def test_petsc_counts_like_the_others():
     assert row["solve_s"]["n"] == petsc.REPEATS
     better = measure("petsc:cg+icc", size=16)
     assert better["num_steps"] < row["num_steps"] / 2
+    # geometric multigrid: as few steps on a grid of four times as many points
+    few, more = (measure("petsc:cg+mg", size=size)["num_steps"] for size in (15, 31))
+    assert more <= few + 1 <= 8
+    assert measure("petsc:cg+mg", size=16)["result"].startswith("error")
     assert measure("petsc:cg", "helmholtz2d[waves=2.3]", 24)["result"].startswith("breakdown")
 
 

@@ -143,3 +143,13 @@ def test_proofs_of_definiteness():
     assert tags(complex_symmetric) == set()
     assert tags(sp.csr_array(np.array([[1.0, 2.0], [2.0, 1.0]]))) == {"symmetric"}
     assert tags(sp.csr_array(np.array([[1.0, 1.0], [1.0, 1.0]]))) == {"symmetric"}
+    # singular, with a last pivot of rounding errors, of whatever sign: graphs' Laplacians with random weights
+    for seed in range(20):
+        weights = sp.random_array((30, 30), density=0.2, rng=np.random.default_rng(seed))
+        weights = weights + weights.T + sp.diags_array(np.ones(29), offsets=1, shape=(30, 30))
+        weights = weights + weights.T
+        laplacian = sp.csr_array(sp.diags_array(weights.sum(axis=1)) - weights)
+        assert tags(laplacian) == {"symmetric"}
+        scales = sp.diags_array(np.logspace(-10, 10, 30))
+        regular = laplacian + 0.01 * sp.eye_array(30)
+        assert tags(sp.csr_array(scales @ regular @ scales)) == {"symmetric", "spd"}

@@ -8,7 +8,7 @@ import scipy.io
 import scipy.sparse as sp
 
 from bench.solve import solve_file
-from tests.helpers import real_matrices
+from tests.helpers import read_by_scipy, real_matrices
 
 
 def laplacian(n=20):
@@ -27,7 +27,7 @@ def spd(tmp_path, monkeypatch):
 
 
 def check(path, x, b):
-    matrix = scipy.io.mmread(path).tocsr()
+    matrix = read_by_scipy(path)
     assert np.linalg.norm(b - matrix @ x) <= 1e-8 * (1 + 1e-6) * np.linalg.norm(b)
 
 
@@ -51,7 +51,7 @@ def test_right_hand_side_formats(spd, tmp_path, suffix):
         file.write_text("% a vector\n" + "\n".join(lines) + "\n")
     out = tmp_path / "x.mtx"
     assert solve_file(spd, rhs=file, solver="scipy:splu", out=out) == 0
-    check(spd, scipy.io.mmread(out).ravel(), b)
+    check(spd, read_by_scipy(out).ravel(), b)
 
 
 def test_an_indefinite_matrix_is_solved_by_the_next_choice(tmp_path, capsys):
@@ -175,7 +175,7 @@ def test_cg_is_refused_for_an_unsymmetric_matrix(tmp_path, capsys):
 @pytest.mark.parametrize("path", real_matrices(), ids=lambda path: path.stem)
 def test_real_matrices(path, tmp_path):
     code = solve_file(path, out=tmp_path / "x.npy", max_steps=3000)
-    matrix = scipy.io.mmread(path).tocsr()
+    matrix = read_by_scipy(path)
     x, b = np.load(tmp_path / "x.npy"), np.ones(matrix.shape[0])
     met = np.linalg.norm(b - matrix @ x) <= 1e-8 * (1 + 1e-6) * np.linalg.norm(b)
     assert code == (0 if met else 1)
