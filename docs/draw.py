@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import plots, probes, record, show, table
+from bench import plots, probes, record, show, stages, table
 from bench.diffusion.promises import orders as diffusion_orders
 from bench.diffusion.promises import promises as diffusion_promises
 from bench.diffusion.promises import tuned as diffusion_tuned
@@ -142,6 +142,8 @@ def tables() -> dict[str, str]:
     found = {"promises": promises(), "probes": honesty()}
     for suite in ("foundation", "quick", "peers"):
         found[suite] = show.markdown(record.read(RECORDS / f"{suite}.jsonl"))
+    if (RECORDS / "compile.jsonl").exists():
+        found["compile"] = stages.markdown(record.read(RECORDS / "compile.jsonl"))
     if (RECORDS / "recycle.jsonl").exists():
         found |= recycling()
     if (RECORDS / "relax.jsonl").exists():
