@@ -181,3 +181,12 @@ def test_bad_input_is_named():
     batched = jsparse.BCOO.fromdense(jnp.ones((2, 2, 2)), n_batch=1)
     with pytest.raises(ValueError, match="n_batch"):
         ns.SparseLinearOperator.from_bcoo(batched)
+
+
+def test_gathers_of_closed_over_columns_are_not_evaluated_at_compile_time():
+    """With a large pattern that takes XLA longer than everything else."""
+    rng = np.random.default_rng(0)
+    matrix = sp.csr_array(np.where(rng.random((40, 40)) < 0.2, 1.0, 0.0))
+    a, x = ns.SparseLinearOperator.from_scipy(matrix), jnp.asarray(rng.normal(size=40))
+    text = jax.jit(lambda v: a.with_values(v).mv(x)).lower(a.values).as_text()
+    assert "optimization_barrier" in text

@@ -52,6 +52,9 @@ class PaddedRows(eqx.Module):
 
     def mv(self, x: Array) -> Array:
         width = self.values.shape[0]
+        # A program that closes over the operator holds the columns as constants, and XLA would go on
+        # and on evaluating what it can of their gathers while it compiles.
+        all_columns = jax.lax.optimization_barrier(self.columns)
 
         def slot(k, values, columns):
             return _cut(values, k < self.lengths) * x.at[columns].get(mode="promise_in_bounds")
@@ -59,14 +62,14 @@ class PaddedRows(eqx.Module):
         if width == 0:
             return jnp.zeros(self.values.shape[1], jnp.result_type(self.values, x))
         if width <= _UNROLLED_WIDTH:
-            terms = [slot(k, self.values[k], self.columns[k]) for k in range(width)]
+            terms = [slot(k, self.values[k], all_columns[k]) for k in range(width)]
             return sum(terms[1:], start=terms[0])
 
         def add(total, k_values_columns):
             return total + slot(*k_values_columns), None
 
         zero = jnp.zeros(self.values.shape[1], jnp.result_type(self.values, x))
-        total, _ = jax.lax.scan(add, zero, (jnp.arange(width), self.values, self.columns), unroll=8)
+        total, _ = jax.lax.scan(add, zero, (jnp.arange(width), self.values, all_columns), unroll=8)
         return total
 
 
