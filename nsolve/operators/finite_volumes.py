@@ -26,6 +26,7 @@ def finite_volumes(cells: list, spacings: tuple, boundaries: tuple) -> dict[Offs
     dim = len(cells)
     centre, arms = 0, {}
     for axis, (field, h, kind) in enumerate(zip(cells, spacings, boundaries, strict=True)):
+        h = h if is_traced(h) else float(h)
         below, above, wall = _faces(field / h / h, axis, kind)
         arms[unit_offset(dim, axis, -1)] = -below
         arms[unit_offset(dim, axis, 1)] = -above

@@ -150,7 +150,8 @@ class StencilLinearOperator(AbstractOperator):
         shape = _grid(cells[0].shape)
         spacings = _spacings(spacing, len(shape))
         boundaries = _per_axis(boundary, len(shape), "boundary")
-        stencil = finite_volumes(cells, spacings, boundaries)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            stencil = finite_volumes(cells, spacings, boundaries)
         centre = stencil[(0,) * len(shape)]
         if not is_traced(centre) and not np.all(np.isfinite(centre)):
             raise ValueError(
