@@ -217,7 +217,7 @@ def _place(builder, address, place):
 @numba.njit(cache=True)
 def _answers_metadata(frame):
     """XLA's first call asks for the version of the interface instead of work."""
-    extension = _word(frame, _EXTENSION)
+    extension = _word(frame, _EXTENSION)  # pyright: ignore
     if extension == 0:
         return False
     metadata = _word(extension, _METADATA)
@@ -229,7 +229,7 @@ def _answers_metadata(frame):
 @numba.njit(cache=True)
 def _array(frame, kind, k, dtype):
     """The `k`-th argument or result, which has one axis."""
-    buffer = _word(_word(frame, kind), k)
+    buffer = _word(_word(frame, kind), k)  # pyright: ignore
     return numba.carray(_pointer(_word(buffer, _DATA)), _word(_word(buffer, _DIMENSIONS), 0), dtype)
 
 

@@ -32,7 +32,7 @@ def finite_volumes(cells: list, spacings: tuple, boundaries: tuple) -> dict[Offs
         arms[unit_offset(dim, axis, 1)] = -above
         centre = centre + below + above + wall
     xp = jnp if is_traced(centre) else np
-    largest = xp.max(abs(centre)).astype(centre.dtype)
+    largest = xp.asarray(xp.max(abs(centre)), cells[0].dtype)
     if is_traced(centre):
         largest = jax.lax.stop_gradient(largest)
     inactive = functools.reduce(operator.and_, [field == 0 for field in cells])
