@@ -50,13 +50,15 @@ class Settings:
 
     `sample`: of a sequence, columns that carry nothing from system to system solve only so many of the
     systems, spread evenly; 0 for all.  `limit_s`: of a transport problem, the seconds that a column may take;
-    0 for no limit."""
+    0 for no limit.  `stages`: how often to trace, lower and compile a column of ours or of lineax's, in a
+    process of its own (`bench.stages`)."""
 
     max_steps: int = 20000
     repeats: int | None = None
     history: bool = False
     memory: bool = False
     first_call: int = 0
+    stages: int = 0
     sample: int = 0
     limit_s: float = 0.0
 
@@ -206,4 +208,9 @@ def _measured(cell: Cell, settings: Settings, task: Task) -> dict[str, Any]:
         from .fresh import measure_fresh
 
         row |= measure_fresh(cell, settings)
+    if settings.stages:
+        from .fresh import as_request
+        from .stages import measure_stages
+
+        row |= measure_stages(as_request(cell, settings))
     return row

@@ -24,12 +24,7 @@ from .timing import clock
 
 def measure_fresh(cell: Any, settings: Any) -> dict[str, Any]:
     """`first_call_s` (median of `settings.first_call` processes) and `peak_bytes`, as asked for."""
-    request = json.dumps(
-        [
-            {**dataclasses.asdict(cell), "spec": str(cell.spec)},
-            {**dataclasses.asdict(settings), "memory": False, "first_call": 0},
-        ]
-    )
+    request = as_request(cell, settings)
     rows = []
     for _ in range(max(1, settings.first_call)):
         with tempfile.TemporaryDirectory() as empty:
@@ -48,6 +43,16 @@ def measure_fresh(cell: Any, settings: Any) -> dict[str, Any]:
     if settings.memory:
         row["peak_bytes"] = max(r["peak_bytes"] for r in rows) if rows else None
     return row
+
+
+def as_request(cell: Any, settings: Any) -> str:
+    """A cell and how to measure it, for another process."""
+    return json.dumps(
+        [
+            {**dataclasses.asdict(cell), "spec": str(cell.spec)},
+            {**dataclasses.asdict(settings), "memory": False, "first_call": 0},
+        ]
+    )
 
 
 def _main(request: str) -> None:

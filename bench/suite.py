@@ -11,7 +11,7 @@
 
 A group is the product of its lists `problem, size, solver, rtol, dtype, seed` (one value may stand
 for a list), measured as the fields of `bench.cells.Settings` say: `max_steps, repeats, history,
-memory, first_call, limit_s`.
+memory, first_call, stages, limit_s`.
 
 A group with a `count` solves sequences of so many systems (`bench.sequences`):
 
@@ -182,6 +182,8 @@ def _cells(group: dict[str, Any], where: str) -> dict[Cell, Settings]:
             own.check(column)
             continue
         peers.check(column)
+        if settings.stages and column.peer not in (specs.OWN, "lineax"):
+            raise ValueError(f"stages of {where} are of our programs and of lineax's, not of {column}")
         if count is not None:
             for part in parts:
                 sequences.check(column, part)
@@ -228,7 +230,12 @@ def _kind(own: Any) -> str:
 
 def _check_own(settings: Settings, count: int | None, where: str, kind: str) -> None:
     """That nothing is asked for that only linear systems have got."""
-    for name, value in (("count", count), ("history", settings.history), ("first_call", settings.first_call)):
+    for name, value in (
+        ("count", count),
+        ("history", settings.history),
+        ("first_call", settings.first_call),
+        ("stages", settings.stages),
+    ):
         if value:
             raise ValueError(f"{name} of {where} belongs to linear systems; leave it out of {kind}")
 
@@ -241,7 +248,7 @@ def _check_count(count: int | None, settings: Settings, where: str) -> None:
         return
     if count < 1 or settings.sample < 0:
         raise ValueError(f"{where} needs a count of at least 1 and a sample of at least 0 systems")
-    for name in ("history", "memory", "first_call"):
+    for name in ("history", "memory", "first_call", "stages"):
         if getattr(settings, name):
             raise ValueError(f"{name} of {where} is for single systems, but `count` makes it a sequence")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import plots, probes, record, show, table
+from bench import plots, probes, record, show, stages, table
 from bench.diffusion.promises import orders as diffusion_orders
 from bench.diffusion.promises import promises as diffusion_promises
 from bench.diffusion.promises import tuned as diffusion_tuned
@@ -169,6 +169,8 @@ def tables() -> dict[str, str]:
         found[suite] = show.markdown(record.read(RECORDS / f"{suite}.jsonl"))
     if (RECORDS / "geometric.jsonl").exists():
         found["geometric"] = show.markdown(record.read(RECORDS / "geometric.jsonl"))
+    if (RECORDS / "compile.jsonl").exists():
+        found["compile"] = stages.markdown(record.read(RECORDS / "compile.jsonl"))
     if (RECORDS / "recycle.jsonl").exists():
         found |= recycling()
     if (RECORDS / "relax.jsonl").exists():

@@ -27,7 +27,8 @@ from numba.extending import intrinsic
 # Unsigned, since numba would test signed indices for counting from the end.
 _INDEX = np.uint32
 # Contraction to fused multiply-adds shortens the chain of dependent operations; nothing else is
-# reordered.
+# reordered.  Loops and methods of numbers instead of slices and NumPy's functions: numba compiles
+# them sooner, which the first use of a process without its cache waits for.
 _compile = numba.njit(fastmath={"contract"}, error_model="numpy", cache=True, nogil=True)
 
 
@@ -103,17 +104,19 @@ def incomplete_cholesky(indptr, indices, lower, diagonal, factor, inverse_pivots
                 elif indices[p] > indices[q]:
                     q += 1
                 else:
-                    total -= factor[p] * np.conj(factor[q])
+                    total -= factor[p] * factor[q].conjugate()
                     p += 1
                     q += 1
             factor[k] = total
         for k in range(start, stop):
             scaled = factor[k] * inverse_pivots[indices[k]]
-            pivot -= (factor[k] * np.conj(scaled)).real
+            pivot -= (factor[k] * scaled.conjugate()).real
             factor[k] = scaled
-        if not pivot > 0 or not np.isfinite(pivot):
-            factor[start:] = np.nan
-            inverse_pivots[i:] = np.nan
+        if not pivot > 0 or pivot - pivot != 0:
+            for k in range(start, factor.size):
+                factor[k] = np.nan
+            for k in range(i, n):
+                inverse_pivots[k] = np.nan
             return
         inverse_pivots[i] = 1 / pivot
 
@@ -125,8 +128,10 @@ def incomplete_lu(indptr, indices, on_diagonal, values, factor, inverse_pivots):
 
     From the first pivot that is zero (or not a number) on, everything is NaN.
     """
-    factor[:] = values
-    for i in range(inverse_pivots.size):
+    n = inverse_pivots.size
+    for k in range(factor.size):
+        factor[k] = values[k]
+    for i in range(n):
         start, stop = indptr[i], indptr[i + 1]
         for k in range(start, on_diagonal[i]):
             j = indices[k]
@@ -139,9 +144,11 @@ def incomplete_lu(indptr, indices, on_diagonal, values, factor, inverse_pivots):
                 if p < stop and indices[p] == indices[q]:
                     factor[p] -= multiplier * factor[q]
         pivot = factor[on_diagonal[i]]
-        if pivot == 0 or not np.isfinite(pivot):
-            factor[start:] = np.nan
-            inverse_pivots[i:] = np.nan
+        if pivot == 0 or pivot - pivot != 0:
+            for k in range(start, factor.size):
+                factor[k] = np.nan
+            for k in range(i, n):
+                inverse_pivots[k] = np.nan
             return
         inverse_pivots[i] = 1 / pivot
 
@@ -182,28 +189,48 @@ def _pointer(typing_context, address):
     return types.voidptr(address), generate
 
 
-@numba.njit(cache=True)
-def _words(address, count):
-    return numba.carray(_pointer(address), count, np.intp)  # pyright: ignore
+@intrinsic
+def _word(typing_context, address, place):
+    """The word at a place of a struct, or of a list of words."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.load(_place(builder, *arguments))
+
+    return types.intp(types.intp, types.intp), generate
+
+
+@intrinsic
+def _set_word(typing_context, address, place, value):
+    """Writes one."""
+
+    def generate(context, builder, signature, arguments):
+        builder.store(arguments[2], _place(builder, *arguments[:2]))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), generate
+
+
+def _place(builder, address, place):
+    return builder.gep(builder.inttoptr(address, ir.IntType(64).as_pointer()), [place])
 
 
 @numba.njit(cache=True)
 def _answers_metadata(frame):
     """XLA's first call asks for the version of the interface instead of work."""
-    extension = _words(frame, 2)[_EXTENSION]
+    extension = _word(frame, _EXTENSION)  # pyright: ignore
     if extension == 0:
         return False
-    metadata = _words(_words(extension, 4)[_METADATA], 5)
-    metadata[_VERSION] = 1 << 32  # 0.1: major in the lower half, minor in the upper
-    metadata[_TRAITS] = 0
+    metadata = _word(extension, _METADATA)
+    _set_word(metadata, _VERSION, 1 << 32)  # 0.1: major in the lower half, minor in the upper
+    _set_word(metadata, _TRAITS, 0)
     return True
 
 
 @numba.njit(cache=True)
 def _array(frame, kind, k, dtype):
     """The `k`-th argument or result, which has one axis."""
-    buffer = _words(_words(_words(frame, 15)[kind], k + 1)[k], 6)
-    return numba.carray(_pointer(buffer[_DATA]), _words(buffer[_DIMENSIONS], 1)[0], dtype)
+    buffer = _word(_word(frame, kind), k)  # pyright: ignore
+    return numba.carray(_pointer(_word(buffer, _DATA)), _word(_word(buffer, _DIMENSIONS), 0), dtype)
 
 
 _handler = numba.cfunc(types.intp(types.intp), cache=True)

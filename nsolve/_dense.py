@@ -18,8 +18,6 @@ from jaxtyping import Array
 
 from ._vectors import safe_divide
 
-_BLOCK = 16
-
 
 def _one_at_a_time(function: Callable) -> Callable:
     """The function of arrays, whose batches (`vmap`) become loops on a CPU; without reverse derivatives."""
@@ -95,38 +93,3 @@ def solve_upper(triangle: Array, rhs: Array) -> Array:
 
     rest = jax.lax.fori_loop(0, len(pivots), eliminate, rhs)
     return rest / pivots.reshape(-1, *(1,) * (rhs.ndim - 1))
-
-
-@jax.custom_jvp
-def inverse_of_definite(matrix: Array) -> Array:
-    """`A^-1` of a definite or diagonally dominant matrix: nothing is exchanged for the sake of a pivot.
-
-    Gauss-Jordan elimination, a block of rows at a time.  Up to a few hundred rows as fast as LAPACK, whose
-    own threads wait for each other where the cores are busy.
-    """
-    n = len(matrix)
-    width = 1 if n <= _BLOCK else _BLOCK
-    missing = -n % width
-    padded = jnp.pad(matrix, ((0, missing), (0, missing)))
-    padded = padded + jnp.diag((jnp.arange(n + missing) >= n).astype(matrix.dtype))
-
-    def eliminate(k: Array, a: Array) -> Array:
-        first = width * k
-        rows = jax.lax.dynamic_slice_in_dim(a, first, width, axis=0)
-        columns = jax.lax.dynamic_slice_in_dim(a, first, width, axis=1)
-        pivot = jax.lax.dynamic_slice_in_dim(rows, first, width, axis=1)
-        pivot = 1 / pivot if width == 1 else inverse_of_definite(pivot)
-        # The block's own columns take the place of the identity's, which start as zero elsewhere.
-        own = (jnp.arange(n + missing) >= first) & (jnp.arange(n + missing) < first + width)
-        solved = jnp.matmul(pivot, jnp.where(own[None, :], 0, rows), precision="highest")
-        solved = jax.lax.dynamic_update_slice_in_dim(solved, pivot, first, axis=1)
-        a = jnp.where(own[None, :], 0, a) - jnp.matmul(columns, solved, precision="highest")
-        return jax.lax.dynamic_update_slice_in_dim(a, solved, first, axis=0)
-
-    return jax.lax.fori_loop(0, (n + missing) // width, eliminate, padded)[:n, :n]
-
-
-@inverse_of_definite.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    inverse = inverse_of_definite(*primals)
-    return inverse, -(inverse @ tangents[0] @ inverse)

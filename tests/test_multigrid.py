@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 
 import nsolve as ns
-from nsolve.preconditioners import multigrid_levels
+from nsolve.preconditioners import multigrid_coarse, multigrid_levels
 
 StencilLinearOperator = ns.operators.StencilLinearOperator
 Multigrid = ns.preconditioners.Multigrid
@@ -224,3 +224,70 @@ def test_bad_input_is_named():
     wide = StencilLinearOperator.from_stencil({(0,): 2.0, (2,): -1.0}, (9,))
     with pytest.raises(ValueError, match="compact"):
         Multigrid()(wide)
+
+
+def obstacle(shape):
+    """Inactive in a block, and in a frame around a pocket of cells."""
+    field = rough_field(shape)
+    field[2:5, 1:6] = 0
+    field[8:13, 4:9] = 0
+    field[9:12, 5:8] = 1.5
+    return field
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("boundary", ["dirichlet", "neumann"])
+def test_inactive_cells_and_pockets(boundary, traced, deep):
+    """The solution on the active cells is that of the dense system without the others."""
+    field = obstacle((15, 14))
+    active = field.ravel() > 0
+    matrix = StencilLinearOperator.diffusion(field, 0.5, boundary).as_scipy().toarray()
+    x = np.where(active, np.random.default_rng(1).normal(size=active.size), 0)
+    b = (matrix @ x).reshape(field.shape)
+
+    def solve(field):
+        operator = StencilLinearOperator.diffusion(field, 0.5, boundary)
+        solver = ns.CG(rtol=1e-10, max_steps=60, preconditioner=Multigrid())
+        solution = lx.linear_solve(operator, b, solver)
+        return solution.value, solution.stats["num_steps"]
+
+    value, num_steps = (jax.jit(solve) if traced else solve)(field)
+    assert num_steps <= 25
+    inner = matrix[np.ix_(active, active)]
+    value = np.ravel(value)
+    np.testing.assert_allclose(value[~active], 0, atol=1e-9)
+    # Constants on a pocket are free: only differences are determined there.
+    expected = np.linalg.pinv(inner) @ b.ravel()[active]
+    difference = value[active] - expected
+    np.testing.assert_allclose(inner @ difference, 0, atol=1e-7 * abs(b).max())
+
+
+def test_a_pocket_that_loses_nothing_must_gain_nothing():
+    field = obstacle((15, 14))
+    operator = StencilLinearOperator.diffusion(field)
+    b = jnp.zeros((15, 14)).at[10, 6].set(1.0)
+    solver = ns.CG(rtol=1e-8, max_steps=100, preconditioner=Multigrid())
+    assert lx.linear_solve(operator, b, solver, throw=False).result != lx.RESULTS.successful
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+def test_dense_inverse_is_the_pseudoinverse(dtype):
+    """Two singular blocks and a regular one, shuffled; on the host and compiled."""
+    rng = np.random.default_rng(0)
+    blocks = [rng.uniform(0.5, 1, (n, n)).astype(dtype) for n in (5, 4, 3)]
+    if dtype is np.complex128:
+        blocks = [block * np.exp(1j * rng.uniform(size=block.shape)) for block in blocks]
+    for block in blocks[:2]:
+        block -= np.diag(block.sum(1))
+    order = rng.permutation(12)
+    matrix = scipy.linalg.block_diag(*blocks)[order][:, order]
+    for invert in (multigrid_coarse.invert, jax.jit(multigrid_coarse.invert)):
+        np.testing.assert_allclose(invert(matrix), np.linalg.pinv(matrix), atol=1e-12)
+
+
+def test_set_up_calls_no_lapack():
+    """Its threads wait for those of the program that calls it."""
+    text = jax.jit(lambda field: Multigrid()(StencilLinearOperator.diffusion(field)).mv(field)).lower(
+        rough_field((20, 20))
+    )
+    assert "lapack" not in text.as_text()

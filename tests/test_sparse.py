@@ -463,3 +463,12 @@ assert len(patterns) == 7 and not any(pattern() for pattern in patterns), [patte
 def test_patterns_are_forgotten():
     """What JAX compiled for a pattern keeps it alive, until its caches are cleared: and then nothing does."""
     subprocess.run([sys.executable, "-c", FORGET], check=True, timeout=600, cwd=ROOT)
+
+
+def test_gathers_of_closed_over_columns_are_not_evaluated_at_compile_time():
+    """With a large pattern that takes XLA longer than everything else."""
+    rng = np.random.default_rng(0)
+    matrix = sp.csr_array(np.where(rng.random((40, 40)) < 0.2, 1.0, 0.0))
+    a, x = ns.SparseLinearOperator.from_scipy(matrix), jnp.asarray(rng.normal(size=40))
+    text = jax.jit(lambda v: a.with_values(v).mv(x)).lower(a.values).as_text()
+    assert "optimization_barrier" in text

@@ -140,6 +140,57 @@ def test_gradient_in_the_coefficient():
     check_grads(jax.jit(energy), (field,), order=2, rtol=1e-6)
 
 
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e300])
+def test_coefficients_of_any_size(scale, traced):
+    field = random_field((5, 4))
+
+    def values(field):
+        return StencilLinearOperator.diffusion(field).as_sparse().values
+
+    expected = values(field)
+    scaled = (jax.jit(values) if traced else values)(scale * field)
+    np.testing.assert_allclose(scaled / scale, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("boundary", ["dirichlet", "neumann", "periodic"])
+def test_inactive_cells_are_cut_out(boundary):
+    """Rows of the others are those of a grid in which walls without flux surround the inactive ones."""
+    field = random_field((5, 4))
+    field[1:3, 1] = field[4, 3] = 0
+    active = field.ravel() > 0
+    operator = StencilLinearOperator.diffusion(field, 0.5, boundary)
+    check_against_matrix(operator)
+    matrix = operator.as_scipy().toarray()
+    assert not matrix[np.ix_(active, ~active)].any() and not matrix[np.ix_(~active, active)].any()
+    largest = matrix[np.ix_(active, active)].max()
+    np.testing.assert_allclose(matrix[np.ix_(~active, ~active)], largest * np.eye(3), rtol=1e-14)
+    nearly = StencilLinearOperator.diffusion(np.maximum(field, 1e-14), 0.5, boundary).as_scipy().toarray()
+    np.testing.assert_allclose(matrix[np.ix_(active, active)], nearly[np.ix_(active, active)], atol=1e-11)
+    traced = jax.jit(lambda k: StencilLinearOperator.diffusion(k, 0.5, boundary).as_matrix())(field)
+    np.testing.assert_allclose(traced, matrix, rtol=1e-13)
+
+
+def test_gradient_beside_inactive_cells():
+    """By differences on the active cells; zero on the others, which stay inactive."""
+    field = random_field((4, 3))
+    field[1, 1] = 0
+    x = np.random.default_rng(2).normal(size=(4, 3)) * (field > 0)
+
+    @jax.jit
+    def energy(field):
+        return jnp.vdot(x, StencilLinearOperator.diffusion(field, 0.5).mv(x))
+
+    gradient = jax.jit(jax.grad(energy))(field)
+    for cell in np.ndindex(4, 3):
+        step = np.zeros((4, 3))
+        step[cell] = 1e-6 * (field[cell] > 0)
+        difference = (energy(field + step) - energy(field - step)) / 2e-6
+        np.testing.assert_allclose(gradient[cell], difference, rtol=1e-6, atol=1e-8)
+    uniform = np.ones((4, 3))  # where neighbours are equal, second derivatives must not be lost
+    check_grads(energy, (uniform,), order=2, modes=["rev"], rtol=1e-5)
+
+
 def test_vmap_over_coefficients():
     fields = np.stack([random_field((4, 3), seed) for seed in range(3)])
     x = np.ones((4, 3))
@@ -174,7 +225,9 @@ def test_structure_is_known():
         (lambda s: s.poisson((2, 2, 2, 2)), "`shape`"),
         (lambda s: s.poisson((3, 3), -1.0), "`spacing` must be positive"),
         (lambda s: s.poisson((3, 3), (1.0,)), "`spacing` has 1 entries"),
-        (lambda s: s.diffusion(np.array([1.0, 0.0])), "`coefficient` must be positive"),
+        (lambda s: s.diffusion(np.array([1.0, -1.0])), "`coefficient` must be positive"),
+        (lambda s: s.diffusion(np.zeros(3)), "no cell is active"),
+        (lambda s: s.diffusion(np.full(3, 1e300), 1e-10), "overflows float64"),
         (lambda s: s.diffusion(np.array([1.0, np.nan])), "`coefficient` must be finite"),
         (lambda s: s.diffusion((np.ones((2, 2)), np.ones((2, 3)))), "`coefficient` as a tuple"),
         (lambda s: s.diffusion(np.ones(3), 1.0, "robin"), "`boundary` must be"),

@@ -86,6 +86,11 @@ class JaxRun(Run):
             return None
         return jax.block_until_ready(jacobi(self.task, self.form))
 
+    def build(self, matrix: Any) -> Any:
+        """The set-up of a matrix that may be traced; nothing where the column has no preconditioner."""
+        if self.spec.preconditioner is not None:
+            raise ValueError(f"{self.spec} has no set-up that can be traced")
+
     def function(self) -> Callable[[Any, jax.Array, Any], Any]:
         """The function (matrix, rhs, state) -> result to compile."""
         raise NotImplementedError

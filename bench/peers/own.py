@@ -77,11 +77,13 @@ class NsolveRun(_jax.JaxRun):
                 self.matrix = lx.TaggedLinearOperator(self.matrix, tag)
 
     def setup(self) -> Any:
+        return jax.block_until_ready(self.build(self.matrix))
+
+    def build(self, matrix: Any) -> Any:
         part = self.spec.preconditioner
         if part is None:
             return None
-        constructor = getattr(ns.preconditioners, PRECONDITIONER_CLASSES[part.name])
-        return jax.block_until_ready(constructor(**part.options)(self.matrix))
+        return getattr(ns.preconditioners, PRECONDITIONER_CLASSES[part.name])(**part.options)(matrix)
 
     def function(self):
         part, task = self.spec.solver, self.task

@@ -1,7 +1,10 @@
 """Finite volumes for diffusion on grids: the stencil of `-div(k grad u)` with cell-centred `k`."""
 
+import functools
+import operator
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -16,7 +19,8 @@ def finite_volumes(cells: list, spacings: tuple, boundaries: tuple) -> dict[Offs
     """The stencil, `{offset: coefficient}`, centre first.
 
     `cells`, `spacings`, `boundaries`: one entry for each axis.  NumPy arrays give NumPy arrays:
-    nothing is compiled unless values are traced.
+    nothing is compiled unless values are traced.  Cells whose coefficients are zero are inactive:
+    nothing flows through their faces, and their row is a multiple of the identity's.
     """
     for kind in boundaries:
         if kind not in ("dirichlet", "neumann", "periodic"):
@@ -24,10 +28,17 @@ def finite_volumes(cells: list, spacings: tuple, boundaries: tuple) -> dict[Offs
     dim = len(cells)
     centre, arms = 0, {}
     for axis, (field, h, kind) in enumerate(zip(cells, spacings, boundaries, strict=True)):
-        below, above, wall = _faces(field / h**2, axis, kind)
+        h = h if is_traced(h) else float(h)
+        below, above, wall = _faces(field / h / h, axis, kind)
         arms[unit_offset(dim, axis, -1)] = -below
         arms[unit_offset(dim, axis, 1)] = -above
         centre = centre + below + above + wall
+    xp = jnp if is_traced(centre) else np
+    largest = xp.asarray(xp.max(abs(centre)), cells[0].dtype)
+    if is_traced(centre):
+        largest = jax.lax.stop_gradient(largest)
+    inactive = functools.reduce(operator.and_, [field == 0 for field in cells])
+    centre = xp.where(inactive, xp.where(largest == 0, 1, largest), centre)
     return {(0,) * dim: centre, **arms}
 
 
@@ -60,11 +71,11 @@ def _faces(coefficient, axis: int, boundary: str):
     xp = jnp if is_traced(coefficient) else np
     n = coefficient.shape[axis]
     lower, upper = (xp.take(coefficient, xp.arange(n - 1) + k, axis) for k in (0, 1))
-    inner = 2 / (1 / lower + 1 / upper)
+    inner = _harmonic_mean(lower, upper)
     first, last = (xp.take(coefficient, xp.asarray([k]), axis) for k in (0, n - 1))
     none = xp.zeros_like(first)
     if boundary == "periodic":
-        seam = 2 / (1 / first + 1 / last)
+        seam = _harmonic_mean(first, last)
         return (
             xp.concatenate([seam, inner], axis),
             xp.concatenate([inner, seam], axis),
@@ -78,6 +89,17 @@ def _faces(coefficient, axis: int, boundary: str):
     return below, above, wall
 
 
+def _harmonic_mean(a, b):
+    """`2 a b / (a + b)` without overflow, with exact derivatives of every order; zero, and constant,
+    where either is zero."""
+    xp = jnp if is_traced(a) else np
+    flows = (a != 0) & (b != 0)
+    a, b = xp.where(flows, a, 1), xp.where(flows, b, 1)
+    ordered = abs(a) <= abs(b)
+    small, large = xp.where(ordered, a, b), xp.where(ordered, b, a)
+    return xp.where(flows, small / (0.5 + 0.5 * (small / large)), 0)
+
+
 def _as_field(coefficient: Any, name: str):
     """A checked cell field; on the host unless traced, so that nothing is compiled op by op."""
     coefficient = as_coefficients(coefficient, name)
@@ -89,6 +111,10 @@ def _as_field(coefficient: Any, name: str):
     field = fit(coefficient, dtype, name)
     if not np.all(np.isfinite(field)):
         raise ValueError(f"`{name}` must be finite, but contains NaN or infinity.")
-    if not np.iscomplexobj(field) and field.size and not field.min() > 0:
-        raise ValueError(f"`{name}` must be positive everywhere, but its smallest value is {field.min():g}.")
+    if not np.iscomplexobj(field) and field.size and not field.min() >= 0:
+        raise ValueError(
+            f"`{name}` must be positive, or zero where cells are inactive, but reaches {field.min():g}."
+        )
+    if field.size and not field.any():
+        raise ValueError(f"`{name}` is zero everywhere: no cell is active.")
     return field

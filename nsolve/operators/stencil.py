@@ -130,8 +130,8 @@ class StencilLinearOperator(AbstractOperator):
     ) -> "StencilLinearOperator":
         """Finite volumes for `-div(coefficient grad u)`, differentiable in the coefficient.
 
-        * `coefficient`: one value in each cell, an array of the grid's shape (positive where real);
-          or a tuple with such an array for each axis.  May be traced.
+        * `coefficient`: one value in each cell, an array of the grid's shape (positive where real,
+          or zero); or a tuple with such an array for each axis.  May be traced.
         * `spacing`: the cells' width, one for all axes or one for each.
         * `boundary`: `"dirichlet"`, `"neumann"` or `"periodic"`, one for all axes or one for each.
           A Dirichlet wall (value zero) is the outer face of the last cell, half a cell from its
@@ -140,13 +140,28 @@ class StencilLinearOperator(AbstractOperator):
         Faces carry the harmonic mean of their two cells, which keeps fluxes right across jumps.
         The operator is tagged positive semidefinite for real coefficients and symmetric for complex
         ones; without a Dirichlet axis it is singular, the constants being its null space.
+
+        Cells in which the coefficient is zero (along every axis) are *inactive*: obstacles, or what
+        lies outside of a domain.  Nothing flows through their faces, and their row is the
+        identity's times the largest diagonal entry: give the right-hand side zeros there, and the
+        solution is zero there.  Active cells that inactive ones cut off from every Dirichlet wall
+        make the operator singular: constants on such a pocket are in its null space, and the
+        right-hand side must sum to zero over it, or the solve reports failure; a pocket of one cell
+        is a zero row, which only `Multigrid` among the preconditioners takes.  Derivatives in the
+        coefficient are zero at inactive cells, which stay so.
         """
         cells = as_cell_fields(coefficient)
         shape = _grid(cells[0].shape)
         spacings = _spacings(spacing, len(shape))
         boundaries = _per_axis(boundary, len(shape), "boundary")
-        stencil = finite_volumes(cells, spacings, boundaries)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            stencil = finite_volumes(cells, spacings, boundaries)
         centre = stencil[(0,) * len(shape)]
+        if not is_traced(centre) and not np.all(np.isfinite(centre)):
+            raise ValueError(
+                f"`coefficient / spacing**2` overflows {centre.dtype}: the coefficient reaches "
+                f"{max(abs(field).max() for field in cells):g}, `spacing` is {spacing}. Scale the system."
+            )
         tag = lx.symmetric_tag if jnp.iscomplexobj(centre) else lx.positive_semidefinite_tag
         return StencilLinearOperator(
             coefficients=tuple(map(jnp.asarray, stencil.values())),

@@ -17,48 +17,43 @@ from .base import AbstractApproximateInverse, AbstractPreconditioner
 from .multigrid_constant import constant_hierarchy, is_constant
 from .multigrid_galerkin import galerkin_hierarchy
 from .multigrid_levels import Level, Plan, make_plan
+from .multigrid_transfer import coarser, fitted
 
 
 class MultigridInverse(AbstractApproximateInverse):
     """One V-cycle from a zero guess; `print` it for the hierarchy."""
 
     levels: tuple[Level, ...]
+    small: Level | None  # the last ones, stacked: see `Plan.shared`
     coarse: Callable[[Array], Array]
     plan: Plan = eqx.field(static=True)
     structure: jax.ShapeDtypeStruct = eqx.field(static=True)
     tags: frozenset[object] = eqx.field(static=True)
 
     def mv(self, vector: Array) -> Array:
-        return self._cycle(0, vector)
+        r, left = vector, []
+        for level in self.levels:
+            x, coarser = _down(level, r)
+            left.append((level, x, r))
+            r = coarser
+        e = self.coarse(r) if self.small is None else self._cycle_padded(self.small, r)
+        for level, x, r in reversed(left):
+            e = _up(level, x, r, e)
+        return e
 
-    def _cycle(self, depth: int, b: Array) -> Array:
-        if depth == len(self.levels):
-            return self.coarse(b)
-        level = self.levels[depth]
+    def _cycle_padded(self, levels: Level, b: Array) -> Array:
+        def down(b, level):
+            x, r = _down(level, b)
+            return fitted(r, b.shape), (level, x, b)
 
-        def sweep(weight, x, b):
-            return x + weight * level.inverse_diagonal * (b - level.operator.mv(x))
+        def up(e, level_x_b):
+            level, x, b = level_x_b
+            shape = coarser(b.shape, self.plan.steps[-1], level.operator.periodic)
+            return _up(level, x, b, fitted(e, shape)), None
 
-        def presmooth(b):  # the first of the two sweeps starts from zero and needs no product
-            return sweep(level.weights[1], level.weights[0] * level.inverse_diagonal * b, b)
-
-        def correct(x, e):
-            for interpolation in reversed(level.interpolations):
-                e = interpolation.prolong(e)
-            return x + e
-
-        def residual(x, b):
-            return b - level.operator.mv(x)
-
-        defined = _not_nan(level.inverse_diagonal, b)
-        x = _apart(defined, presmooth, b)
-        r = _apart(defined, residual, x, b)
-        for interpolation in level.interpolations:
-            r = interpolation.restrict(r)
-        x = _apart(defined, correct, x, self._cycle(depth + 1, r))
-        # Sweeps are polynomials in D^-1 A and commute: the cycle is symmetric in either order.
-        x = _apart(defined, lambda x, b: sweep(level.weights[1], x, b), x, b)
-        return sweep(level.weights[0], x, b)
+        r, left = jax.lax.scan(down, b, levels)
+        e = fitted(self.coarse(fitted(r, self.plan.coarsest)), b.shape)
+        return jax.lax.scan(up, e, left, reverse=True)[0]
 
     def refresh(self, operator: lx.AbstractLinearOperator) -> "MultigridInverse":
         stencil = _as_stencil(operator)
@@ -78,20 +73,26 @@ class MultigridInverse(AbstractApproximateInverse):
         if lx.is_symmetric(self):
             return self
         levels = tuple(level.transpose() for level in self.levels)
+        small = self.small
+        if small is not None:
+            small = eqx.filter_vmap(lambda level: level.transpose())(small)
         coarse = self.coarse.transpose()  # pyright: ignore[reportFunctionMemberAccess]
         tags = frozenset(lx.transpose_tags(self.tags))
-        return MultigridInverse(levels, coarse, self.plan, self.structure, tags)
+        return MultigridInverse(levels, small, coarse, self.plan, self.structure, tags)
 
     def conj(self) -> "MultigridInverse":
         return jax.tree.map(lambda x: x.conj() if eqx.is_inexact_array(x) else x, self)
 
     def __repr__(self) -> str:
-        sizes = [level.operator.in_size() for level in self.levels]
-        points = [len(set(level.operator.offsets)) for level in self.levels]
+        shared = [] if self.small is None else [self.small] * self.plan.shared
+        shape, sizes, points = self.structure.shape, [], []
         rows = ["level  grid               unknowns  points  smoother, or solver"]
-        for k, (level, size, width) in enumerate(zip(self.levels, sizes, points, strict=True)):
-            grid = " x ".join(map(str, level.operator.shape))
-            rows.append(f"{k:<7}{grid:<17}{size:>10}{width:>8}  2 + 2 Chebyshev-Jacobi sweeps")
+        for k, (level, axes) in enumerate(zip([*self.levels, *shared], self.plan.steps, strict=True)):
+            sizes.append(int(np.prod(shape)))
+            points.append(len(set(level.operator.offsets)))
+            grid = " x ".join(map(str, shape))
+            rows.append(f"{k:<7}{grid:<17}{sizes[-1]:>10}{points[-1]:>8}  2 + 2 Chebyshev-Jacobi sweeps")
+            shape = coarser(shape, axes, level.operator.periodic)
         grid = " x ".join(map(str, self.plan.coarsest))
         rows.append(f"{len(sizes):<7}{grid:<17}{int(np.prod(self.plan.coarsest)):>10}{'':>8}  {self.coarse}")
         work = sum(s * p for s, p in zip(sizes, points, strict=True))
@@ -110,7 +111,7 @@ class Multigrid(AbstractPreconditioner):
       one-dimensional arrays, fast diagonalisation on the coarsest grid (at most 4096 points).
       Memory is that of a few vectors.
     * All others: interpolation by the operator itself, Galerkin coarse operators with `3^d` points,
-      a dense inverse on the coarsest grid (at most 600 points).  Convection should be mild.
+      a dense inverse on the coarsest grid (at most 64 points).  Convection should be mild.
     * Set-up runs on the host, without compilation, where the coefficients are concrete; where they
       are traced (a solver that builds its preconditioner itself traces them) it is compiled.
     * Weakly coupled axes are left alone until the others are as coarse (semicoarsening).  Which
@@ -120,7 +121,9 @@ class Multigrid(AbstractPreconditioner):
 
     Smoothing is a Chebyshev polynomial in `D^-1 A` of degree two before and after, with eigenvalue
     bounds by Gershgorin's theorem, so that the cycle is positive definite when `A` is.  Singular
-    operators (Neumann, periodic) are solved up to the constants on the coarsest grid.
+    operators (Neumann, periodic) are solved up to the constants on the coarsest grid.  Inactive cells
+    (see `StencilLinearOperator.diffusion`) are no matter, where obstacles are a few cells wide; with
+    single cells strewn over the grid more steps are needed.
 
     One application costs about 5 products with `A` and the transfers, times 1.33 in 2-D and 1.14 in
     3-D; on varying coefficients coarse products are wider.  An operator that is not a stencil, or a
@@ -141,7 +144,7 @@ def _build(operator: lx.AbstractLinearOperator, plan: Plan) -> MultigridInverse:
     if any(map(is_traced, stencil.coefficients)):
         # One compilation, even where a transformation traces without `jit`.
         hierarchy = eqx.filter_jit(hierarchy)
-    levels, coarse = hierarchy(stencil, plan)
+    levels, small, coarse = hierarchy(stencil, plan)
     tags = set()
     if lx.is_positive_semidefinite(operator):
         tags.add(lx.positive_semidefinite_tag)
@@ -149,7 +152,7 @@ def _build(operator: lx.AbstractLinearOperator, plan: Plan) -> MultigridInverse:
         tags.add(lx.negative_semidefinite_tag)
     if lx.is_symmetric(operator):
         tags.add(lx.symmetric_tag)
-    return MultigridInverse(levels, coarse, plan, stencil.in_structure(), frozenset(tags))
+    return MultigridInverse(levels, small, coarse, plan, stencil.in_structure(), frozenset(tags))
 
 
 def _as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
@@ -169,6 +172,39 @@ def _as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
         tags = stencil.tags | {lx.symmetric_tag}
         stencil = dataclasses.replace(stencil, tags=tags)
     return stencil
+
+
+def _down(level: Level, b: Array) -> tuple[Array, Array]:
+    """Two sweeps from zero, and the residual that they leave on the next coarser grid."""
+
+    def presmooth(b):  # the first sweep starts from zero and needs no product
+        return _sweep(level, 1, level.weights[0] * level.inverse_diagonal * b, b)
+
+    defined = _not_nan(level.inverse_diagonal, b)
+    x = _apart(defined, presmooth, b)
+    r = _apart(defined, lambda x, b: b - level.operator.mv(x), x, b)
+    for interpolation in level.interpolations:
+        r = interpolation.restrict(r)
+    return x, r
+
+
+def _up(level: Level, x: Array, b: Array, e: Array) -> Array:
+    """The correction from the next coarser grid, and two sweeps more."""
+
+    def correct(x, e):
+        for interpolation in reversed(level.interpolations):
+            e = interpolation.prolong(e)
+        return x + e
+
+    defined = _not_nan(level.inverse_diagonal, b)
+    x = _apart(defined, correct, x, e)
+    # Sweeps are polynomials in D^-1 A and commute: the cycle is symmetric in either order.
+    x = _apart(defined, lambda x, b: _sweep(level, 1, x, b), x, b)
+    return _sweep(level, 0, x, b)
+
+
+def _sweep(level: Level, number: int, x: Array, b: Array) -> Array:
+    return x + level.weights[number] * level.inverse_diagonal * (b - level.operator.mv(x))
 
 
 def _not_nan(diagonal: Array, b: Array) -> Array:

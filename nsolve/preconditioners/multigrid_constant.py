@@ -66,10 +66,11 @@ def _linear(n: int, periodic: bool) -> sp.csr_array:
     """Linear interpolation to `n` points."""
     kept, between = (np.asarray(part) for part in split(np.arange(n), 0, periodic))
     m = len(kept)
-    exists = np.ones(m + 1, bool)
-    exists[0], exists[m] = (False, False) if periodic and n % 2 else (True, bool(n % 2))
+    exists = np.ones(len(between), bool)
+    if periodic:
+        exists[0], exists[m] = n % 2 == 0, False
     rows, columns, values = [kept], [np.arange(m)], [np.ones(m)]
-    for column in (np.arange(m + 1) - 1, np.arange(m + 1)):
+    for column in (np.arange(len(between)) - 1, np.arange(len(between))):
         column = column % m if periodic else column
         used = exists & (column >= 0) & (column < m)
         rows.append(between[used])
@@ -89,6 +90,7 @@ def _weights(n: int, periodic: bool, halvings: int):
         below, above = np.append(coarse[-1], coarse), np.append(coarse, coarse[0])
     else:
         below, above = np.append(np.inf, coarse), np.append(coarse, np.inf)
+    below, above = below[: len(between)], above[: len(between)]
     return 0.5 * np.sqrt(between / below), np.sqrt(kept / coarse), 0.5 * np.sqrt(between / above)
 
 
@@ -154,7 +156,7 @@ def constant_hierarchy(operator: StencilLinearOperator, plan: Plan):
             halvings[axis] += 1
         inverse_diagonal = jnp.asarray(1 / diagonal, operator.dtype)
         levels.append(Level(level, inverse_diagonal, weights, tuple(interpolations)))
-    return tuple(levels), _coarse_inverse(operator, kappa, shift, tuple(halvings))
+    return tuple(levels), None, _coarse_inverse(operator, kappa, shift, tuple(halvings))
 
 
 def _constant_form(operator: StencilLinearOperator):

@@ -11,35 +11,32 @@ A stencil here is a dictionary from offsets to full arrays, in which entries tha
 zero.  NumPy arrays stay on the host; traced ones are traced.
 """
 
+import dataclasses
+import itertools
 from typing import Any
 
-import equinox as eqx
+import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
-from jaxtyping import Array
 
-from .._dense import inverse_of_definite
 from ..operators.finite_volumes import Offset, is_traced
 from ..operators.stencil import StencilLinearOperator
+from .multigrid_coarse import dense_inverse
 from .multigrid_levels import Level, Plan, chebyshev_weights
-from .multigrid_transfer import AxisInterpolation, cut, namespace, padded, split
+from .multigrid_transfer import (
+    AxisInterpolation,
+    cut,
+    fitted,
+    kept_size,
+    lower,
+    namespace,
+    padded,
+    split,
+    upper,
+)
 
 Stencil = dict[Offset, Any]
-
-
-class DenseInverse(eqx.Module):
-    """The inverse of a small operator as a matrix; a null space of constants is projected out."""
-
-    matrix: Array
-
-    def __call__(self, b: Array) -> Array:
-        return jnp.matmul(self.matrix, b.reshape(-1), precision="highest").reshape(b.shape)
-
-    def transpose(self) -> "DenseInverse":
-        return DenseInverse(self.matrix.T)
-
-    def __repr__(self) -> str:
-        return "exact, dense inverse"
 
 
 def galerkin_hierarchy(operator: StencilLinearOperator, plan: Plan):
@@ -50,29 +47,69 @@ def galerkin_hierarchy(operator: StencilLinearOperator, plan: Plan):
         offset: xp.asarray(c) for offset, c in zip(operator.offsets, operator.coefficients, strict=True)
     }
     stencil = masked(stencil, operator.shape, periodic)
-    level, levels = operator, []
-    for axes in plan.steps:
-        inverse_diagonal = 1 / _diagonal(stencil, periodic)
-        row_sums = xp.asarray(sum(abs(c) for c in stencil.values()))
-        largest = (row_sums * abs(inverse_diagonal)).max()  # Gershgorin
-        interpolations = []
-        for axis in axes:
-            size = next(iter(stencil.values())).shape[axis]
-            left, right, stencil = coarsen_axis(stencil, axis, periodic)
-            interpolations.append(
-                AxisInterpolation(
-                    left=jnp.asarray(left),
-                    centre=jnp.ones((1,) * left.ndim, left.dtype),
-                    right=jnp.asarray(right),
-                    axis=axis,
-                    size=size,
-                    periodic=periodic[axis],
-                )
+    apart = len(plan.steps) - plan.shared
+    levels, small = [], None
+    for axes in plan.steps[:apart]:
+        level, stencil = _coarsen(stencil, axes, operator)
+        levels.append(level)
+    if levels:  # what it was made from, not a copy
+        levels[0] = dataclasses.replace(levels[0], operator=operator)
+    if plan.shared:
+        small, stencil = _coarsen_padded(stencil, plan, operator)
+    return tuple(levels), small, dense_inverse(_as_operator(stencil, operator))
+
+
+def _coarsen(stencil: Stencil, axes: tuple[int, ...], finest: StencilLinearOperator):
+    """A level, and the stencil of the next coarser grid."""
+    periodic = finest.periodic
+    operator, diagonal = _as_operator(stencil, finest), _diagonal(stencil, periodic)
+    xp = namespace(diagonal)
+    empty = diagonal == 0  # where the grid is padded
+    inverse_diagonal = xp.where(empty, 0, 1 / xp.where(empty, 1, diagonal))
+    row_sums = xp.asarray(sum(abs(c) for c in stencil.values()))
+    largest = (row_sums * abs(inverse_diagonal)).max()  # Gershgorin
+    interpolations = []
+    # Entries below the diagonal are those above it, read from the other row.
+    mirrored = lx.is_symmetric(finest) and not any(periodic)
+    for axis in axes:
+        size = next(iter(stencil.values())).shape[axis]
+        left, right, stencil = coarsen_axis(stencil, axis, periodic, mirrored)
+        interpolations.append(
+            AxisInterpolation(
+                left=jnp.asarray(left),
+                centre=jnp.ones((1,) * left.ndim, left.dtype),
+                right=jnp.asarray(right),
+                axis=axis,
+                size=size,
+                periodic=periodic[axis],
             )
-        weights = chebyshev_weights(largest, operator.dtype)
-        levels.append(Level(level, jnp.asarray(inverse_diagonal), weights, tuple(interpolations)))
-        level = _as_operator(stencil, operator)
-    return tuple(levels), _dense_inverse(level)
+        )
+    weights = chebyshev_weights(largest, finest.dtype)
+    return Level(operator, jnp.asarray(inverse_diagonal), weights, tuple(interpolations)), stencil
+
+
+def _coarsen_padded(stencil: Stencil, plan: Plan, finest: StencilLinearOperator):
+    """Several levels of one size, stacked, and the stencil of the coarsest grid."""
+    axes, shape = plan.steps[-1], next(iter(stencil.values())).shape
+    xp = namespace(next(iter(stencil.values())))
+    reach = [(-1, 0, 1) if axis in axes else (0,) for axis in range(len(shape))]
+    reach = [sorted({k for o in stencil for k in (o[axis],)} | set(r)) for axis, r in enumerate(reach)]
+    empty = xp.zeros(shape, finest.dtype)
+    full = {offset: stencil.get(offset, empty) for offset in itertools.product(*reach)}
+
+    def step(stencil, _):
+        level, coarse = _coarsen(stencil, axes, finest)
+        return {offset: fitted(coarse[offset], shape) for offset in stencil}, level
+
+    if xp is np:
+        levels = []
+        for _ in range(plan.shared):
+            full, level = step(full, None)
+            levels.append(level)
+        stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *levels)
+    else:
+        full, stacked = jax.lax.scan(step, full, None, plan.shared)
+    return stacked, {offset: fitted(c, plan.coarsest) for offset, c in full.items()}
 
 
 def _as_operator(stencil: Stencil, finest: StencilLinearOperator) -> StencilLinearOperator:
@@ -97,20 +134,6 @@ def _diagonal(stencil: Stencil, periodic: tuple[bool, ...]):
     )
 
 
-def _dense_inverse(operator: StencilLinearOperator) -> DenseInverse:
-    matrix = operator.as_matrix()
-    xp = jnp if is_traced(matrix) else np
-    matrix = xp.asarray(matrix)
-    n = len(matrix)
-    scale = xp.abs(xp.diagonal(matrix)).max()
-    singular = xp.abs(matrix.sum(1)).max() <= np.sqrt(jnp.finfo(matrix.dtype).eps) * 1e-2 * scale
-    # Raise the constants' eigenvalue from zero to `scale`, invert, and take it out again.
-    raised = matrix + xp.where(singular, scale / n, 0).astype(matrix.dtype)
-    inverse = np.linalg.inv(raised) if xp is np else inverse_of_definite(raised)
-    inverse = inverse - xp.where(singular, 1 / (scale * n), 0).astype(matrix.dtype)
-    return DenseInverse(jnp.asarray(inverse, operator.dtype))
-
-
 def masked(stencil: Stencil, shape: tuple[int, ...], periodic: tuple[bool, ...]) -> Stencil:
     """Full arrays, with zeros where an offset leaves the grid."""
     full = {}
@@ -125,8 +148,11 @@ def masked(stencil: Stencil, shape: tuple[int, ...], periodic: tuple[bool, ...])
     return full
 
 
-def coarsen_axis(stencil: Stencil, axis: int, periodic: tuple[bool, ...]):
-    """Interpolation weights `(left, right)` along an axis, and the stencil of `P^T A P`."""
+def coarsen_axis(stencil: Stencil, axis: int, periodic: tuple[bool, ...], mirrored: bool = False):
+    """Interpolation weights `(left, right)` along an axis, and the stencil of `P^T A P`.
+
+    Where the operator is symmetric, `mirrored` spares half of the work.
+    """
     wraps = periodic[axis]
     n = next(iter(stencil.values())).shape[axis]
     rows: dict[Offset, dict[int, tuple]] = {}  # offset across -> step along -> (kept, between)
@@ -134,13 +160,13 @@ def coarsen_axis(stencil: Stencil, axis: int, periodic: tuple[bool, ...]):
         across = offset[:axis] + (0,) + offset[axis + 1 :]
         rows.setdefault(across, {})[offset[axis]] = split(coefficient, axis, wraps)
     left, right = _weights(rows, axis, wraps)
-    m = left.shape[axis] - 1
+    m = kept_size(n, wraps)
 
-    def lower(x):  # the between-point below each kept one
-        return cut(x, axis, 0, m)
+    def below_kept(x, y=None):  # of between-points, or of products of two
+        return None if x is None else lower(x if y is None else x * y, axis, m)
 
-    def upper(x):
-        return cut(x, axis, 1, m + 1)
+    def above_kept(x, y=None):
+        return None if x is None else upper(x if y is None else x * y, axis, m)
 
     coarse: Stencil = {}
     for across, parts in rows.items():
@@ -149,9 +175,13 @@ def coarsen_axis(stencil: Stencil, axis: int, periodic: tuple[bool, ...]):
         l_across, r_across = (_shifted(w, across, periodic) for w in (left, right))
         # A P: a kept point's row reaches the kept points below, itself and above, by step ...
         row = {
-            -1: _product(below[0], lower(l_across)),
-            0: _total(_product(below[0], lower(r_across)), centre[0], _product(above[0], upper(l_across))),
-            1: _product(above[0], upper(r_across)),
+            -1: _product(below[0], below_kept(l_across)),
+            0: _total(
+                _product(below[0], below_kept(r_across)),
+                centre[0],
+                _product(above[0], above_kept(l_across)),
+            ),
+            1: _product(above[0], above_kept(r_across)),
         }
         # ... and a between-point's row reaches the two around it.
         to_left = _total(below[1], _product(centre[1], l_across))
@@ -160,17 +190,23 @@ def coarsen_axis(stencil: Stencil, axis: int, periodic: tuple[bool, ...]):
             row[-1] = _total(row[-1], _only(below[0], axis, 0))
             row[1] = _total(row[1], _only(above[0], axis, m - 1))
         result = {
-            -1: _total(row[-1], _product(lower(right), to_left, lower)),
-            0: _total(
-                row[0],
-                _product(lower(right), to_right, lower),
-                _product(upper(left), to_left, upper),
-            ),
-            1: _total(row[1], _product(upper(left), to_right, upper)),
+            -1: _total(row[-1], below_kept(to_left, right)),
+            0: _total(row[0], below_kept(to_right, right), above_kept(to_left, left)),
+            1: _total(row[1], above_kept(to_right, left)),
         }
+        if across == (0,) * len(across):
+            # What remains of a part of the grid that nothing holds is zero, but for rounding.
+            xp, size = namespace(left), abs(centre[0])
+            rounding = 32 * float(jnp.finfo(size.dtype).eps)
+            result[0] = xp.where(abs(result[0]) <= rounding * size, 0, result[0])
         for step, coefficient in result.items():
-            if coefficient is not None:
-                coarse[across[:axis] + (step,) + across[axis + 1 :]] = coefficient
+            offset = across[:axis] + (step,) + across[axis + 1 :]
+            if coefficient is not None and not (mirrored and offset < (0,) * len(offset)):
+                coarse[offset] = coefficient
+    if mirrored:
+        for offset, coefficient in tuple(coarse.items()):
+            back = tuple(-k for k in offset)
+            coarse[back] = coarse.get(back, _shifted(coefficient, back, periodic))
     return left, right, coarse
 
 
@@ -208,8 +244,8 @@ def _only(x: Any, axis: int, index: int) -> Any:
     return padded(cut(x, axis, index, index + 1), axis, index, n - 1 - index)
 
 
-def _product(x: Any, y: Any, select=lambda z: z) -> Any:
-    return None if x is None or y is None else x * select(y)
+def _product(x: Any, y: Any) -> Any:
+    return None if x is None or y is None else x * y
 
 
 def _total(*terms: Any) -> Any:

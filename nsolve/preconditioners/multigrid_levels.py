@@ -11,12 +11,15 @@ from ..operators.finite_volumes import is_traced, unit_offset
 from ..operators.stencil import StencilLinearOperator
 from .multigrid_transfer import AxisInterpolation, kept_size
 
-#: Points at which coarsening stops: fast diagonalisation takes more than a dense inverse.
-_COARSEST = {True: 4096, False: 600}
+#: Points at which coarsening stops: fast diagonalisation takes more than a dense inverse, whose
+#: elimination stays within one thread at 64.
+_COARSEST = {True: 4096, False: 64}
 #: Longest axis of a coarsest grid.
-_LONGEST = {True: 128, False: 600}
+_LONGEST = {True: 128, False: 64}
 #: Axes of so few points are never halved; 64 points are always few enough for a direct solver.
 _SHORTEST = 4
+#: Points up to which grids are padded to a common size.
+_SHARED = 128**2
 #: Axes coupled less than this, relative to the strongest, are not coarsened yet.
 _STRONG = 0.3
 #: The smoother works on eigenvalues of D^-1 A from the largest down to this fraction of it.
@@ -36,27 +39,35 @@ class Level(eqx.Module):
 
 
 class Plan(NamedTuple):
-    """For each coarsening step the axes that are halved; hashable."""
+    """For each coarsening step the axes that are halved; hashable.
+
+    The last `shared` grids are padded to the size of the first of them, so that one program, run
+    again and again, serves them all: it is the many small grids that take long to compile.
+    """
 
     constant: bool
     steps: tuple[tuple[int, ...], ...]
     coarsest: tuple[int, ...]
+    shared: int
 
 
 def make_plan(operator: StencilLinearOperator, constant: bool) -> Plan:
     """Halves all axes that are strongly coupled, until a direct solver can take over."""
     shape, periodic = list(operator.shape), operator.periodic
     strength = _coupling(operator)
-    steps = []
+    steps, sizes = [], []
     while np.prod(shape) > _COARSEST[constant] or max(shape) > _LONGEST[constant]:
         long = [axis for axis, n in enumerate(shape) if n > _SHORTEST]
         strongest = max(strength[axis] for axis in long)
         axes = tuple(axis for axis in long if strength[axis] >= _STRONG * strongest)
+        sizes.append(int(np.prod(shape)))
         for axis in axes:
             shape[axis] = kept_size(shape[axis], periodic[axis])
             strength[axis] /= 4
         steps.append(axes)
-    return Plan(constant, tuple(steps), tuple(shape))
+    may_share = not constant and not any(periodic)
+    same = [k for k, size in enumerate(sizes) if k and size <= _SHARED and set(steps[k:]) == {steps[-1]}]
+    return Plan(constant, tuple(steps), tuple(shape), len(same) if may_share and len(same) > 1 else 0)
 
 
 def _coupling(operator: StencilLinearOperator) -> list[float]:
