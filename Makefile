@@ -39,7 +39,7 @@ stress: $(VENV)/.installed
 # UPSTREAM names a folder with checkouts of lineax, optimistix and diffrax.
 test-upstream: $(VENV)/.installed
 	@mkdir -p .cache
-	$(CACHE) $(COMPILER) $(THREADS) $(BIN)/python tests/upstream/run.py "$(UPSTREAM)"
+	$(CACHE) $(THREADS) $(BIN)/python tests/upstream/run.py "$(UPSTREAM)"
 
 bench: $(VENV)/.installed
 	@mkdir -p $(OUT)

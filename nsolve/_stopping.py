@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ._reasons import CODES
+from ._search import HONEST, WORTH_A_REPLAY, Search
 from ._vectors import (
     Vector,
     all_finite,
@@ -44,12 +45,6 @@ from ._vectors import (
 
 #: How much of the residual may be rounding before it is computed again.
 _DRIFT = 1e-3
-#: Gains below this are not worth taking steps again for.
-_WORTH_A_REPLAY = 0.99
-#: The recursion's residual is honest if the computed one is at most so many times larger.
-_HONEST = 2
-#: Bisection ends when the step is known to one part in so many.
-_BISECTED = 16
 
 
 class Method(NamedTuple):
@@ -107,7 +102,7 @@ class _Outer(NamedTuple):
     history: Array | None
     memory: Any
     recursion: "_Recursion | None"  # of methods that know the residual without a product
-    search: "_Search | None"  # where the best iterate of a solve that fails is wanted
+    search: Search | None  # where the best iterate of a solve that fails is wanted
     best: tuple[Vector, Array] | None  # the iterate with the smallest computed residual so far, and its norm
 
 
@@ -119,43 +114,6 @@ class _Recursion(NamedTuple):
     num_computed: Array
     verify: Array  # whether the next turn of the loop takes no steps, but computes it
     then: Array  # the reason's number after that
-
-
-class _Search(NamedTuple):
-    """For the best iterate, after the last cycle; how many of a cycle's steps to take once more."""
-
-    replay: Array  # zero: the solve goes on, or the search is over
-    low: Array  # up to here the recursion is honest
-    high: Array  # from here on it is not
-    first: Array  # the number of steps of the first cycle where that is still to be searched, else zero
-    replayed: Array  # steps taken once more, in all
-    code: Array  # why the solve failed
-
-    def begun(
-        self, failed: Array, passed: Array, least_at: Array, count: Array, lied: Array, code: Array
-    ) -> "_Search":
-        """After a cycle of `count` steps: where to look first, if it was the last."""
-        replay = jnp.where(passed, least_at, jnp.where(lied, count // 2, 0))
-        high = jnp.where(passed, least_at, count)
-        replay, low = jnp.where(failed, replay, 0), jnp.zeros_like(count)
-        return _Search(replay, low, high, self.first, self.replayed, code)
-
-    def went_on(self, honest: Array, passed: Array, least_at: Array, count: Array) -> "_Search":
-        """After a replay of `count` steps: where to look next."""
-        low, high = jnp.where(honest, count, self.low), jnp.where(honest, self.high, count)
-        wide = (high - low) * _BISECTED > jnp.maximum(high, _BISECTED)
-        replay = jnp.where(wide, (low + high) // 2, 0)
-        # Where the recursion is to be believed, its smallest residual is what is looked for.
-        found = honest & passed
-        replay, low, high = (jnp.where(found, least_at, other) for other in (replay, low, high))
-        return _Search(replay, low, high, self.first, self.replayed + count, self.code)
-
-    def rewound(self, rewind: Array) -> "_Search":
-        """When all is done with the last cycle: the first."""
-        again = _Search(
-            self.first // 2, jnp.zeros_like(self.low), self.first, jnp.zeros_like(self.first), *self[4:]
-        )
-        return _Search(*(jnp.where(rewind, a, b) for a, b in zip(again, self, strict=True)))
 
 
 def power_of_two_scale(b: Vector) -> Array:
@@ -229,7 +187,7 @@ def solve_to_true_residual(
     searches = keep_best and not has_residual
 
     def cycle(outer: _Outer) -> _Outer:
-        search = None if outer.search is None else _Search(*outer.search)
+        search = None if outer.search is None else Search(*outer.search)
         recursion, best = outer.recursion, outer.best
         before, num_cycles, _, num_flat = outer.counters
         room = max_steps - before
@@ -322,9 +280,9 @@ def solve_to_true_residual(
             norm_next = jnp.where(worse, outer.residual_norm, r_norm)
         if search is not None and best is not None:
             replaying = search.replay > 0
-            honest = r_norm <= _HONEST * state.residual_norm
+            honest = r_norm <= HONEST * state.residual_norm
             failed = ~converged & ~fixed & (replaying | (code != _RUNNING))
-            passed = (least[1] < count) & (least[0] < _WORTH_A_REPLAY * best[1])
+            passed = (least[1] < count) & (least[0] < WORTH_A_REPLAY * best[1])
             search = search._replace(first=jnp.where((num_cycles == 0) & ~honest, count, search.first))
             begun = search.begun(failed, passed, least[1], count, worse & ~honest, code)
             search = where(replaying, search.went_on(honest, passed, least[1], count), begun)
@@ -359,7 +317,7 @@ def solve_to_true_residual(
         history=history,
         memory=method.memory,
         recursion=_Recursion(jnp.zeros_like(norm0), ~no, zero, no, zero) if has_residual else None,
-        search=jnp.zeros(len(_Search._fields), jnp.int32) if searches else None,
+        search=jnp.zeros(len(Search._fields), jnp.int32) if searches else None,
         best=(x0, norm0) if keep_best else None,
     )
     outer = jax.lax.while_loop(lambda outer: outer.counters[2] == _RUNNING, cycle, outer)
