@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-import scipy.sparse
 from jaxtyping import Array, PyTree
 
 from .._reasons import as_reason, as_result, raise_in_words
@@ -177,7 +176,6 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     def compute(
         self, state: System, vector: Vector, options: dict[str, Any]
     ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
-        max_steps = self.step_limit(vector)
         self.check_options(options)
         if state.preconditioner is None and options.get("preconditioner") is not None:
             state = self.init(state.operator, options)  # the state was made without it
@@ -187,8 +185,14 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         recycled = options.get("recycled")
         if recycled is not None:
             state = System(state.operator, state.preconditioner, state.extra, recycled, state.unit)
-        method = self.method(state)
-        throws = solve_throws()
+        given = options.get("preconditioner", self.preconditioner)
+        made = not isinstance(given, lx.AbstractLinearOperator)
+        return _solve(self, state, vector, y0, made, solve_throws())
+
+    def _solve(
+        self, state: System, vector: Vector, y0: Vector | None, made: bool, throws: bool
+    ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
+        max_steps, method = self.step_limit(vector), self.method(state)
         value, code, stats, memory, relative_residual = solve_to_true_residual(
             method,
             state.product,
@@ -198,7 +202,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
             self.atol,
             max_steps,
             max_steps if self.history else None,
-            self._blame(state, options),
+            self._blame(state, made),
             state.unit,
             keep_best=not throws,
         )
@@ -218,10 +222,8 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
             stats |= method.report(memory, stats)
         return value, as_result(code), stats
 
-    def _blame(self, state: System, options: dict[str, Any]) -> tuple[tuple[str, PyTree], ...]:
+    def _blame(self, state: System, made: bool) -> tuple[tuple[str, PyTree], ...]:
         """Where NaN may come from, and the reason to give for it."""
-        given = options.get("preconditioner", self.preconditioner)
-        made = not isinstance(given, lx.AbstractLinearOperator)
         parameters = {k: v for k, v in vars(self).items() if k != "preconditioner"}
         return (
             ("nonfinite_operator", inexact_leaves(state.operator)),
@@ -246,6 +248,19 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
 
     def assume_full_rank(self) -> bool:
         return True
+
+
+@eqx.filter_jit
+def _solve(
+    solver: AbstractIterativeSolver,
+    state: System,
+    vector: Vector,
+    y0: Vector | None,
+    made: bool,
+    throws: bool,
+) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
+    """One trace for the many times that lineax asks for the same solve while it is differentiated."""
+    return solver._solve(state, vector, y0, made, throws)
 
 
 def _map_system(function: Callable, state: System, options: dict[str, Any]) -> tuple[System, dict[str, Any]]:
@@ -303,7 +318,7 @@ def _check_preconditioner(given: Any, name: str) -> None:
         raise TypeError(f"`{name}` is the class `{given.__name__}`: write `{given.__name__}()`.")
     if not (given is None or callable(given) or isinstance(given, lx.AbstractLinearOperator)):
         hint = ""
-        if scipy.sparse.issparse(given) or eqx.is_array_like(given):
+        if getattr(given, "ndim", 0) == 2:
             hint = " A matrix near the inverse becomes one by `nsolve.SparseLinearOperator.from_scipy`."
         raise TypeError(
             f"`{name}` must be a preconditioner constructor such as `nsolve.preconditioners.Jacobi()`, or a "

@@ -283,12 +283,12 @@ def _transposed(operator: StencilLinearOperator):
     offsets, coefficients = [], []
     for coefficient, offset in zip(operator.coefficients, operator.offsets, strict=True):
         back = tuple(-k for k in offset)
-        shape = operator.shape
-        size = (1,) * (len(shape) - coefficient.ndim) + coefficient.shape
-        # Where the coefficient is constant it stays so: entries that leave the grid are moot.
-        step = tuple(k if n > 1 else 0 for k, n in zip(back, size, strict=True))
         offsets.append(back)
-        coefficients.append(shifted(coefficient.reshape(size), step, operator.periodic))
+        # Where the coefficient is constant it stays so: entries that leave the grid are moot.
+        if coefficient.ndim > 0:
+            step = tuple(k if n > 1 else 0 for k, n in zip(back, coefficient.shape, strict=True))
+            coefficient = shifted(coefficient, step, operator.periodic)
+        coefficients.append(coefficient)
     if sorted(offsets) == sorted(operator.offsets):  # the same structure, then, for what is compiled for it
         order = [offsets.index(offset) for offset in operator.offsets]
         offsets, coefficients = ([x[k] for k in order] for x in (offsets, coefficients))
