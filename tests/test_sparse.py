@@ -13,7 +13,6 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental import sparse as jsparse
-from jax.flatten_util import ravel_pytree
 
 import nsolve as ns
 from nsolve.operators.base import is_hermitian
