@@ -69,6 +69,8 @@ class REASONS(eqx.Enumeration):
     range = "The solution is too small or too large for its dtype: scale the system."
 
 
+REASONS.__module__ = "nsolve.linear"  # its public place, which `repr` shows
+
 #: The member of `lx.RESULTS` for each reason.
 _RESULTS = {
     "converged": lx.RESULTS.successful,
