@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._arrays import common_dtype, is_traced, namespace
-from .schedules import Ranged, check_ends, log, log_alpha_preserving, log_sigma_preserving
+from .schedules import Ranged, check_ends, level_of, log, log_alpha_preserving, log_sigma_preserving, time_of
 
 _Number = Any  # a float, a NumPy array or a JAX array
 
@@ -41,11 +41,12 @@ class Discrete(Ranged):
         self.t_min = 0.0
         self.t_max = float(self.log_alphas.shape[0] - 1)
 
-    def _range(self) -> tuple[_Number, _Number]:
+    @property
+    def ends(self) -> tuple[_Number, _Number]:
         return self.t_min, self.t_max
 
     def log_alpha(self, t: _Number) -> _Number:
-        t = self._time(t)
+        t = time_of(self, t)
         times = np.arange(self.log_alphas.shape[0], dtype=float)
         # An end without signal has an infinite logarithm, which no interpolation survives.
         table, xp = self.log_alphas, namespace(t, self.log_alphas)
@@ -57,12 +58,12 @@ class Discrete(Ranged):
         return log_sigma_preserving(self.log_alpha(t))
 
     def t_of_lam(self, lam: _Number) -> _Number:
-        lam = self._level(lam)
+        lam = level_of(self, lam)
         times = np.arange(self.log_alphas.shape[0], dtype=float)
         return _interpolate(log_alpha_preserving(lam), self.log_alphas[::-1], times[::-1])
 
     def model_time(self, t: _Number) -> _Number:
-        return self._time(t)
+        return time_of(self, t)
 
 
 def _interpolate(x: _Number, nodes: _Number, values: _Number) -> _Number:
@@ -90,18 +91,19 @@ class FromFunctions(Ranged):
     def __check_init__(self):
         check_ends(self)
 
-    def _range(self) -> tuple[_Number, _Number]:
+    @property
+    def ends(self) -> tuple[_Number, _Number]:
         return self.t_min, self.t_max
 
     def log_alpha(self, t: _Number) -> _Number:
-        return self._call(self.log_alpha_function, self._time(t))
+        return self._call(self.log_alpha_function, time_of(self, t))
 
     def log_sigma(self, t: _Number) -> _Number:
-        return self._call(self.log_sigma_function, self._time(t))
+        return self._call(self.log_sigma_function, time_of(self, t))
 
     def t_of_lam(self, lam: _Number) -> _Number:
         xp = jnp if is_traced(self) else namespace(lam)
-        lam = xp.asarray(self._level(lam))
+        lam = xp.asarray(level_of(self, lam))
         frozen = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, self)
         goal = jax.lax.stop_gradient(lam) if xp is jnp else lam
         low, high = xp.full_like(goal, self.t_min), xp.full_like(goal, self.t_max)
@@ -116,7 +118,7 @@ class FromFunctions(Ranged):
         return t - (self.lam(t) - lam) / slope  # changes nothing but the derivative
 
     def model_time(self, t: _Number) -> _Number:
-        return self._time(t)
+        return time_of(self, t)
 
     def _call(self, function: Callable[[_Number], _Number], t: _Number) -> _Number:
         if namespace(t) is jnp or is_traced(self):

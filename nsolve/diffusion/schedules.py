@@ -92,16 +92,22 @@ class AbstractSchedule(eqx.Module):
 class Ranged(AbstractSchedule):
     """A schedule that knows which times it has."""
 
+    @property
     @abstractmethod
-    def _range(self) -> tuple[_Number, _Number]:
+    def ends(self) -> tuple[_Number, _Number]:
         """The first time and the last."""
 
-    def _time(self, t: _Number) -> _Number:
-        return inside(t, *self._range(), "t", self)
 
-    def _level(self, lam: _Number) -> _Number:
-        first, last = self._range()
-        return inside(lam, self.lam(last), self.lam(first), "lam", self)
+# Functions, since a method of a module costs as much as the rest of their work.
+def time_of(schedule: Ranged, t: _Number) -> _Number:
+    """The time, in the schedule's range."""
+    return inside(t, *schedule.ends, "t", schedule)
+
+
+def level_of(schedule: Ranged, lam: _Number) -> _Number:
+    """The level of noise, in the schedule's range."""
+    first, last = schedule.ends
+    return inside(lam, schedule.lam(last), schedule.lam(first), "lam", schedule)
 
 
 def _unit_range(schedule: AbstractSchedule) -> tuple[float, float]:
@@ -144,11 +150,12 @@ class VPLinear(Ranged):
         if not is_traced(self.beta_min) and not self.beta_min >= 0:
             raise ValueError(f"`beta_min` must not be negative, got {self.beta_min}.")
 
-    def _range(self) -> tuple[_Number, _Number]:
+    @property
+    def ends(self) -> tuple[_Number, _Number]:
         return _unit_range(self)
 
     def log_alpha(self, t: _Number) -> _Number:
-        t = self._time(t)
+        t = time_of(self, t)
         beta_min, beta_max = _like(t, self.beta_min, self.beta_max)
         return -0.25 * t**2 * (beta_max - beta_min) - 0.5 * t * beta_min
 
@@ -157,7 +164,7 @@ class VPLinear(Ranged):
 
     def t_of_lam(self, lam: _Number) -> _Number:
         # The root of the quadratic without cancellation.
-        lam = self._level(lam)
+        lam = level_of(self, lam)
         beta_min, beta_max = _like(lam, self.beta_min, self.beta_max)
         xp = namespace(lam, beta_min, beta_max)
         length = -2.0 * log_alpha_preserving(lam)
@@ -165,7 +172,7 @@ class VPLinear(Ranged):
         return 2.0 * length / (xp.sqrt(discriminant) + beta_min)
 
     def model_time(self, t: _Number) -> _Number:
-        return self._time(t)
+        return time_of(self, t)
 
 
 class VPCosine(Ranged):
@@ -183,34 +190,35 @@ class VPCosine(Ranged):
         if not is_traced(self.offset) and not 0 <= self.offset < np.inf:
             raise ValueError(f"`offset` must not be negative, got {self.offset}.")
 
-    def _range(self) -> tuple[_Number, _Number]:
+    @property
+    def ends(self) -> tuple[_Number, _Number]:
         return 0.0, 1.0
 
     def _angle(self, t: _Number) -> _Number:
         return (t + self.offset) / (1.0 + self.offset) * (np.pi / 2)
 
     def log_alpha(self, t: _Number) -> _Number:
-        angle = self._angle(self._time(t))
+        angle = self._angle(time_of(self, t))
         xp = namespace(angle)
         return log(xp.maximum(xp.cos(angle), 0.0)) - math.log(math.cos(self._angle(0.0)))
 
     def log_sigma(self, t: _Number) -> _Number:
         # 1 - cos^2 u / cos^2 u0 = sin(u - u0) sin(u + u0) / cos^2 u0 has no cancellation at t ~ 0.
-        t, xp = self._time(t), namespace(t)
+        t, xp = time_of(self, t), namespace(t)
         angle, first = self._angle(t), self._angle(0.0)
         difference = t / (1.0 + self.offset) * (np.pi / 2)
         return 0.5 * log(xp.sin(difference) * xp.sin(angle + first)) - math.log(math.cos(first))
 
     def t_of_lam(self, lam: _Number) -> _Number:
         # alpha/sigma = e^lam gives tan u; arctan2 keeps its digits at both ends.
-        lam, xp = self._level(lam), namespace(lam)
+        lam, xp = level_of(self, lam), namespace(lam)
         first = self._angle(0.0)
         # sigma^2 cos^2 u0 = cos^2 u0 - cos^2 u, so tan^2 u = (sin^2 u0 + e^{-2 lam}) / cos^2 u0.
         tangent = xp.sqrt(math.sin(first) ** 2 + xp.exp(-2.0 * lam)) / math.cos(first)
         return xp.arctan(tangent) * (2.0 * (1.0 + self.offset) / np.pi) - self.offset
 
     def model_time(self, t: _Number) -> _Number:
-        return self._time(t)
+        return time_of(self, t)
 
 
 class VE(Ranged):
@@ -230,24 +238,25 @@ class VE(Ranged):
                 f"`sigma_min` must be less than `sigma_max`, got {self.sigma_min} and {self.sigma_max}."
             )
 
-    def _range(self) -> tuple[_Number, _Number]:
+    @property
+    def ends(self) -> tuple[_Number, _Number]:
         return _unit_range(self)
 
     def log_alpha(self, t: _Number) -> _Number:
-        return 0.0 * self._time(t)
+        return 0.0 * time_of(self, t)
 
     def log_sigma(self, t: _Number) -> _Number:
-        t = self._time(t)
+        t = time_of(self, t)
         first, last = _like(t, log(self.sigma_min), log(self.sigma_max))
         return first + t * (last - first)
 
     def t_of_lam(self, lam: _Number) -> _Number:
-        lam = self._level(lam)
+        lam = level_of(self, lam)
         first, last = _like(lam, log(self.sigma_min), log(self.sigma_max))
         return (-lam - first) / (last - first)
 
     def model_time(self, t: _Number) -> _Number:
-        return self._time(t)
+        return time_of(self, t)
 
 
 class EDM(Ranged):
@@ -259,20 +268,21 @@ class EDM(Ranged):
     def __check_init__(self):
         check_ends(self, 0.0)
 
-    def _range(self) -> tuple[_Number, _Number]:
+    @property
+    def ends(self) -> tuple[_Number, _Number]:
         return 0.0, self.t_max
 
     def log_alpha(self, t: _Number) -> _Number:
-        return 0.0 * self._time(t)
+        return 0.0 * time_of(self, t)
 
     def log_sigma(self, t: _Number) -> _Number:
-        return log(self._time(t))
+        return log(time_of(self, t))
 
     def t_of_lam(self, lam: _Number) -> _Number:
-        return namespace(lam).exp(-self._level(lam))
+        return namespace(lam).exp(-level_of(self, lam))
 
     def model_time(self, t: _Number) -> _Number:
-        return self._time(t)
+        return time_of(self, t)
 
 
 class Flow(Ranged):
@@ -292,11 +302,12 @@ class Flow(Ranged):
         check_ends(self, 0.0, 1.0)
         _check_positive(self, "shift")
 
-    def _range(self) -> tuple[_Number, _Number]:
+    @property
+    def ends(self) -> tuple[_Number, _Number]:
         return 0.0, 1.0
 
     def log_alpha(self, t: _Number) -> _Number:
-        t = self._time(t)
+        t = time_of(self, t)
         (shift,) = _like(t, self.shift)
         return log((1.0 - t) / (1.0 + (shift - 1.0) * t))
 
@@ -304,13 +315,13 @@ class Flow(Ranged):
         return log(self.model_time(t))
 
     def t_of_lam(self, lam: _Number) -> _Number:
-        lam = self._level(lam)
+        lam = level_of(self, lam)
         (shift,) = _like(lam, self.shift)
         # s = 1 / (1 + e^lam); solving the shift for t gives s / (shift - (shift - 1) s).
         return 1.0 / (1.0 + shift * namespace(lam, shift).exp(lam))
 
     def model_time(self, t: _Number) -> _Number:
-        t = self._time(t)
+        t = time_of(self, t)
         (shift,) = _like(t, self.shift)
         return shift * t / (1.0 + (shift - 1.0) * t)
 
