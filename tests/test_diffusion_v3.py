@@ -57,7 +57,7 @@ class Normal(eqx.Module):
     def __call__(self, x, t):
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         total = alpha**2 * self.covariance + sigma**2 * jnp.eye(2)
-        return sigma * jnp.linalg.solve(total, (x - alpha * self.mean).T).T
+        return sigma * jnp.linalg.solve(total, (x - alpha * self.mean[None]).T).T
 
 
 def normal_problem(mean, covariance, number):
