@@ -22,7 +22,7 @@ def gaussian(key: PRNGKeyArray, n: int) -> Float[Array, "n 2"]:
 def eight_gaussians(key: PRNGKeyArray, n: int) -> Float[Array, "n 2"]:
     """Eight equal clusters on a circle of radius 2."""
     which, noise = jax.random.split(key)
-    angle = jax.random.randint(which, (n,), 0, 8) * (jnp.pi / 4)
+    angle = jax.random.randint(which, (n,), 0, 8).astype(jnp.result_type(float)) * (jnp.pi / 4)
     centre = 2 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
     return centre + 0.15 * jax.random.normal(noise, (n, 2))
 

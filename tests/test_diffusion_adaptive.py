@@ -26,10 +26,11 @@ class Mixture(eqx.Module):
     def __call__(self, x, t):
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         variance = alpha**2 * reference.DEVIATIONS**2 + sigma**2
-        offset = x[:, None, :] - alpha * reference.MEANS
-        exponent = jnp.log(reference.WEIGHTS / variance) - 0.5 * jnp.sum(offset**2, axis=2) / variance
-        shrink = (alpha * reference.DEVIATIONS**2 / variance)[:, None]
-        x0 = jnp.einsum("bk,bkd->bd", jax.nn.softmax(exponent), reference.MEANS + shrink * offset)
+        offset = x[:, None, :] - alpha * reference.MEANS[None]
+        squares = jnp.sum(offset**2, axis=2)
+        exponent = jnp.log(reference.WEIGHTS / variance)[None] - 0.5 * squares / variance[None]
+        shrink = (alpha * reference.DEVIATIONS**2 / variance)[None, :, None]
+        x0 = jnp.einsum("bk,bkd->bd", jax.nn.softmax(exponent), reference.MEANS[None] + shrink * offset)
         return (x0 if self.prediction == "x0" else (x - alpha * x0) / sigma).astype(x.dtype)
 
 

@@ -21,6 +21,7 @@ class Network(eqx.Module):
     scale: jax.Array | float = 1.0
 
     def __call__(self, x, t):
+        dtype, x, t = x.dtype, x.astype(float), t.astype(float)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         x0 = self.scale * clean(x, alpha, sigma)
         eps = (x - alpha * x0) / sigma
@@ -30,7 +31,7 @@ class Network(eqx.Module):
             "v": alpha * eps - sigma * x0,
             "score": -eps / sigma,
             "flow": eps - x0,
-        }[self.prediction].astype(x.dtype)
+        }[self.prediction].astype(dtype)
 
 
 def denoiser(prediction="eps", schedule=VP, **options) -> D.Denoiser:

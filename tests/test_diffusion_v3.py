@@ -57,7 +57,7 @@ class Normal(eqx.Module):
     def __call__(self, x, t):
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         total = alpha**2 * self.covariance + sigma**2 * jnp.eye(2)
-        return sigma * jnp.linalg.solve(total, (x - alpha * self.mean).T).T
+        return sigma * jnp.linalg.solve(total, (x - alpha * self.mean[None]).T).T
 
 
 def normal_problem(mean, covariance, number):
@@ -110,10 +110,11 @@ class Mixture(eqx.Module):
     def __call__(self, x, t):
         alpha, sigma = VP.alpha(t), VP.sigma(t)
         variance = alpha**2 * reference.DEVIATIONS**2 + sigma**2
-        offset = x[:, None, :] - alpha * reference.MEANS
-        exponent = jnp.log(reference.WEIGHTS / variance) - 0.5 * jnp.sum(offset**2, axis=2) / variance
-        shrink = (alpha * reference.DEVIATIONS**2 / variance)[:, None]
-        return jnp.einsum("bk,bkd->bd", jax.nn.softmax(exponent), reference.MEANS + shrink * offset)
+        offset = x[:, None, :] - alpha * reference.MEANS[None]
+        squares = jnp.sum(offset**2, axis=2)
+        exponent = jnp.log(reference.WEIGHTS / variance)[None] - 0.5 * squares / variance[None]
+        shrink = (alpha * reference.DEVIATIONS**2 / variance)[None, :, None]
+        return jnp.einsum("bk,bkd->bd", jax.nn.softmax(exponent), reference.MEANS[None] + shrink * offset)
 
 
 @pytest.fixture(scope="module")

@@ -478,7 +478,7 @@ WRONG = {
     "nan_cost": (
         lambda: solve(PointCloud(X, cost=lambda x, y: jnp.log(-x[0]), epsilon=0.1)),
         ValueError,
-        "cost between some sites is nan",
+        "cost between some sites is not finite: NaN",
     ),
     "overflowing_cost": (
         lambda: solve(PointCloud(X * 1e200, epsilon=0.1)),

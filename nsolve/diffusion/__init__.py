@@ -28,6 +28,8 @@ from .likelihood import bits_per_dim as bits_per_dim
 from .likelihood import log_likelihood as log_likelihood
 from .noise import AbstractNoise as AbstractNoise
 from .noise import IndependentNoise as IndependentNoise
+from .own_schedules import Discrete as Discrete
+from .own_schedules import FromFunctions as FromFunctions
 from .pfgm import PFGMField as PFGMField
 from .pfgm import pfgm_noise as pfgm_noise
 from .plan import Plan as Plan
@@ -59,9 +61,7 @@ from .samplers.base import AbstractSampler as AbstractSampler
 from .schedules import EDM as EDM
 from .schedules import VE as VE
 from .schedules import AbstractSchedule as AbstractSchedule
-from .schedules import Discrete as Discrete
 from .schedules import Flow as Flow
-from .schedules import FromFunctions as FromFunctions
 from .schedules import VPCosine as VPCosine
 from .schedules import VPLinear as VPLinear
 from .search import Choice as Choice

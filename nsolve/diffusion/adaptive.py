@@ -214,7 +214,7 @@ def _integrate(
         def choose(condition: Array, new: Any, old: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
-        accepted = state.accepted + moved
+        accepted = state.accepted + moved.astype(state.accepted.dtype)
         return _State(
             x=choose(moved, attempt.x, state.x),
             memory=choose(goes_on, attempt.memory, state.memory),
@@ -288,7 +288,7 @@ def _ratios(attempt: Attempt, like: PyTree[Array], tolerances: tuple[Array, Arra
     def squares(error: Array, one: Array, other: Array, like: Array) -> Array:
         size = jnp.maximum(jnp.abs(one), jnp.abs(other)).astype(rtol.dtype)
         rounding = 0.5 * float(jnp.finfo(like.dtype).eps) * size
-        scaled = jnp.stack([error.astype(rtol.dtype), rounding]) / jnp.maximum(atol, rtol * size)
+        scaled = jnp.stack([error.astype(rtol.dtype), rounding]) / jnp.maximum(atol, rtol * size)[None]
         return jnp.sum(scaled.reshape(2, size.shape[0], -1) ** 2, axis=2)
 
     total = sum(jax.tree.leaves(jax.tree.map(squares, attempt.error, *attempt.sizes, like)))

@@ -22,7 +22,7 @@ from ._arrays import accumulation_dtype, as_times, is_traced, root, weighted
 from ._checks import check_state, is_finite, raise_if_failed
 from .denoiser import Denoiser, _check_like
 from .noise import normal_like
-from .schedules import FromFunctions
+from .own_schedules import FromFunctions
 
 Field = Callable[[PyTree[Array], Array], PyTree[Array]]
 

@@ -11,7 +11,6 @@ A time or a lam outside the range of a schedule raises ValueError; a traced one 
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -19,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._arrays import common_dtype, is_traced, namespace
+from ._arrays import is_traced, namespace
 from ._range import inside
 
 _Number = Any  # a float, a NumPy array or a JAX array
 
 
-def _log(value: _Number) -> _Number:
+def log(value: _Number) -> _Number:
     """log with log(0) = -inf, derivative zero there, and no warning."""
     if namespace(value) is np:
         with np.errstate(divide="ignore"):
@@ -42,12 +41,12 @@ def _like(t: _Number, *parameters: _Number) -> tuple[_Number, ...]:
     return tuple(float(p) if isinstance(p, int | float) else jnp.asarray(p, dtype) for p in parameters)
 
 
-def _log_sigma_preserving(log_alpha: _Number) -> _Number:
+def log_sigma_preserving(log_alpha: _Number) -> _Number:
     """log sqrt(1 - alpha^2) without the cancellation at alpha ~ 1."""
-    return 0.5 * _log(-namespace(log_alpha).expm1(2.0 * log_alpha))
+    return 0.5 * log(-namespace(log_alpha).expm1(2.0 * log_alpha))
 
 
-def _log_alpha_preserving(lam: _Number) -> _Number:
+def log_alpha_preserving(lam: _Number) -> _Number:
     """log alpha of a schedule with alpha^2 + sigma^2 = 1 at the given lam."""
     return -0.5 * namespace(lam).logaddexp(0.0, -2.0 * lam)
 
@@ -90,19 +89,25 @@ class AbstractSchedule(eqx.Module):
         return namespace(log_sigma).exp(log_sigma)
 
 
-class _Ranged(AbstractSchedule):
+class Ranged(AbstractSchedule):
     """A schedule that knows which times it has."""
 
+    @property
     @abstractmethod
-    def _range(self) -> tuple[_Number, _Number]:
+    def ends(self) -> tuple[_Number, _Number]:
         """The first time and the last."""
 
-    def _time(self, t: _Number) -> _Number:
-        return inside(t, *self._range(), "t", self)
 
-    def _level(self, lam: _Number) -> _Number:
-        first, last = self._range()
-        return inside(lam, self.lam(last), self.lam(first), "lam", self)
+# Functions, since a method of a module costs as much as the rest of their work.
+def time_of(schedule: Ranged, t: _Number) -> _Number:
+    """The time, in the schedule's range."""
+    return inside(t, *schedule.ends, "t", schedule)
+
+
+def level_of(schedule: Ranged, lam: _Number) -> _Number:
+    """The level of noise, in the schedule's range."""
+    first, last = schedule.ends
+    return inside(lam, schedule.lam(last), schedule.lam(first), "lam", schedule)
 
 
 def _unit_range(schedule: AbstractSchedule) -> tuple[float, float]:
@@ -112,7 +117,7 @@ def _unit_range(schedule: AbstractSchedule) -> tuple[float, float]:
     return min(0.0, schedule.t_min), max(1.0, schedule.t_max)
 
 
-def _check_ends(schedule: AbstractSchedule, least: float = -np.inf, most: float = np.inf) -> None:
+def check_ends(schedule: AbstractSchedule, least: float = -np.inf, most: float = np.inf) -> None:
     first, last = schedule.t_min, schedule.t_max
     if not is_traced((first, last)) and not least <= first < last <= most:
         raise ValueError(
@@ -127,7 +132,7 @@ def _check_positive(schedule: AbstractSchedule, *names: str) -> None:
             raise ValueError(f"`{name}` must be a positive number, got {value}.")
 
 
-class VPLinear(_Ranged):
+class VPLinear(Ranged):
     """Variance preserving with a rate that grows linearly: d log alpha / dt = -(beta_min + t (beta_max -
     beta_min))/2.
 
@@ -140,36 +145,37 @@ class VPLinear(_Ranged):
     t_max: float = 1.0
 
     def __check_init__(self):
-        _check_ends(self)
+        check_ends(self)
         _check_positive(self, "beta_max")
         if not is_traced(self.beta_min) and not self.beta_min >= 0:
             raise ValueError(f"`beta_min` must not be negative, got {self.beta_min}.")
 
-    def _range(self) -> tuple[_Number, _Number]:
+    @property
+    def ends(self) -> tuple[_Number, _Number]:
         return _unit_range(self)
 
     def log_alpha(self, t: _Number) -> _Number:
-        t = self._time(t)
+        t = time_of(self, t)
         beta_min, beta_max = _like(t, self.beta_min, self.beta_max)
         return -0.25 * t**2 * (beta_max - beta_min) - 0.5 * t * beta_min
 
     def log_sigma(self, t: _Number) -> _Number:
-        return _log_sigma_preserving(self.log_alpha(t))
+        return log_sigma_preserving(self.log_alpha(t))
 
     def t_of_lam(self, lam: _Number) -> _Number:
         # The root of the quadratic without cancellation.
-        lam = self._level(lam)
+        lam = level_of(self, lam)
         beta_min, beta_max = _like(lam, self.beta_min, self.beta_max)
         xp = namespace(lam, beta_min, beta_max)
-        length = -2.0 * _log_alpha_preserving(lam)
+        length = -2.0 * log_alpha_preserving(lam)
         discriminant = beta_min**2 + 2.0 * (beta_max - beta_min) * length
         return 2.0 * length / (xp.sqrt(discriminant) + beta_min)
 
     def model_time(self, t: _Number) -> _Number:
-        return self._time(t)
+        return time_of(self, t)
 
 
-class VPCosine(_Ranged):
+class VPCosine(Ranged):
     """Variance preserving, alpha a quarter of a cosine (Nichol & Dhariwal, arXiv:2102.09672).
 
     `t_max` stops short of 1, where no signal would be left.
@@ -180,41 +186,42 @@ class VPCosine(_Ranged):
     t_max: float = 0.9946
 
     def __check_init__(self):
-        _check_ends(self, 0.0, 1.0)
+        check_ends(self, 0.0, 1.0)
         if not is_traced(self.offset) and not 0 <= self.offset < np.inf:
             raise ValueError(f"`offset` must not be negative, got {self.offset}.")
 
-    def _range(self) -> tuple[_Number, _Number]:
+    @property
+    def ends(self) -> tuple[_Number, _Number]:
         return 0.0, 1.0
 
     def _angle(self, t: _Number) -> _Number:
         return (t + self.offset) / (1.0 + self.offset) * (np.pi / 2)
 
     def log_alpha(self, t: _Number) -> _Number:
-        angle = self._angle(self._time(t))
+        angle = self._angle(time_of(self, t))
         xp = namespace(angle)
-        return _log(xp.maximum(xp.cos(angle), 0.0)) - math.log(math.cos(self._angle(0.0)))
+        return log(xp.maximum(xp.cos(angle), 0.0)) - math.log(math.cos(self._angle(0.0)))
 
     def log_sigma(self, t: _Number) -> _Number:
         # 1 - cos^2 u / cos^2 u0 = sin(u - u0) sin(u + u0) / cos^2 u0 has no cancellation at t ~ 0.
-        t, xp = self._time(t), namespace(t)
+        t, xp = time_of(self, t), namespace(t)
         angle, first = self._angle(t), self._angle(0.0)
         difference = t / (1.0 + self.offset) * (np.pi / 2)
-        return 0.5 * _log(xp.sin(difference) * xp.sin(angle + first)) - math.log(math.cos(first))
+        return 0.5 * log(xp.sin(difference) * xp.sin(angle + first)) - math.log(math.cos(first))
 
     def t_of_lam(self, lam: _Number) -> _Number:
         # alpha/sigma = e^lam gives tan u; arctan2 keeps its digits at both ends.
-        lam, xp = self._level(lam), namespace(lam)
+        lam, xp = level_of(self, lam), namespace(lam)
         first = self._angle(0.0)
         # sigma^2 cos^2 u0 = cos^2 u0 - cos^2 u, so tan^2 u = (sin^2 u0 + e^{-2 lam}) / cos^2 u0.
         tangent = xp.sqrt(math.sin(first) ** 2 + xp.exp(-2.0 * lam)) / math.cos(first)
         return xp.arctan(tangent) * (2.0 * (1.0 + self.offset) / np.pi) - self.offset
 
     def model_time(self, t: _Number) -> _Number:
-        return self._time(t)
+        return time_of(self, t)
 
 
-class VE(_Ranged):
+class VE(Ranged):
     """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t in [0, 1]
     (arXiv:2011.13456)."""
 
@@ -224,59 +231,61 @@ class VE(_Ranged):
     t_max: float = 1.0
 
     def __check_init__(self):
-        _check_ends(self)
+        check_ends(self)
         _check_positive(self, "sigma_min", "sigma_max")
         if not is_traced((self.sigma_min, self.sigma_max)) and not self.sigma_min < self.sigma_max:
             raise ValueError(
                 f"`sigma_min` must be less than `sigma_max`, got {self.sigma_min} and {self.sigma_max}."
             )
 
-    def _range(self) -> tuple[_Number, _Number]:
+    @property
+    def ends(self) -> tuple[_Number, _Number]:
         return _unit_range(self)
 
     def log_alpha(self, t: _Number) -> _Number:
-        return 0.0 * self._time(t)
+        return 0.0 * time_of(self, t)
 
     def log_sigma(self, t: _Number) -> _Number:
-        t = self._time(t)
-        first, last = _like(t, _log(self.sigma_min), _log(self.sigma_max))
+        t = time_of(self, t)
+        first, last = _like(t, log(self.sigma_min), log(self.sigma_max))
         return first + t * (last - first)
 
     def t_of_lam(self, lam: _Number) -> _Number:
-        lam = self._level(lam)
-        first, last = _like(lam, _log(self.sigma_min), _log(self.sigma_max))
+        lam = level_of(self, lam)
+        first, last = _like(lam, log(self.sigma_min), log(self.sigma_max))
         return (-lam - first) / (last - first)
 
     def model_time(self, t: _Number) -> _Number:
-        return self._time(t)
+        return time_of(self, t)
 
 
-class EDM(_Ranged):
+class EDM(Ranged):
     """alpha = 1 and sigma = t in [0, t_max]: the time is the noise (Karras et al., arXiv:2206.00364)."""
 
     t_min: float = 0.002
     t_max: float = 80.0
 
     def __check_init__(self):
-        _check_ends(self, 0.0)
+        check_ends(self, 0.0)
 
-    def _range(self) -> tuple[_Number, _Number]:
+    @property
+    def ends(self) -> tuple[_Number, _Number]:
         return 0.0, self.t_max
 
     def log_alpha(self, t: _Number) -> _Number:
-        return 0.0 * self._time(t)
+        return 0.0 * time_of(self, t)
 
     def log_sigma(self, t: _Number) -> _Number:
-        return _log(self._time(t))
+        return log(time_of(self, t))
 
     def t_of_lam(self, lam: _Number) -> _Number:
-        return namespace(lam).exp(-self._level(lam))
+        return namespace(lam).exp(-level_of(self, lam))
 
     def model_time(self, t: _Number) -> _Number:
-        return self._time(t)
+        return time_of(self, t)
 
 
-class Flow(_Ranged):
+class Flow(Ranged):
     """The straight path alpha = 1 - s, sigma = s with s = shift t / (1 + (shift - 1) t), t in [0, 1].
 
     Rectified flow and flow matching (arXiv:2209.03003, 2210.02747); `shift` moves the grid towards the noise
@@ -290,141 +299,31 @@ class Flow(_Ranged):
     t_max: float = 1.0
 
     def __check_init__(self):
-        _check_ends(self, 0.0, 1.0)
+        check_ends(self, 0.0, 1.0)
         _check_positive(self, "shift")
 
-    def _range(self) -> tuple[_Number, _Number]:
+    @property
+    def ends(self) -> tuple[_Number, _Number]:
         return 0.0, 1.0
 
     def log_alpha(self, t: _Number) -> _Number:
-        t = self._time(t)
+        t = time_of(self, t)
         (shift,) = _like(t, self.shift)
-        return _log((1.0 - t) / (1.0 + (shift - 1.0) * t))
+        return log((1.0 - t) / (1.0 + (shift - 1.0) * t))
 
     def log_sigma(self, t: _Number) -> _Number:
-        return _log(self.model_time(t))
+        return log(self.model_time(t))
 
     def t_of_lam(self, lam: _Number) -> _Number:
-        lam = self._level(lam)
+        lam = level_of(self, lam)
         (shift,) = _like(lam, self.shift)
         # s = 1 / (1 + e^lam); solving the shift for t gives s / (shift - (shift - 1) s).
         return 1.0 / (1.0 + shift * namespace(lam, shift).exp(lam))
 
     def model_time(self, t: _Number) -> _Number:
-        t = self._time(t)
+        t = time_of(self, t)
         (shift,) = _like(t, self.shift)
         return shift * t / (1.0 + (shift - 1.0) * t)
-
-
-class Discrete(_Ranged):
-    """The schedule of a network that was trained at integer times 0 ... T-1.
-
-    `alphas_cumprod` (T,) holds alpha^2 at these times, as DDPM's code calls it; `t` is the index, and between
-    two integers log alpha is interpolated linearly (as DPM-Solver does, arXiv:2206.00927). An array that ends
-    in 0 (no signal at T-1) is legal; then sampling cannot begin there from an `eps` or `score` prediction.
-    """
-
-    log_alphas: jax.Array | np.ndarray
-    t_min: float
-    t_max: float
-
-    def __init__(self, alphas_cumprod: _Number):
-        if is_traced(alphas_cumprod):
-            self.log_alphas = 0.5 * jnp.log(alphas_cumprod)
-        else:
-            values = np.asarray(alphas_cumprod, np.float64)
-            if values.ndim != 1 or len(values) < 2:
-                raise ValueError(
-                    f"`alphas_cumprod` must be an array of two or more numbers, got shape {values.shape}."
-                )
-            if not (np.all(np.diff(values) < 0) and values[0] <= 1 and values[-1] >= 0):
-                raise ValueError("`alphas_cumprod` must fall strictly within [0, 1].")
-            self.log_alphas = 0.5 * _log(values)
-        self.t_min = 0.0
-        self.t_max = float(self.log_alphas.shape[0] - 1)
-
-    def _range(self) -> tuple[_Number, _Number]:
-        return self.t_min, self.t_max
-
-    def log_alpha(self, t: _Number) -> _Number:
-        t = self._time(t)
-        times = np.arange(self.log_alphas.shape[0], dtype=float)
-        # An end without signal has an infinite logarithm, which no interpolation survives.
-        table, xp = self.log_alphas, namespace(t, self.log_alphas)
-        finite = xp.where(xp.isneginf(table[-1:]), table[-2:-1], table[-1:])
-        values = _interpolate(t, times, xp.concatenate([table[:-1], finite]))
-        return xp.where(xp.isneginf(table[-1]) & (t > float(times[-2])), -np.inf, values)
-
-    def log_sigma(self, t: _Number) -> _Number:
-        return _log_sigma_preserving(self.log_alpha(t))
-
-    def t_of_lam(self, lam: _Number) -> _Number:
-        lam = self._level(lam)
-        times = np.arange(self.log_alphas.shape[0], dtype=float)
-        return _interpolate(_log_alpha_preserving(lam), self.log_alphas[::-1], times[::-1])
-
-    def model_time(self, t: _Number) -> _Number:
-        return self._time(t)
-
-
-def _interpolate(x: _Number, nodes: _Number, values: _Number) -> _Number:
-    """Linear between nodes; in the dtype of x, or JAX's default where that is NumPy's and a table is not."""
-    if namespace(x, nodes, values) is np:
-        return np.interp(x, nodes, values)
-    x = x if isinstance(x, jax.Array) else jnp.asarray(x, float)
-    wide = common_dtype(x, nodes, values)
-    return jnp.interp(x.astype(wide), jnp.asarray(nodes, wide), jnp.asarray(values, wide)).astype(x.dtype)
-
-
-class FromFunctions(_Ranged):
-    """A schedule from two functions of the time, written with `jax.numpy`; they may be Equinox modules with
-    parameters.
-
-    lam(t) has to fall strictly over [t_min, t_max]; its inverse is found by bisection, and differentiated by
-    the implicit function theorem.
-    """
-
-    log_alpha_function: Callable[[_Number], _Number]
-    log_sigma_function: Callable[[_Number], _Number]
-    t_min: float
-    t_max: float
-
-    def __check_init__(self):
-        _check_ends(self)
-
-    def _range(self) -> tuple[_Number, _Number]:
-        return self.t_min, self.t_max
-
-    def log_alpha(self, t: _Number) -> _Number:
-        return self._call(self.log_alpha_function, self._time(t))
-
-    def log_sigma(self, t: _Number) -> _Number:
-        return self._call(self.log_sigma_function, self._time(t))
-
-    def t_of_lam(self, lam: _Number) -> _Number:
-        xp = jnp if is_traced(self) else namespace(lam)
-        lam = xp.asarray(self._level(lam))
-        frozen = jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf, self)
-        goal = jax.lax.stop_gradient(lam) if xp is jnp else lam
-        low, high = xp.full_like(goal, self.t_min), xp.full_like(goal, self.t_max)
-        for _ in range(60):  # to the last digit of float64
-            middle = 0.5 * (low + high)
-            noisy = frozen.lam(middle) < goal
-            low, high = xp.where(noisy, low, middle), xp.where(noisy, middle, high)
-        t = 0.5 * (low + high)
-        if xp is np:
-            return t
-        _, slope = jax.jvp(frozen.lam, (t,), (jnp.ones_like(t),))
-        return t - (self.lam(t) - lam) / slope  # changes nothing but the derivative
-
-    def model_time(self, t: _Number) -> _Number:
-        return self._time(t)
-
-    def _call(self, function: Callable[[_Number], _Number], t: _Number) -> _Number:
-        if namespace(t) is jnp or is_traced(self):
-            return function(jnp.asarray(t))
-        with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            return np.asarray(function(jnp.asarray(t, jnp.float64)), np.float64)
 
 
 class TrueTime(AbstractSchedule):

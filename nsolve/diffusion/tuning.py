@@ -204,7 +204,8 @@ def tune(
     ) -> tuple[_Changes, Any, Any]:
         value, gradient = eqx.filter_value_and_grad(objective)(changes, denoiser, x_T, target)
         best = jax.tree.map(lambda new, old: jnp.where(value < best[0], new, old), (value, changes), best)
-        updates, state = transform.update(gradient, state, changes)
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+            updates, state = transform.update(gradient, state, changes)
         return eqx.apply_updates(changes, updates), state, best
 
     state, best = transform.init(changes), (jnp.asarray(jnp.inf, _loss_dtype(x_T)), changes)

@@ -209,8 +209,7 @@ def check_costs(largest: Any, epsilon: Any, dtype: Any) -> None:
     """
     if not np.isfinite(largest):
         raise ValueError(
-            f"The cost between some sites is {largest}, NaN or too large for {np.dtype(dtype).name}; "
-            "it must be finite."
+            f"The cost between some sites is not finite: NaN, or too large for {np.dtype(dtype).name}."
         )
     least = float(jnp.finfo(dtype).eps) * float(largest)
     if float(epsilon) < least:

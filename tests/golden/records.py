@@ -32,7 +32,7 @@ class Record:
     def _from_levels(self, alpha, sigma, level):
         self.network, self.prediction = "plain", PREDICTIONS[self.config.get("prediction_type", "epsilon")]
         if level in ("variance_exploding", "log_midpoint"):
-            self.schedule, self.times = nd.EDM(), sigma
+            self.schedule, self.times = nd.EDM(t_max=float(sigma.max())), sigma
             self.network = "scaled"
             if self.entry["scheduler"].startswith("EDM"):
                 self.network, self.prediction = "preconditioned", "x0"

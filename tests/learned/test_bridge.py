@@ -48,7 +48,7 @@ def test_a_run_trains_and_the_same_command_goes_on(run, tmp_path):
     code, shown, err = run(*bridge("gaussian", "8-gaussians", "whole", "--steps", 600))
     assert code == 0 and "energy_distance" in shown and "600/600" in err and "resuming" not in err
     assert {p.name for p in (tmp_path / "whole").iterdir()} == {
-        "checkpoints", "log.jsonl", "metrics.json", "model.eqx", "picture.png", "settings.json",
+        "checkpoints", "lock", "log.jsonl", "metrics.json", "model.eqx", "picture.png", "settings.json",
     }  # fmt: skip
     metrics = json.loads((tmp_path / "whole" / "metrics.json").read_text())
     assert metrics["step"] == 600

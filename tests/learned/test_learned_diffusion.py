@@ -223,7 +223,7 @@ def test_a_run_trains_and_the_same_command_goes_on(run, tmp_path, monkeypatch):
     )
     code, shown, err = run("whole", "--steps", 12)
     assert code == 0 and "energy_distance_of_data" in shown and "12/12" in err and "resuming" not in err
-    files = {"checkpoints", "log.jsonl", "metrics.json", "model.eqx", "picture.png", "settings.json"}
+    files = {"checkpoints", "lock", "log.jsonl", "metrics.json", "model.eqx", "picture.png", "settings.json"}
     assert {path.name for path in (tmp_path / "whole").iterdir()} == files
     assert (tmp_path / "whole" / "picture.png").read_bytes().startswith(b"\x89PNG")
     metrics = json.loads((tmp_path / "whole" / "metrics.json").read_text())

@@ -77,7 +77,7 @@ class AdaptiveMultistep(AbstractAdaptiveSampler):
     def growth(self, ratio: Array, previous: Array, memory: Any) -> Array:
         # The estimate falls like h to the power of the predictor's order plus one.
         previous, ratio = jnp.maximum(previous, _EXACT), jnp.maximum(ratio, _EXACT)
-        control = (previous**_BEFORE / ratio**_NOW) ** (1.0 / (memory.count + 1))
+        control = (previous**_BEFORE / ratio**_NOW) ** (1.0 / (memory.count + 1).astype(ratio.dtype))
         return jnp.clip(_SAFETY * control, _SHRINK, _GROW)
 
 

@@ -55,8 +55,11 @@ class EDMHeun(AbstractSampler):
     def table(self, grid: Points, known: int) -> Plan:
         no_history(known, self)
         needs_signal(grid, self)
+        churned = is_noisy(self.churn)
+        if churned and isinstance(grid.schedule, EDM):  # where any noise is a time
+            grid = replace(grid, schedule=replace(grid.schedule, t_max=math.inf))
         start, steps = grid[:-1], len(grid) - 1 + grid.final
-        raised = self._raise(start, steps) if is_noisy(self.churn) else start
+        raised = self._raise(start, steps) if churned else start
         groups = step_groups(RHO, raised, grid[1:], two_stages(self.alpha))
         plan = singlestep("eps", groups, grid[-1:], 2)
         if raised is start:
@@ -80,13 +83,11 @@ class EDMHeun(AbstractSampler):
         inside = (rho >= self.churn_min) & (rho <= self.churn_max)
         gamma = xp.where(inside, xp.minimum(self.churn / steps, math.sqrt(2.0) - 1.0), 0.0)
         lam, schedule = start.lam - xp.log1p(gamma), start.schedule
-        if isinstance(schedule, EDM):
-            schedule = replace(schedule, t_max=float("inf"))
-        else:
+        if not isinstance(schedule, EDM):
             lam = xp.maximum(lam, schedule.lam(schedule.t_max))
         moved = Points.of(schedule, schedule.t_of_lam(lam))
 
         def choose(field: str) -> Any:
             return xp.where(gamma > 0, getattr(moved, field), getattr(start, field))
 
-        return Points(choose("t"), choose("log_alpha"), choose("log_sigma"), start.schedule)
+        return Points(choose("t"), choose("log_alpha"), choose("log_sigma"), schedule)
