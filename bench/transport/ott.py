@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..environment import version as _version
+from ..peers._jax import promoting
 from ..peers.base import Missing
 from ..specs import Spec
 from .columns import Column
@@ -45,6 +46,7 @@ class OttColumn(JaxColumn):
     """One of ott's modes."""
 
     def trace(self, max_steps: int):
+        @promoting()
         def run(given, a, b, epsilon, rtol):
             found = self._solve(max_steps, given, a, b, epsilon, rtol)
             last = found.errors[jnp.maximum(0, jnp.sum(found.errors != -1) - 1)]
@@ -53,6 +55,7 @@ class OttColumn(JaxColumn):
         return run
 
     def differentiable(self, max_steps: int):
+        @promoting()
         def run(given, a, b, epsilon, rtol):
             found = self._solve(max_steps, given, a, b, epsilon, rtol)
             return found.reg_ot_cost, found.f - epsilon * jnp.log(a), (found.f, found.g)
