@@ -12,6 +12,7 @@ import numpy as np
 import nsolve as ns
 from nsolve.sequence import solve_sequence, sort_systems
 
+from ..peers._jax import promoting
 from ..peers.base import Missing
 from ..peers.lineax import RESULTS, result_code
 from ..peers.own import PRECONDITIONER_CLASSES, SOLVER_CLASSES
@@ -159,6 +160,7 @@ class _SolvaxLoop:
         def bump():
             self.count += 1
 
+        @promoting()
         def solve(counted, rtol, parameter, b, recycle):
             operator = sequence.operator("sparse")(parameter)
 

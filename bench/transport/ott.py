@@ -6,6 +6,7 @@ as much, so there the threshold is half of the tolerance.  `form` is `matrix` (d
 costs are computed from the points, `batch_size` rows at a time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -46,7 +47,6 @@ class OttColumn(JaxColumn):
     """One of ott's modes."""
 
     def trace(self, max_steps: int):
-        @promoting()
         def run(given, a, b, epsilon, rtol):
             found = self._solve(max_steps, given, a, b, epsilon, rtol)
             last = found.errors[jnp.maximum(0, jnp.sum(found.errors != -1) - 1)]
@@ -55,12 +55,15 @@ class OttColumn(JaxColumn):
         return run
 
     def differentiable(self, max_steps: int):
-        @promoting()
         def run(given, a, b, epsilon, rtol):
             found = self._solve(max_steps, given, a, b, epsilon, rtol)
             return found.reg_ot_cost, found.f - epsilon * jnp.log(a), (found.f, found.g)
 
         return run
+
+    @promoting()
+    def compile(self, run: Callable[..., Any], *given: Any) -> tuple[Any, float]:
+        return super().compile(run, *given)
 
     def read(self, raw: Any, problem: Problem, rtol: float) -> Outcome:
         f, g, sweeps, error, converged, _ = map(np.asarray, raw)
