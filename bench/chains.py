@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 import scipy.sparse as sp
 from jax.extend.core import jaxpr_as_fun
@@ -21,7 +20,7 @@ from nsolve.sequence import solve_sequence, sort_systems
 
 from . import peers, specs
 from .families import AbstractFamily, Parameter
-from .peers.lineax import RESULTS
+from .peers.lineax import RESULTS, result_code
 from .peers.own import PRECONDITIONER_CLASSES, SOLVER_CLASSES
 from .table import RESIDUAL_SLACK
 
@@ -171,8 +170,7 @@ class Chains:
         sequence = solve_sequence(make, parameters, vectors, solver, recycle=self._recycle)
         x = jax.vmap(family.flatten)(sequence.value) if self._on_grid else sequence.value
         fields = jax.vmap(family.solution_field)(parameters, x)
-        codes = sum(k * (sequence.result == getattr(lx.RESULTS, name)) for k, name in enumerate(RESULTS))
-        return x, fields, sequence.stats["num_steps"], jnp.asarray(codes)
+        return x, fields, sequence.stats["num_steps"], result_code(sequence.result)
 
     def _true_residuals(self, matrices: np.ndarray, vectors: np.ndarray, x: np.ndarray) -> np.ndarray:
         """`||b - A x|| / ||b||` by SciPy in double precision, and infinite for what is not finite."""

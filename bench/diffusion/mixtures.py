@@ -41,8 +41,9 @@ class Mixture(eqx.Module):
     def x0(self, x: Float[Array, "*B D"], alpha: Any, sigma: Any) -> Float[Array, "*B D"]:
         """The mean of the data given its noisy state x."""
         shares, offsets, variances = self._components(x, alpha, sigma)
-        shrunk = self._cast(self.means, x) + alpha * self._turned(
-            self._cast(self.variances, x) / variances * offsets, back=True
+        ndim = offsets.ndim
+        shrunk = self._cast(self.means, x, ndim) + alpha * self._turned(
+            self._cast(self.variances, x, ndim) / variances * offsets, back=True
         )
         return jnp.sum(shares[..., None] * shrunk, axis=-2)
 
@@ -72,10 +73,13 @@ class Mixture(eqx.Module):
 
     def _log_parts(self, x: Array, alpha: Any, sigma: Any) -> tuple[Array, Array, Array]:
         """Log-densities (..., K) of the components with their weights, offsets (..., K, D) from their means
-        and variances (K, D) along the axes of the basis."""
-        offsets = self._turned(x[..., None, :] - alpha * self._cast(self.means, x), back=False)
-        variances = jnp.broadcast_to(alpha**2 * self._cast(self.variances, x) + sigma**2, self.means.shape)
-        logs = jnp.log(self._cast(self.weights, x)) - 0.5 * jnp.sum(
+        and variances (..., K, D), the same for all states, along the axes of the basis."""
+        ndim = x.ndim + 1
+        means = self._cast(self.means, x, ndim)
+        offsets = self._turned(x[..., None, :] - alpha * means, back=False)
+        spread = alpha**2 * self._cast(self.variances, x, ndim) + sigma**2
+        variances = jnp.broadcast_to(spread, means.shape)
+        logs = jnp.log(self._cast(self.weights, x, x.ndim)) - 0.5 * jnp.sum(
             offsets**2 / variances + jnp.log(2 * np.pi * variances), axis=-1
         )
         return logs, offsets, variances
@@ -83,12 +87,13 @@ class Mixture(eqx.Module):
     def _turned(self, x: Array, back: bool) -> Array:
         if self.basis is None:
             return x
-        basis = self._cast(self.basis, x)
+        basis = self._cast(self.basis, x, 2)
         return x @ (basis.T if back else basis)
 
     @staticmethod
-    def _cast(value: np.ndarray, like: Array) -> Array:
-        return jnp.asarray(value, like.dtype)
+    def _cast(value: np.ndarray, like: Array, ndim: int) -> Array:
+        """In the precision of a state, with leading axes of one for those of the states."""
+        return jnp.asarray(value, like.dtype).reshape((1,) * (ndim - value.ndim) + value.shape)
 
 
 class Gaussian(Mixture):
@@ -104,7 +109,7 @@ class Gaussian(Mixture):
         self, x: Float[Array, "*B D"], start: tuple[Any, Any], end: tuple[Any, Any]
     ) -> Float[Array, "*B D"]:
         """Where the probability-flow ODE carries x, from one (alpha, sigma) to another."""
-        variances, mean = self._cast(self.variances[0], x), self._cast(self.means[0], x)
+        variances, mean = (self._cast(value[0], x, x.ndim) for value in (self.variances, self.means))
         before, after = (alpha**2 * variances + sigma**2 for alpha, sigma in (start, end))
         inner = self._turned(x - start[0] * mean, back=False) * jnp.sqrt(after / before)
         return end[0] * mean + self._turned(inner, back=True)

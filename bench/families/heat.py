@@ -47,7 +47,7 @@ class Heat(AbstractGridFamily):
 
     def sample(self, key: PRNGKeyArray) -> Parameter:
         conductivity, places, widths, heights = jax.random.split(key, 4)
-        x = (np.arange(self.size) + 0.5) * self.spacing
+        x = (np.arange(self.size)[None] + 0.5) * self.spacing
         centres = jax.random.uniform(places, (4, 2, 1), minval=0.2, maxval=0.8)
         width = jax.random.uniform(widths, (4, 1), minval=0.05, maxval=0.15)
         along = jnp.exp(-((x - centres[:, 0]) ** 2) / (2 * width**2))

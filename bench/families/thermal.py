@@ -56,8 +56,9 @@ class Thermal(AbstractFamily):
         removed = 0.0
         for offset, coefficient in zip(whole.offsets, whole.coefficients, strict=True):
             if any(offset):
-                coefficients[offset] = coefficient * block.joined[offset]
-                removed = removed + coefficient * ~block.joined[offset]
+                joined = block.joined[offset]
+                coefficients[offset] = jnp.where(joined, coefficient, 0)
+                removed = removed + jnp.where(joined, 0, coefficient)
             else:
                 coefficients[offset] = coefficient
         centre = coefficients[0, 0] + removed  # arms are negative: their faces leave the diagonal

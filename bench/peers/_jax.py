@@ -5,7 +5,8 @@ and `bcsr` JAX's. Putting the matrix into its form is not timed, as SciPy and PE
 for theirs.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -18,6 +19,14 @@ from ..specs import check_name
 from .base import Run, Task
 
 FORMS = ("sparse", "stencil", "bcoo", "bcsr")
+
+
+@contextlib.contextmanager
+def promoting() -> Iterator[None]:
+    """JAX promotes dtypes and ranks as it does by default: for libraries that rely on it, whatever the
+    caller has set.  Also a decorator."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def operator(task: Task, form: str) -> Any:

@@ -63,7 +63,14 @@ class LineaxRun(_jax.JaxRun):
 
 def result_name(result: Any) -> str:
     """The name of a member of `lineax.RESULTS`."""
-    return next(name for name in RESULTS if bool(result == getattr(lx.RESULTS, name)))
+    return RESULTS[int(result_code(result))]
+
+
+def result_code(result: Any) -> jax.Array:
+    """The numbers in `RESULTS` of members of `lineax.RESULTS`, one of them or a batch; also where they are
+    traced.  One that is not in the table gets a number past its end."""
+    known = jnp.stack([result == getattr(lx.RESULTS, name) for name in RESULTS])
+    return jnp.where(jnp.any(known, axis=0), jnp.argmax(known, axis=0), len(RESULTS))
 
 
 def prepare(task: Any, spec: Any) -> Run:

@@ -27,6 +27,7 @@ class SolvaxRun(_jax.JaxRun):
 
         task, name = self.task, self.spec.solver.name
 
+        @_jax.promoting()
         def solve(matrix, rhs, state):
             keywords: dict[str, Any] = {"rtol": task.rtol, "atol": 0.0}
             keywords["precond"] = None if state is None else lambda x: state * x

@@ -162,7 +162,7 @@ def _table(problem_text: str, size: int, spec: Spec, max_steps: int) -> Callable
         if any(mode in spec.mode for mode in tuners.STARTS):
             state = state._replace(previous=sample.start)
         _, result, stats, _, _ = sequence.advance(state, operator, sample.vector)
-        return jnp.where(result == lx.RESULTS.successful, stats["num_steps"], jnp.inf)
+        return jnp.where(result == lx.RESULTS.successful, stats["num_steps"].astype(float), jnp.inf)
 
     def table(rtol, samples):
         def row(omega):

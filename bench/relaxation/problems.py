@@ -17,7 +17,7 @@ from scipy.stats import truncnorm
 import nsolve as ns
 from nsolve.sequence import SequenceSolver, solve_sequence
 
-from ..peers.lineax import RESULTS
+from ..peers.lineax import result_code
 from ..specs import check_name, parse_part
 
 
@@ -138,7 +138,7 @@ class HeatTrajectory:
 
         def step(carry, i):
             u, state, _ = carry
-            turn = 2 * jnp.pi * (i + 0.5) * self.dt
+            turn = 2 * jnp.pi * (i.astype(u.dtype) + 0.5) * self.dt
             kappa = jnp.maximum(0.01 * jnp.sin(turn), -10 * jnp.sin(turn))
             force = 32 * self.bump(0.5 + 0.25 * jnp.cos(turn), 0.5 + 0.25 * jnp.sin(turn), 0.125)
             operator = self.operator(kappa)
@@ -225,7 +225,7 @@ def _trace(stats: Any, result: Any, arm: Array, context: Array, vectors: Array, 
         stats["num_steps"],
         stats["num_matvecs"],
         stats["num_preconditioner_applications"],
-        sum((k * (result == getattr(lx.RESULTS, name)) for k, name in enumerate(RESULTS)), jnp.zeros(())),
+        result_code(result),
         stats["residual_norm"] / jnp.linalg.norm(vectors, axis=axis),
         arm,
         context,

@@ -7,14 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 
 import nsolve as ns
 from nsolve.sequence import solve_sequence, sort_systems
 
+from ..peers._jax import promoting
 from ..peers.base import Missing
-from ..peers.lineax import RESULTS
+from ..peers.lineax import RESULTS, result_code
 from ..peers.own import PRECONDITIONER_CLASSES, SOLVER_CLASSES
 from ..specs import Spec, check_name
 from ..table import RESIDUAL_SLACK
@@ -131,11 +131,10 @@ def _prepare(problem: str, size: int, spec: Spec, count: int, max_steps: int) ->
             recycle="carried" in spec.mode,
             y0="previous" if "warm" in spec.mode else None,
         )
-        codes = sum(k * (found.result == getattr(lx.RESULTS, name)) for k, name in enumerate(RESULTS))
         stats = found.stats
         return (
             sequence.flatten(form, found.value),
-            jnp.asarray(codes),
+            result_code(found.result),
             stats["num_steps"],
             stats["num_matvecs"],
             stats["num_preconditioner_applications"],
@@ -161,6 +160,7 @@ class _SolvaxLoop:
         def bump():
             self.count += 1
 
+        @promoting()
         def solve(counted, rtol, parameter, b, recycle):
             operator = sequence.operator("sparse")(parameter)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..timing import spread
 from . import columns, problems, reference
-from .jax_column import JaxColumn, compile_for, data, wait_for
+from .jax_column import JaxColumn, data, wait_for
 from .judge import Outcome, judge
 from .problems import Problem
 
@@ -75,7 +75,7 @@ def program(
         return (cost if which == "cost" else f @ v), potentials
 
     wanted = run if which == "forward" else jax.value_and_grad(functional, argnums=(0, 1, 2), has_aux=True)
-    compiled, seconds = compile_for(wanted, *given)
+    compiled, seconds = column.compile(wanted, *given)
     return lambda: wait_for(compiled, given), seconds
 
 

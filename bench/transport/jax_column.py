@@ -28,15 +28,6 @@ def data(spec: Spec, problem: Problem) -> Any:
     return jax.tree.map(jnp.asarray, given)
 
 
-def compile_for(run: Callable[..., Any], *given: Any) -> tuple[Any, float]:
-    """The function compiled for arrays of these shapes, and the seconds that it took."""
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), given)
-    with warnings.catch_warnings():
-        # Peers call what their own dependencies have deprecated: theirs to mend.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return clock(lambda: jax.jit(run).lower(*shapes).compile())
-
-
 def wait_for(compiled: Any, given: Any) -> Any:
     """The result; RuntimeError with the one line that says what went wrong where the program raised."""
     try:
@@ -60,6 +51,15 @@ class JaxColumn(Column):
         """The function `(data, a, b, epsilon, rtol) -> (regularised cost, f, (f, g) for an outcome)`, where
         the first two can be differentiated and `f` is of our convention."""
 
+    def compile(self, run: Callable[..., Any], *given: Any) -> tuple[Any, float]:
+        """One of the functions, or a derivative of it, compiled for arrays of these shapes, and the seconds
+        that it took."""
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), given)
+        with warnings.catch_warnings():
+            # Peers call what their own dependencies have deprecated: theirs to mend.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return clock(lambda: jax.jit(run).lower(*shapes).compile())
+
     def program(self, problem: Problem, rtol: float, max_steps: int) -> tuple[Any, float]:
         given = (
             *(data(self.spec, problem), jnp.asarray(problem.a), jnp.asarray(problem.b)),
@@ -75,7 +75,8 @@ class JaxColumn(Column):
 def _compiled(
     kind: type[JaxColumn], spec: Spec, max_steps: int, shapes: Any, tree: Any, is_batch: bool
 ) -> tuple[Any, float]:
-    run = kind(spec).trace(max_steps)
+    column = kind(spec)
+    run = column.trace(max_steps)
     if is_batch:
         run = jax.vmap(run, in_axes=(0, 0, 0, None, None))
-    return compile_for(run, *jax.tree.unflatten(tree, shapes))
+    return column.compile(run, *jax.tree.unflatten(tree, shapes))

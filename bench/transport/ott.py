@@ -6,12 +6,14 @@ as much, so there the threshold is half of the tolerance.  `form` is `matrix` (d
 costs are computed from the points, `batch_size` rows at a time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from ..environment import version as _version
+from ..peers._jax import promoting
 from ..peers.base import Missing
 from ..specs import Spec
 from .columns import Column
@@ -58,6 +60,10 @@ class OttColumn(JaxColumn):
             return found.reg_ot_cost, found.f - epsilon * jnp.log(a), (found.f, found.g)
 
         return run
+
+    @promoting()
+    def compile(self, run: Callable[..., Any], *given: Any) -> tuple[Any, float]:
+        return super().compile(run, *given)
 
     def read(self, raw: Any, problem: Problem, rtol: float) -> Outcome:
         f, g, sweeps, error, converged, _ = map(np.asarray, raw)

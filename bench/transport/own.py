@@ -9,13 +9,12 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 
 import nsolve as ns
 
 from ..environment import version as _version
-from ..peers.lineax import RESULTS
+from ..peers.lineax import RESULTS, result_code
 from ..specs import Spec
 from .columns import Column
 from .jax_column import JaxColumn
@@ -52,9 +51,8 @@ class NsolveColumn(JaxColumn):
     def trace(self, max_steps: int):
         def run(given, a, b, epsilon, rtol):
             found = self._solve(max_steps, given, a, b, epsilon, rtol)
-            codes = sum(k * (found.result == getattr(lx.RESULTS, name)) for k, name in enumerate(RESULTS))
             # Everything that a caller gets is computed, the cost and the certificate of `stats` too.
-            return found.f, found.g, found.marginal_error, jnp.asarray(codes), found.stats, found.cost
+            return found.f, found.g, found.marginal_error, result_code(found.result), found.stats, found.cost
 
         return run
 
