@@ -102,7 +102,7 @@ class _Outer(NamedTuple):
     history: Array | None
     memory: Any
     recursion: "_Recursion | None"  # of methods that know the residual without a product
-    search: Search | None  # where the best iterate of a solve that fails is wanted
+    search: Array | None  # a `Search`, where the best iterate of a solve that fails is wanted
     best: tuple[Vector, Array] | None  # the iterate with the smallest computed residual so far, and its norm
 
 
@@ -187,7 +187,7 @@ def solve_to_true_residual(
     searches = keep_best and not has_residual
 
     def cycle(outer: _Outer) -> _Outer:
-        search = None if outer.search is None else Search(*outer.search)
+        packed, search = outer.search, None if outer.search is None else Search(*outer.search)
         recursion, best = outer.recursion, outer.best
         before, num_cycles, _, num_flat = outer.counters
         room = max_steps - before
@@ -221,7 +221,7 @@ def solve_to_true_residual(
         steps = before + count
         memory = method.close(state)
         claimed = state.residual_norm <= tol
-        computed = None
+        computed: Any = None  # always
         if method.finish_with_residual is None or recursion is None:
             x = method.finish(state)
             r = subtract(b, product(x))
@@ -259,7 +259,7 @@ def solve_to_true_residual(
             better = r_norm < best[1]  # false for NaN
             better = better if computed is None else better & computed
             best = where(better, x, best[0]), jnp.where(better, r_norm, best[1])
-        if recursion is not None:
+        if recursion is not None and computed is not None:
             verified = recursion.verify
             code = jnp.where(verified & ~converged, recursion.then, code)
             num_flat = jnp.where(verified, outer.counters[3], num_flat)
@@ -278,7 +278,7 @@ def solve_to_true_residual(
         if keep_best or method.patience > 1 or recursion is not None:
             x_next, r_next = where(worse, outer.x, x), where(worse, outer.r, r)
             norm_next = jnp.where(worse, outer.residual_norm, r_norm)
-        if search is not None and best is not None:
+        if search is not None and best is not None and least is not None:
             replaying = search.replay > 0
             honest = r_norm <= HONEST * state.residual_norm
             failed = ~converged & ~fixed & (replaying | (code != _RUNNING))
@@ -299,11 +299,11 @@ def solve_to_true_residual(
             if history is not None:
                 place = jnp.where(replaying, history.size, steps)
                 history = history.at[place].set(jnp.where(worse, best[1], r_norm), mode="drop")
-            search = jnp.stack(search)
+            packed = jnp.stack(search)
         elif history is not None:
             history = history.at[steps].set(norm_next)
         counters = jnp.stack([steps, num_cycles + 1, code.astype(jnp.int32), num_flat])
-        return _Outer(x_next, r_next, norm_next, counters, history, memory, recursion, search, best)
+        return _Outer(x_next, r_next, norm_next, counters, history, memory, recursion, packed, best)
 
     zero, no = jnp.zeros((), jnp.int32), jnp.array(False)
     start_converged = jnp.isfinite(norm0) & (norm0 <= tol)

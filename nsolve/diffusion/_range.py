@@ -47,5 +47,5 @@ def _size(end: Any) -> Any:
 
 
 def _float(value: Any) -> Any:
-    dtype = getattr(value, "dtype", None)
-    return dtype if isinstance(value, jax.Array) and jnp.issubdtype(dtype, jnp.inexact) else float
+    inexact = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.inexact)
+    return value.dtype if inexact else float

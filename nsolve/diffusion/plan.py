@@ -134,8 +134,10 @@ def clean_step(at: Points) -> Plan:
     """The step from a point (1,) to sigma = 0, in the limit of all methods: one evaluation, and x0."""
     xp = namespace(at.log_alpha, at.log_sigma)
     end = Points(np.array([-np.inf]), np.zeros(1), np.array([-np.inf]), at.schedule)
-    parts = ((getattr(at, name), getattr(end, name)) for name in ("t", "log_alpha", "log_sigma"))
-    visited = Points(*(xp.concatenate(pair) for pair in parts), at.schedule)
+    t, log_alpha, log_sigma = (
+        xp.concatenate([getattr(at, name), getattr(end, name)]) for name in ("t", "log_alpha", "log_sigma")
+    )
+    visited = Points(t, log_alpha, log_sigma, at.schedule)
     return build(visited, "x0", np.zeros(1, int), np.array([[0.0, 1.0, 0.0]]))
 
 

@@ -43,7 +43,7 @@ class Plan(eqx.Module):
     @property
     def T(self) -> "Plan":
         """The plan from target to source."""
-        offsets = None if self.offsets is None else self.offsets[::-1]
+        offsets = None if self.offsets is None else (self.offsets[1], self.offsets[0])
         return Plan(self.geometry.T, self.g, self.f, self.b, self.a, offsets)
 
     def as_matrix(self) -> Array:
