@@ -156,7 +156,7 @@ def test_uneven_weights_as_epsilon_vanishes():
         solution = solve(CostMatrix(C, epsilon), a, b, NEWTON, certificate=False)
         assert -1e-9 <= solution.transport_cost - exact.fun <= epsilon * entropy
         # the potentials bound the program from below, once they are feasible
-        slack = np.min(C - solution.f[:, None] - np.asarray(solution.g))
+        slack = np.min(C - np.asarray(solution.f)[:, None] - np.asarray(solution.g))
         assert a @ solution.f + b @ solution.g + min(slack, 0) <= exact.fun + 1e-9
         assert slack >= -epsilon * np.log(1 / np.min(np.outer(a, b)))
 

@@ -164,8 +164,8 @@ class LightBridge(eqx.Module):
     def log_prob(self, y: Float[ArrayLike, "*n d"], x: Float[ArrayLike, "*n d"]) -> Float[Array, "*n"]:
         """`log pi(y | x)`; leading axes of `x` and `y` broadcast."""
         y, x = self._points("y", y)[..., None, :], self._points("x", x)
-        log_weights = log_softmax(self._logits(x), -1)
         rank = max(y.ndim, x.ndim + 1)
+        log_weights = _raised(rank - 1, log_softmax(self._logits(x), -1))
         y, x = _raised(rank, y), _raised(rank - 1, x)
         means = _raised(rank, self.means) + _raised(rank, self.covariances) * x[..., None, :]
         return logsumexp(log_weights + self._log_gaussians(y - means), -1)
