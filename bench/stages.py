@@ -62,7 +62,7 @@ def markdown(rows: Iterable[Record]) -> str:
         beside = next((theirs[(*system, name)] for name in names if (*system, name) in theirs), None)
         cells = [f"{row['problem']} {row['size']}", f"`{row['solver']}`"]
         for kind in ("value", "gradient"):
-            ours, theirs_s = total(row, kind), beside and total(beside, kind)
+            ours, theirs_s = total(row, kind), None if beside is None else total(beside, kind)
             cells += [table.seconds(ours), f"{ours / theirs_s:.1f}" if ours and theirs_s else "–"]
         traced = row["stages"] and row["stages"]["gradient"]["trace_s"]
         cells += [table.seconds(traced), table.seconds(row.get("first_call_s"))]

@@ -10,7 +10,7 @@ PROBLEM = "lognormal2d[contrast=100.0]"
 
 def test_the_suite_sets_every_solver_beside_lineax():
     cells = suite.load("compile").cells
-    assert all(settings.stages == 3 for settings in cells.values())
+    assert all(settings.stages == 2 for settings in cells.values())
     assert {cell.problem for cell in cells} == {PROBLEM}
     for size in (64, 512):
         columns = {str(cell.spec) for cell in cells if cell.size == size}
