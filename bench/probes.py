@@ -10,6 +10,7 @@ A verdict is computed from the answer and dense algebra by one of three rules, n
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from bench import libraries, record
 from bench import probe_systems as systems
 from bench.environment import environment
 from bench.libraries import Asked, Reply
+from bench.peers._jax import promoting
+from bench.specs import OWN
 from bench.table import RESIDUAL_SLACK, scientific
 
 RIGHT, REFUSES, WRONG, NOT_OFFERED = "right", "refuses rightly", "wrong", "not offered"
@@ -55,7 +58,8 @@ def run_probes(out: Path | None = None, columns: list[str] | None = None) -> lis
     cells = [(probe, asked) for probe in PROBES for asked in solvers if probe.asked_of(asked)]
     records = []
     for probe, asked in track(cells, "probing", console=Console(stderr=True), transient=True):
-        verdict, detail = probe.ask(asked)
+        with nullcontext() if asked.library == OWN else promoting():
+            verdict, detail = probe.ask(asked)
         entry = {
             "schema": record.SCHEMA,
             "probe": probe.name,

