@@ -112,6 +112,7 @@ class _Recursion(NamedTuple):
     drift: Array  # how far it may be from the computed one
     computed: Array  # whether it was computed
     num_computed: Array
+    least: Array  # the smallest that was computed: what cycles gain is measured by it
     verify: Array  # whether the next turn of the loop takes no steps, but computes it
     then: Array  # the reason's number after that
 
@@ -241,7 +242,11 @@ def solve_to_true_residual(
         # an infinite vector has an infinite tolerance
         converged = finite & (r_norm <= tol) & (True if computed is None else computed)
         progress = r_norm <= method.least_progress * outer.residual_norm
-        num_flat = jnp.where(progress, 0, num_flat + 1)
+        if computed is None or recursion is None:
+            num_flat = jnp.where(progress, 0, num_flat + 1)
+        else:  # what the recursion claims in between is no progress
+            gained = r_norm <= method.least_progress * recursion.least
+            num_flat = jnp.where(computed, jnp.where(gained, 0, num_flat + 1), num_flat)
         # A recursion that has lost touch with the residual says nothing about the operator.
         exhausted = finite & (claimed | (state.residual_norm <= 0.1 * r_norm))
         restarts = progress & (exhausted | method.restarts_when_broken)
@@ -262,13 +267,13 @@ def solve_to_true_residual(
         if recursion is not None and computed is not None:
             verified = recursion.verify
             code = jnp.where(verified & ~converged, recursion.then, code)
-            num_flat = jnp.where(verified, outer.counters[3], num_flat)
             worse &= ~verified
             doubtful = worse & ~recursion.computed & ~converged
             recursion = _Recursion(
                 drift,
                 jnp.where(worse, recursion.computed, computed),
                 recursion.num_computed + computed.astype(jnp.int32),
+                jnp.where(computed, jnp.minimum(r_norm, recursion.least), recursion.least),
                 doubtful,
                 code,
             )
@@ -316,7 +321,7 @@ def solve_to_true_residual(
         counters=jnp.stack([zero, zero, code.astype(jnp.int32), zero]),
         history=history,
         memory=method.memory,
-        recursion=_Recursion(jnp.zeros_like(norm0), ~no, zero, no, zero) if has_residual else None,
+        recursion=_Recursion(jnp.zeros_like(norm0), ~no, zero, norm0, no, zero) if has_residual else None,
         search=jnp.zeros(len(Search._fields), jnp.int32) if searches else None,
         best=(x0, norm0) if keep_best else None,
     )

@@ -44,6 +44,8 @@ def open_window(wanted: int, like: Array) -> Window:
 
 def record(window: Window, z: Array, gamma: Array, beta: Array, alpha: Array) -> Window:
     """Adds a step of CG: `z = M r`, `gamma = r^H z`, `beta` and `alpha` its coefficients."""
+    # No iterate depends on what is recorded, so that derivatives through the iterations need not see it.
+    window, z, gamma, beta, alpha = jax.lax.stop_gradient((window, z, gamma, beta, alpha))
     window = jax.lax.cond(window.count == window.link.size, _shrink, lambda w: w, window)
     i = window.count
     coupling = -window.link * jnp.sqrt(beta) / window.alpha
