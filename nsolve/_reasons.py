@@ -18,6 +18,14 @@ from ._vectors import Vector, dtype
 
 
 class REASONS(eqx.Enumeration):
+    """Why a linear solve ended: `stats["reason"]` of every iterative solver.  Compare with its members, as with
+    those of `lx.RESULTS`; printed, each says what happened and what to do.
+
+    `converged, max_steps, precision, flat, flat_cycle, indefinite, indefinite_preconditioner, singular, lost,
+    diverged, nonfinite_vector, nonfinite_start, nonfinite_operator, nonfinite_parameter,
+    nonfinite_preconditioner, preconditioner_failed, range`.
+    """
+
     converged = ""
     max_steps = (
         "All of `max_steps` were taken. Use a better preconditioner, allow more steps, or ask for less: a "
