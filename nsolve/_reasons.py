@@ -18,8 +18,9 @@ from ._vectors import Vector, dtype
 
 
 class REASONS(eqx.Enumeration):
-    """Why a linear solve ended: `stats["reason"]` of every iterative solver.  Compare with its members, as with
-    those of `lx.RESULTS`; printed, each says what happened and what to do.
+    """Why a linear solve ended: `stats["reason"]` of every iterative solver.
+
+    Compare it with the members, as with those of `lx.RESULTS`; printed, it says what happened and what to do.
 
     `converged, max_steps, precision, flat, flat_cycle, indefinite, indefinite_preconditioner, singular, lost,
     diverged, nonfinite_vector, nonfinite_start, nonfinite_operator, nonfinite_parameter,
