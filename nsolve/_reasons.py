@@ -117,7 +117,7 @@ def as_reason(code: Array) -> REASONS:
 
 
 #: Decades of the relative residual that messages tell apart.
-_DECADES = range(-17, 4)
+_DECADES = range(-17, 18)
 
 
 def raise_in_words(solver: str, value: Vector, code: Array, relative_residual: Array) -> Vector:
@@ -133,9 +133,14 @@ def raise_in_words(solver: str, value: Vector, code: Array, relative_residual: A
 @functools.cache
 def _messages(solver: str, dtype: str) -> list[str]:
     """One text for each reason and decade."""
+
+    def reached(name: str, exponent: int) -> str:
+        if name.startswith("nonfinite"):
+            return ""
+        return f" (Relative residual reached: about 1e{exponent:+03d}, in {dtype}.)"
+
     return [
-        f"{solver}: {REASONS[getattr(REASONS, name)]} "
-        f"(Relative residual reached: about 1e{exponent:+03d}, in {dtype}.)"
+        f"{solver}: {REASONS[getattr(REASONS, name)]}{reached(name, exponent)}"
         for name in NAMES
         for exponent in _DECADES
     ]
