@@ -1,6 +1,6 @@
 """What our solvers do not pass of the upstream suites, and why.
 
-Each is `(tests, which of their rows, what is raised, reason)`.  A row is the dictionary of a test's parameters.
+Each is `(tests, which of their rows, what is raised, reason)`; a row is a dictionary of parameters.
 """
 
 import equinox as eqx
@@ -14,7 +14,7 @@ def _negative(row):
     # matrices end before they solve.
     tagged = row.get("tags", lx.negative_semidefinite_tag) == lx.negative_semidefinite_tag
     make_matrix = getattr(row.get("make_matrix"), "__name__", "construct_matrix")
-    return tagged and isinstance(row["solver"], ns.CG) and make_matrix == "construct_matrix"
+    return tagged and isinstance(row.get("solver"), ns.CG) and make_matrix == "construct_matrix"
 
 
 def _conjugate_gradients(row):
