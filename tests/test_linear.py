@@ -298,6 +298,40 @@ def test_solvers_serve_optimistix():
     np.testing.assert_allclose(jax.grad(energy)(load) @ direction, difference, rtol=1e-6)
 
 
+def test_solvers_serve_implicit_euler():
+    """`VeryChord` keeps the state of one solve for a whole step."""
+    n, dt = 12, 0.01
+    matrix = (n + 1) ** 2 * (2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1))
+    start = np.sin(np.pi * np.arange(1, n + 1) / (n + 1))
+    finder = dfx.VeryChord(rtol=1e-5, atol=1e-7, linear_solver=ns.GMRES(rtol=1e-8))
+    term = dfx.ODETerm(lambda t, u, args: -(matrix @ u) - u**3)
+    solution = dfx.diffeqsolve(term, dfx.ImplicitEuler(root_finder=finder), 0.0, 0.1, dt, jnp.asarray(start))
+
+    expected = start
+    for _ in range(10):
+        before = expected
+        for _ in range(10):  # Newton's method
+            residual = expected - before + dt * (matrix @ expected + expected**3)
+            slope = np.eye(n) + dt * (matrix + np.diag(3 * expected**2))
+            expected = expected - np.linalg.solve(slope, residual)
+    np.testing.assert_allclose(solution.ys[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", [optx.GaussNewton, optx.LevenbergMarquardt])
+def test_solvers_serve_least_squares(method):
+    """Their systems are tall: `lx.Normal` hands CG the normal equations."""
+    time = np.linspace(0, 1, 20)
+    data = 2 * np.exp(-3 * time) + 0.01 * np.sin(40 * time)
+
+    def residual(x, args):
+        return x[0] * jnp.exp(-x[1] * time) - data
+
+    solver = method(rtol=1e-8, atol=1e-8, linear_solver=lx.Normal(ns.CG(rtol=1e-10)))
+    fitted = optx.least_squares(residual, solver, jnp.ones(2)).value
+    expected, _ = scipy.optimize.curve_fit(lambda t, a, b: a * np.exp(-b * t), time, data, p0=[1, 1])
+    np.testing.assert_allclose(fitted, expected, rtol=1e-6)
+
+
 def test_a_state_holds_arrays_only_and_is_equal_from_trace_to_trace():
     """As `Chord`, `VeryChord` and the loops around them ask."""
 
