@@ -73,9 +73,9 @@ def agree(shown: str, printed: str) -> bool:
 
 
 def _close(a: float, b: float) -> bool:
-    """Within a tenth; numbers of the size of rounding errors and residuals within a factor of ten."""
+    """Within a tenth; residuals within a factor of ten; what is rounding is as good as zero."""
     small, large = sorted((abs(a), abs(b)))
-    near = abs(a - b) <= 0.1 * large or (large < 1e-4 and large <= 10 * small)
+    near = abs(a - b) <= 0.1 * large or (large < 1e-4 and large <= 10 * small) or large < 1e-11
     return near or a == b or (a != a and b != b)
 
 
