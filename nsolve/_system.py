@@ -59,13 +59,13 @@ class System(eqx.Module):
 
     def product(self, x: Vector) -> Vector:
         """`A x / unit`."""
-        y, unit = self.operator.mv(x), self.unit
-        return y if unit is None else scale(1 / unit, y)
+        # Vectors are scaled before the product: after it XLA would evaluate it anew wherever it is used.
+        unit = self.unit
+        return self.operator.mv(x if unit is None else scale(1 / unit, x))
 
     def precondition(self, x: Vector) -> Vector:
         """`unit M x`; `x` itself without preconditioner."""
         preconditioner, unit = self.preconditioner, self.unit
         if preconditioner is None:
             return x
-        z = preconditioner.mv(x)
-        return z if unit is None else scale(unit, z)
+        return preconditioner.mv(x if unit is None else scale(unit, x))

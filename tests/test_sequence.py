@@ -112,7 +112,9 @@ def test_second_derivatives_closures_and_vmap():
         return jnp.sum(ns.solve_sequence(make_operator, shifts, VECTORS, solver, recycle=True).value ** 2)
 
     def dense(weight, shifts):
-        matrices = jnp.stack([LAPLACIAN.as_matrix()] * T) + (weight * shifts)[:, None, None] * jnp.eye(N)[None]
+        matrices = (
+            jnp.stack([LAPLACIAN.as_matrix()] * T) + (weight * shifts)[:, None, None] * jnp.eye(N)[None]
+        )
         return jnp.sum(jnp.linalg.solve(matrices, VECTORS[..., None]) ** 2)
 
     for derivative in (jax.grad, lambda f: jax.jacfwd(jax.grad(f))):

@@ -53,17 +53,17 @@ class PaddedRows(eqx.Module):
 
     def mv(self, x: Array) -> Array:
         width = self.values.shape[0]
-        # A program that closes over the operator holds the columns as constants, and XLA would go on
-        # and on evaluating what it can of their gathers while it compiles.
-        all_columns = jax.lax.optimization_barrier(self.columns)
 
         def slot(k, values, columns):
-            return _cut(values, k < self.lengths) * x.at[columns].get(mode="promise_in_bounds")
+            # Negative columns are not asked for: a program that closes over a pattern holds the columns as
+            # constants, and XLA would evaluate the comparison of all of them while it compiles.
+            entries = x.at[columns].get(mode="promise_in_bounds", wrap_negative_indices=False)
+            return _cut(values, k < self.lengths) * entries
 
         if width == 0:
             return jnp.zeros(self.values.shape[1], jnp.result_type(self.values, x))
         if width <= _UNROLLED_WIDTH:
-            terms = [slot(k, self.values[k], all_columns[k]) for k in range(width)]
+            terms = [slot(k, self.values[k], self.columns[k]) for k in range(width)]
             return sum(terms[1:], start=terms[0])
 
         def add(total, k_values_columns):
@@ -71,7 +71,7 @@ class PaddedRows(eqx.Module):
 
         zero = jnp.zeros(self.values.shape[1], jnp.result_type(self.values, x))
         slots = jnp.arange(width, dtype=jnp.int32)
-        total, _ = jax.lax.scan(add, zero, (slots, self.values, all_columns), unroll=8)
+        total, _ = jax.lax.scan(add, zero, (slots, self.values, self.columns), unroll=8)
         return total
 
 

@@ -19,7 +19,7 @@ _LONGEST = {True: 128, False: 64}
 #: Axes of so few points are never halved; 64 points are always few enough for a direct solver.
 _SHORTEST = 4
 #: Points up to which grids are padded to a common size.
-_SHARED = 128**2
+_SHARED = 64**2
 #: Axes coupled less than this, relative to the strongest, are not coarsened yet.
 _STRONG = 0.3
 #: The smoother works on eigenvalues of D^-1 A from the largest down to this fraction of it.
