@@ -93,7 +93,7 @@ def all_finite(x: PyTree) -> Array:
 
 def take(x: Array, positions: Any) -> Array:
     """`x[positions]` for positions that are known to exist: checking them takes longer than the reading."""
-    return x.at[positions].get(mode="promise_in_bounds")
+    return x.at[positions].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def safe_divide(numerator: Array, denominator: Array) -> Array:
