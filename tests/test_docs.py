@@ -14,6 +14,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import jax
 import matplotlib
 import pytest
 
@@ -48,11 +49,13 @@ def where(block) -> str:
 @pytest.mark.parametrize("page", CODE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_python_blocks_run(page, tmp_path):
     matplotlib.use("Agg")
-    for block, printed in PAGES.run(page, tmp_path):
-        assert PAGES.agree(block.shown, printed), (
-            f"{where(block)} prints\n{printed}\nand shows\n{block.shown}\n"
-            f"`python docs/run.py {page.relative_to(ROOT)}` writes the new output"
-        )
+    # As a reader runs them: other libraries on the pages (optax) rely on JAX's default promotion.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for block, printed in PAGES.run(page, tmp_path):
+            assert PAGES.agree(block.shown, printed), (
+                f"{where(block)} prints\n{printed}\nand shows\n{block.shown}\n"
+                f"`python docs/run.py {page.relative_to(ROOT)}` writes the new output"
+            )
 
 
 @pytest.mark.parametrize(
