@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from .._dense import diagonal, solve_upper
+from .._dense import diagonal
 from .._system import System
 from .._vectors import Vector, hypot, norm, safe_divide, zeros_like
 
@@ -115,22 +115,37 @@ def _inverse(length: Array, dtype: Any) -> Array:
     return safe_divide(jnp.ones_like(length), length).astype(dtype)
 
 
-def live_triangle(s: Arnoldi) -> tuple[Array, Array]:
-    """`R` with the identity where it is not built or singular, and which columns count."""
-    identity = jnp.eye(s.triangle.shape[0], dtype=s.triangle.dtype)
-    live = jnp.arange(len(identity), dtype=s.count.dtype) < s.count
-    # A zero on the diagonal belongs to a singular operator: no component in that direction.
+def live_columns(s: Arnoldi) -> Array:
+    """Which columns count: those built whose entry on `R`'s diagonal is not zero to rounding.
+
+    A zero on the diagonal belongs to a singular operator: no component in that direction."""
     pivots = jnp.abs(diagonal(s.triangle))
-    live &= pivots > jnp.finfo(s.residual_norm.dtype).eps * jnp.max(pivots, where=live, initial=0)
+    live = jnp.arange(pivots.size, dtype=s.count.dtype) < s.count
+    return live & (pivots > jnp.finfo(pivots.dtype).eps * jnp.max(pivots, where=live, initial=0))
+
+
+def live_triangle(s: Arnoldi) -> tuple[Array, Array]:
+    """`R` with the identity in rows and columns that do not count, and which do."""
+    live = live_columns(s)
+    identity = jnp.eye(live.size, dtype=s.triangle.dtype)
     return jnp.where(live[:, None] & live[None, :], s.triangle, identity), live
 
 
 def solution(s: Arnoldi) -> tuple[Array, Array, Array]:
     """`y` that minimises `||W^H r - G y||`, the correction being `Z y`; the coefficients of the residual
     `r - A Z y` in `W`, `(m + 1,)`; and how far rounding may have taken that from the truth."""
-    triangle, live = live_triangle(s)
-    rhs = s.rotated[:, -1]
-    y = solve_upper(triangle, jnp.where(live, rhs[:-1], 0))
+    rhs, live = s.rotated[:, -1], live_columns(s)
+
+    def substitute(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        y, terms = carry
+        i = jnp.asarray(live.size - 1, k.dtype) - k
+        row = s.triangle[i]
+        solved = jnp.where(live[i], (rhs[i] - jnp.sum(row * y)) / row[i], 0)
+        y = y.at[i].set(solved)
+        return y, terms + jnp.where(live[i], jnp.abs(row), 0) * jnp.abs(y)
+
+    start = jnp.zeros_like(rhs[:-1]), jnp.zeros_like(rhs[:-1].real)
+    y, terms = jax.lax.fori_loop(0, live.size, substitute, start)
     left = jnp.where(jnp.append(live, False), 0, rhs)  # what `G y` does not reach
-    rounding = jnp.finfo(s.residual_norm.dtype).eps * jnp.sum(jnp.abs(triangle) * jnp.abs(y)[None, :])
+    rounding = jnp.finfo(terms.dtype).eps * jnp.sum(terms)
     return y, multiply(s.rotated[:, :-1].conj().T, left), rounding
