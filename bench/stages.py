@@ -1,7 +1,8 @@
 """How long JAX takes to trace, lower and compile a solve, and the solve with its gradient.
 
 The program is that of a user who differentiates through a solve: from the operator's entries, all
-of them traced, to the energy `b . A^-1 b`, the preconditioner's set-up included.  It is compiled
+of them traced, to the energy `b . A^-1 b`, the preconditioner's set-up included, and raises where
+the solve fails, as `lx.linear_solve` does unless told otherwise.  It is compiled
 several times in a fresh process, without JAX's cache on disk and after `jax.clear_caches()`; the
 medians are kept.  What compiles once per process outside of JAX (numba's kernels) is no part of
 them: `first_call_s` (see `bench.fresh`) has it.
@@ -83,7 +84,7 @@ def _main(request: str) -> None:
     settings = Settings(**settings)
     _, run = prepare(Cell(**cell), settings)
     entries, rest = eqx.partition(run.matrix, eqx.is_inexact_array)  # pyright: ignore
-    solve = run.function()  # pyright: ignore[reportAttributeAccessIssue]
+    solve = run.function(throw=True)  # pyright: ignore[reportAttributeAccessIssue]
 
     def energy(entries, rhs):
         matrix = eqx.combine(entries, rest)

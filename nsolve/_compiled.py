@@ -227,9 +227,8 @@ def _answers_metadata(frame):
 
 
 @numba.njit(cache=True)
-def _array(frame, kind, k, dtype):
-    """The `k`-th argument or result, which has one axis."""
-    buffer = _word(_word(frame, kind), k)  # pyright: ignore
+def _array(buffer, dtype):
+    """An argument or result, which has one axis."""
     return numba.carray(_pointer(_word(buffer, _DATA)), _word(_word(buffer, _DIMENSIONS), 0), dtype)
 
 
@@ -241,12 +240,13 @@ def _solve_lower(dtype):
     @_handler
     def handler(frame):
         if not _answers_metadata(frame):
+            arguments, results = _word(frame, _ARGUMENTS), _word(frame, _RESULTS)  # pyright: ignore
             solve_lower(
-                _array(frame, _ARGUMENTS, 0, _INDEX),
-                _array(frame, _ARGUMENTS, 1, _INDEX),
-                _array(frame, _ARGUMENTS, 2, dtype),
-                _array(frame, _ARGUMENTS, 3, dtype),
-                _array(frame, _RESULTS, 0, dtype),
+                _array(_word(arguments, 0), _INDEX),
+                _array(_word(arguments, 1), _INDEX),
+                _array(_word(arguments, 2), dtype),
+                _array(_word(arguments, 3), dtype),
+                _array(_word(results, 0), dtype),
             )
         return 0
 
@@ -257,12 +257,13 @@ def _solve_upper(dtype):
     @_handler
     def handler(frame):
         if not _answers_metadata(frame):
+            arguments, results = _word(frame, _ARGUMENTS), _word(frame, _RESULTS)  # pyright: ignore
             solve_upper(
-                _array(frame, _ARGUMENTS, 0, _INDEX),
-                _array(frame, _ARGUMENTS, 1, _INDEX),
-                _array(frame, _ARGUMENTS, 2, dtype),
-                _array(frame, _ARGUMENTS, 3, dtype),
-                _array(frame, _RESULTS, 0, dtype),
+                _array(_word(arguments, 0), _INDEX),
+                _array(_word(arguments, 1), _INDEX),
+                _array(_word(arguments, 2), dtype),
+                _array(_word(arguments, 3), dtype),
+                _array(_word(results, 0), dtype),
             )
         return 0
 
@@ -273,16 +274,17 @@ def _solve_both(dtype):
     @_handler
     def handler(frame):
         if not _answers_metadata(frame):
+            arguments, results = _word(frame, _ARGUMENTS), _word(frame, _RESULTS)  # pyright: ignore
             solve_both(
-                _array(frame, _ARGUMENTS, 0, _INDEX),
-                _array(frame, _ARGUMENTS, 1, _INDEX),
-                _array(frame, _ARGUMENTS, 2, dtype),
-                _array(frame, _ARGUMENTS, 3, dtype),
-                _array(frame, _ARGUMENTS, 4, _INDEX),
-                _array(frame, _ARGUMENTS, 5, _INDEX),
-                _array(frame, _ARGUMENTS, 6, dtype),
-                _array(frame, _ARGUMENTS, 7, dtype),
-                _array(frame, _RESULTS, 0, dtype),
+                _array(_word(arguments, 0), _INDEX),
+                _array(_word(arguments, 1), _INDEX),
+                _array(_word(arguments, 2), dtype),
+                _array(_word(arguments, 3), dtype),
+                _array(_word(arguments, 4), _INDEX),
+                _array(_word(arguments, 5), _INDEX),
+                _array(_word(arguments, 6), dtype),
+                _array(_word(arguments, 7), dtype),
+                _array(_word(results, 0), dtype),
             )
         return 0
 
@@ -293,13 +295,14 @@ def _incomplete_cholesky(dtype):
     @_handler
     def handler(frame):
         if not _answers_metadata(frame):
+            arguments, results = _word(frame, _ARGUMENTS), _word(frame, _RESULTS)  # pyright: ignore
             incomplete_cholesky(
-                _array(frame, _ARGUMENTS, 0, _INDEX),
-                _array(frame, _ARGUMENTS, 1, _INDEX),
-                _array(frame, _ARGUMENTS, 2, dtype),
-                _array(frame, _ARGUMENTS, 3, dtype),
-                _array(frame, _RESULTS, 0, dtype),
-                _array(frame, _RESULTS, 1, dtype),
+                _array(_word(arguments, 0), _INDEX),
+                _array(_word(arguments, 1), _INDEX),
+                _array(_word(arguments, 2), dtype),
+                _array(_word(arguments, 3), dtype),
+                _array(_word(results, 0), dtype),
+                _array(_word(results, 1), dtype),
             )
         return 0
 
@@ -310,13 +313,14 @@ def _incomplete_lu(dtype):
     @_handler
     def handler(frame):
         if not _answers_metadata(frame):
+            arguments, results = _word(frame, _ARGUMENTS), _word(frame, _RESULTS)  # pyright: ignore
             incomplete_lu(
-                _array(frame, _ARGUMENTS, 0, _INDEX),
-                _array(frame, _ARGUMENTS, 1, _INDEX),
-                _array(frame, _ARGUMENTS, 2, _INDEX),
-                _array(frame, _ARGUMENTS, 3, dtype),
-                _array(frame, _RESULTS, 0, dtype),
-                _array(frame, _RESULTS, 1, dtype),
+                _array(_word(arguments, 0), _INDEX),
+                _array(_word(arguments, 1), _INDEX),
+                _array(_word(arguments, 2), _INDEX),
+                _array(_word(arguments, 3), dtype),
+                _array(_word(results, 0), dtype),
+                _array(_word(results, 1), dtype),
             )
         return 0
 

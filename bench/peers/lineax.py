@@ -29,7 +29,7 @@ RESULTS = (
 class LineaxRun(_jax.JaxRun):
     """One of lineax's Krylov methods."""
 
-    def method(self, multiply: Any, rhs: jax.Array, state: Any) -> lx.Solution:
+    def method(self, multiply: Any, rhs: jax.Array, state: Any, throw: bool = False) -> lx.Solution:
         task, name = self.task, self.spec.solver.name
         keywords: dict[str, Any] = {"rtol": 0.0, "atol": task.rtol * np.linalg.norm(task.rhs)}
         keywords |= {"norm": jnp.linalg.norm, "max_steps": task.max_steps}
@@ -46,10 +46,10 @@ class LineaxRun(_jax.JaxRun):
             options["preconditioner"] = lx.FunctionLinearOperator(
                 lambda x: state * x, structure, lx.positive_semidefinite_tag
             )
-        return lx.linear_solve(system, rhs, solver, options=options, throw=False)
+        return lx.linear_solve(system, rhs, solver, options=options, throw=throw)
 
-    def function(self):
-        return lambda matrix, rhs, state: self.method(lambda x: _jax.apply(matrix, x), rhs, state)
+    def function(self, throw: bool = False):
+        return lambda matrix, rhs, state: self.method(lambda x: _jax.apply(matrix, x), rhs, state, throw)
 
     def answer(self, raw: Any) -> Answer:
         restarts = self.spec.solver.name == "gmres"

@@ -85,7 +85,7 @@ class NsolveRun(_jax.JaxRun):
             return None
         return getattr(ns.preconditioners, PRECONDITIONER_CLASSES[part.name])(**part.options)(matrix)
 
-    def function(self):
+    def function(self, throw: bool = False):
         part, task = self.spec.solver, self.task
         options = {name: value for name, value in part.params if name != "form"}
         solver = getattr(ns, SOLVER_CLASSES[part.name])(
@@ -94,7 +94,7 @@ class NsolveRun(_jax.JaxRun):
 
         def solve(matrix, rhs, state):
             given = {} if state is None else {"preconditioner": state}
-            return lx.linear_solve(matrix, rhs, solver, options=given, throw=False)
+            return lx.linear_solve(matrix, rhs, solver, options=given, throw=throw)
 
         return solve
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -198,12 +199,12 @@ def _up(level: Level, x: Array, b: Array, e: Array) -> Array:
 
     defined = _not_nan(level.inverse_diagonal, b)
     x = _apart(defined, correct, x, e)
-    # Sweeps are polynomials in D^-1 A and commute: the cycle is symmetric in either order.
-    x = _apart(defined, lambda x, b: _sweep(level, 1, x, b), x, b)
-    return _sweep(level, 0, x, b)
+    # Sweeps are polynomials in D^-1 A and commute: the cycle is symmetric in either order.  A loop is
+    # compiled once for both, and is a wall to fusion as well.
+    return jax.lax.fori_loop(0, 2, lambda k, x: _sweep(level, 1 - k, x, b), x)
 
 
-def _sweep(level: Level, number: int, x: Array, b: Array) -> Array:
+def _sweep(level: Level, number: Any, x: Array, b: Array) -> Array:
     return x + level.weights[number] * level.inverse_diagonal * (b - level.operator.mv(x))
 
 
