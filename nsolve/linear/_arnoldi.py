@@ -145,7 +145,7 @@ def solution(s: Arnoldi) -> tuple[Array, Array, Array]:
         y, terms = carry
         i = jnp.asarray(live.size - 1, k.dtype) - k
         row = s.triangle[i]
-        solved = jnp.where(live[i], (rhs[i] - jnp.sum(row * y)) / row[i], 0)
+        solved = jnp.where(live[i], (rhs[i] - jnp.sum(row * y)) / jnp.where(live[i], row[i], 1), 0)
         y = y.at[i].set(solved)
         return y, terms + jnp.where(live[i], jnp.abs(row), 0) * jnp.abs(y)
 
