@@ -9,9 +9,10 @@ def needed(module: str, extra: str, who: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name != module.partition(".")[0]:
+        library = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != library:
             raise
         raise ModuleNotFoundError(
-            f"{who} needs {error.name}, which is not installed: `pip install 'nsolve[{extra}]'`.",
-            name=error.name,
+            f"{who} needs {library}, which is not installed: `pip install 'nsolve[{extra}]'`.",
+            name=library,
         ) from None
