@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
@@ -244,3 +245,69 @@ def test_linear_parts_are_checked():
         ns.preconditioners.Variable(NET, linear=3)
     with pytest.raises(TypeError, match=r"`Variable\(function=...\)` must be"):
         ns.preconditioners.Variable(3)
+
+
+TREE = {"a": jnp.zeros((3, 2)), "b": jnp.zeros(4)}
+
+
+def tree_operator(matrix, kind):
+    """A matrix on trees, as one that stores its entries and as a function."""
+    structure = jax.eval_shape(lambda: TREE)
+    flat, unravel = jax.flatten_util.ravel_pytree(TREE)
+    if kind == "function":
+        return lx.FunctionLinearOperator(
+            lambda x: unravel(matrix @ jax.flatten_util.ravel_pytree(x)[0]), structure, PSD
+        )
+    sizes = {"a": ((3, 2), slice(0, 6)), "b": ((4,), slice(6, 10))}
+    blocks = {
+        i: {j: matrix[rows, columns].reshape(*m, *n) for j, (n, columns) in sizes.items()}
+        for i, (m, rows) in sizes.items()
+    }
+    return lx.PyTreeLinearOperator(blocks, structure, PSD)
+
+
+def flat_operator(matrix, kind):
+    if kind == "function":
+        return lx.FunctionLinearOperator(lambda x: matrix @ x, jax.ShapeDtypeStruct((10,), float), PSD)
+    return lx.MatrixLinearOperator(matrix, PSD)
+
+
+PSD = frozenset({lx.positive_semidefinite_tag, lx.symmetric_tag})
+ON_TREES = [
+    ("Jacobi", "pytree"),
+    ("SSOR", "pytree"),
+    ("IncompleteCholesky", "pytree"),
+    ("Chebyshev", "function"),
+]
+
+
+@pytest.mark.parametrize("name, kind", ON_TREES)
+def test_operators_on_trees_are_preconditioned_as_flat_ones(name, kind):
+    root = np.random.default_rng(2).standard_normal((10, 10))
+    matrix = jnp.asarray(root @ root.T + np.diag(10.0 ** np.arange(10)))
+    operator, constructor = tree_operator(matrix, kind), getattr(ns.preconditioners, name)()
+    preconditioner = constructor(operator)
+    flat = constructor(flat_operator(matrix, kind))
+    x = jnp.arange(1.0, 11.0)
+    _, unravel = jax.flatten_util.ravel_pytree(TREE)
+    for found, expected in (
+        (preconditioner, flat),
+        (preconditioner.transpose(), flat.transpose()),
+        (
+            preconditioner.refresh(tree_operator(2 * matrix, kind)),
+            constructor(flat_operator(2 * matrix, kind)),
+        ),
+    ):
+        value = jax.flatten_util.ravel_pytree(found.mv(unravel(x)))[0]
+        np.testing.assert_allclose(value, expected.mv(x), rtol=1e-6)
+    assert lx.is_positive_semidefinite(preconditioner)
+
+    def solve(matrix, b):
+        solver = ns.CG(rtol=1e-12, preconditioner=constructor)
+        return jax.flatten_util.ravel_pytree(lx.linear_solve(tree_operator(matrix, kind), b, solver).value)[0]
+
+    b = unravel(x)
+    np.testing.assert_allclose(solve(matrix, b), np.linalg.solve(matrix, x), rtol=1e-8)
+    slope = jax.grad(lambda m: jnp.sum(solve(m, b)))(matrix)
+    y = np.linalg.solve(matrix, np.ones(10))
+    np.testing.assert_allclose(slope, -np.outer(y, np.linalg.solve(matrix, x)), rtol=1e-6, atol=1e-12)

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from .._variable import AbstractVariablePreconditioner
 from .._vectors import Vector
+from .base import AbstractPreconditioner, build_flat
 
 
 class Variable(AbstractVariablePreconditioner):
@@ -71,7 +72,9 @@ def as_preconditioner(
     `varies`: whether a function of a vector is what would rather be expected."""
     structure, why_no_map = operator.in_structure(), None
     constructs = callable(given) and not _is_made(given)
-    if constructs and not hasattr(given, "build"):  # a function of a vector, or one of the operator
+    if constructs and not isinstance(
+        given, AbstractPreconditioner
+    ):  # a function of a vector, or one of the operator
         try:
             found = eqx.filter_eval_shape(given, structure)
         except Exception as error:  # whatever it does with what it is not meant for
@@ -80,9 +83,9 @@ def as_preconditioner(
             if not (_is_made(found) or callable(found)) and _holds_arrays(found):
                 return _wrapped(given, structure, name)
     if constructs:
-        build = getattr(given, "build", given) if differentiable else given
+        differentiated = differentiable and isinstance(given, AbstractPreconditioner)
         try:
-            given = build(operator)
+            given = build_flat(given, operator) if differentiated else given(operator)
         except Exception as error:
             if why_no_map is None:
                 raise
