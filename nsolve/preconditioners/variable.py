@@ -83,9 +83,11 @@ def as_preconditioner(
             if not (_is_made(found) or callable(found)) and _holds_arrays(found):
                 return _wrapped(given, structure, name)
     if constructs:
-        differentiated = differentiable and isinstance(given, AbstractPreconditioner)
         try:
-            given = build_flat(given, operator) if differentiated else given(operator)
+            if differentiable and isinstance(given, AbstractPreconditioner):
+                given = build_flat(given, operator)
+            else:
+                given = given(operator)
         except Exception as error:
             if why_no_map is None:
                 raise
