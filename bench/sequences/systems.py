@@ -11,6 +11,8 @@ import lineax as lx
 import numpy as np
 import scipy.sparse as sp
 
+from nsolve.gallery.families import AbstractFamily
+
 from .. import families
 from ..specs import parse_part
 from .drifting import DRIFTING, drift
@@ -52,7 +54,7 @@ class Systems:
 class FamilySequence:
     """Independent samples of a family."""
 
-    def __init__(self, family: families.AbstractFamily):
+    def __init__(self, family: AbstractFamily):
         self.family = family
 
     def _one(self, key: jax.Array) -> tuple[Any, ...]:

@@ -1,5 +1,7 @@
 """Problems to solve, train on and measure with, as functions of a key and a size."""
 
+from . import families as families
+from . import finite_elements as finite_elements
 from .coefficients import blocks as blocks
 from .coefficients import checkerboard as checkerboard
 from .coefficients import lognormal as lognormal

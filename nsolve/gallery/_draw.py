@@ -24,12 +24,12 @@ def on_host(key: Key) -> bool:
     return not isinstance(key, jax.Array)
 
 
-def split(key: Key, count: int) -> list[Any]:
+def split(key: Any, count: int) -> list[Any]:
     """Independent keys."""
     return list(generator(key).spawn(count) if on_host(key) else jax.random.split(key, count))
 
 
-def normal(key: Key, shape: tuple[int, ...], dtype: Any) -> Array | np.ndarray:
+def normal(key: Any, shape: tuple[int, ...], dtype: Any) -> Array | np.ndarray:
     """Independent N(0, 1) numbers; of complex ones both parts."""
     if np.dtype(dtype).kind == "c":
         part = jnp.finfo(dtype).dtype
@@ -44,7 +44,7 @@ def normal(key: Key, shape: tuple[int, ...], dtype: Any) -> Array | np.ndarray:
 
 
 def uniform(
-    key: Key, shape: tuple[int, ...], dtype: Any, low: float = 0.0, high: float = 1.0
+    key: Any, shape: tuple[int, ...], dtype: Any, low: float = 0.0, high: float = 1.0
 ) -> Array | np.ndarray:
     """Independent numbers, uniform in (low, high)."""
     if on_host(key):

@@ -61,13 +61,12 @@ def along_axes(matrices: Sequence[np.ndarray], values: Any) -> Any:
     """Each axis of an array times a matrix, in the array's precision."""
     # As products with matrices: XLA's Fourier transforms on a CPU wait on the very threads that are to do
     # their work, and two at a time, as in a batch of problems, can wait for ever.
+    host = isinstance(values, np.ndarray)
+    xp: Any = np if host else jnp
+    precision = {} if host else {"precision": "highest"}
     for axis, matrix in enumerate(matrices):
-        matrix = matrix.astype(values.dtype)
-        if isinstance(values, np.ndarray):
-            product = np.tensordot(matrix, values, (1, axis))
-        else:
-            product = jnp.tensordot(jnp.asarray(matrix), values, (1, axis), precision="highest")
-        values = (np if isinstance(values, np.ndarray) else jnp).moveaxis(product, 0, axis)
+        product = xp.tensordot(matrix.astype(values.dtype), values, (1, axis), **precision)
+        values = xp.moveaxis(product, 0, axis)
     return values
 
 
@@ -93,7 +92,7 @@ def _exponential_deviations(shape: tuple[int, ...], length: float) -> np.ndarray
             return np.sqrt(np.maximum(spectrum, 0))
     raise ValueError(
         f"`length` is {length:g}, too long for exact samples of the exponential covariance on the grid "
-        f"{shape}: use a shorter one (up to 1 in two dimensions, 0.4 in three, and less where the grid is large)."
+        f"{shape}: use a shorter one (up to 1 in two dimensions, 0.4 in three; less where the grid is large)."
     )
 
 

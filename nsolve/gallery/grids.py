@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike
 
 from ..operators import StencilLinearOperator
 from ..operators.finite_volumes import Boundary, unit_offset
@@ -95,21 +95,22 @@ def rotated_anisotropy(
 
 def diffusion(
     key: Key,
-    coefficient: Float[ArrayLike, "..."] | Sequence[ArrayLike],
+    coefficient: Any,
     spacing: float | Sequence[float] | None = None,
     boundary: Boundary | Sequence[Boundary] = "dirichlet",
 ) -> LinearProblem:
     """`-div(coefficient grad u)` by finite volumes on the unit cube, in cells of any coefficient of the
     gallery.
 
-    As `ns.StencilLinearOperator.diffusion`, with `spacing` by default `1 / n` along each axis: harmonic means
-    at faces; cells whose coefficient is zero are obstacles. The coefficient may be traced.  Symmetric
-    positive definite with a Dirichlet axis.  Without one the operator is singular, and this random right-hand
-    side, which does not sum to zero, has no solution: `pressure` draws one that has.
+    As `ns.StencilLinearOperator.diffusion` (an array of the grid's shape, or one for each axis), with
+    `spacing` by default `1 / n` along each axis: harmonic means at faces; cells whose coefficient is zero are
+    obstacles. The coefficient may be traced.  Symmetric positive definite with a Dirichlet axis.  Without one
+    the operator is singular, and this random right-hand side, which does not sum to zero, has no solution:
+    `pressure` draws one that has.
     """
     shape = jnp.shape(coefficient[0] if isinstance(coefficient, list | tuple) else coefficient)
     given = [1 / n for n in grid_shape(shape, "coefficient.shape")] if spacing is None else spacing
-    operator = StencilLinearOperator.diffusion(coefficient, given, boundary)  # pyright: ignore
+    operator = StencilLinearOperator.diffusion(coefficient, given, boundary)
     return with_normal_vector(operator, key, {"coefficient": coefficient})
 
 

@@ -8,14 +8,13 @@ a JAX key: the grid is the structure, the obstacles are values.
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool
 
 from ..operators import StencilLinearOperator
-from ..operators.finite_volumes import unit_offset
+from ..operators.finite_volumes import is_traced, unit_offset
 from ..operators.stencil import shifted
 from ._checks import grid_shape, positive, positive_integer, real_dtype
 from ._draw import Key, normal, split, uniform
@@ -103,7 +102,7 @@ def pressure(
         raise ValueError(f"`air` must have the shape of `solid`, {shape}, but has {air.shape}.")
     air = air & ~solid
     fluid = ~solid & ~air
-    if not isinstance(fluid, jax.core.Tracer) and not fluid.any():
+    if not is_traced(fluid) and not fluid.any():
         raise ValueError("`solid` and `air` leave no cell to the fluid.")
     positive(1.0 if spacing is None else spacing, "spacing")
     h = 1 / shape[0] if spacing is None else spacing
