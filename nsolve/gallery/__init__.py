@@ -6,6 +6,7 @@ from .coefficients import blocks as blocks
 from .coefficients import checkerboard as checkerboard
 from .coefficients import lognormal as lognormal
 from .coefficients import lognormal_contrast as lognormal_contrast
+from .drifting import Drifting as Drifting
 from .fields import gaussian_field as gaussian_field
 from .grids import anisotropic as anisotropic
 from .grids import convection_diffusion as convection_diffusion
@@ -19,3 +20,5 @@ from .obstacles import boxes as boxes
 from .obstacles import free_surface as free_surface
 from .obstacles import pressure as pressure
 from .problem import LinearProblem as LinearProblem
+from .tuned import HeatTrajectory as HeatTrajectory
+from .tuned import ShiftedLaplacian as ShiftedLaplacian
