@@ -64,3 +64,49 @@ def pressure(solid: np.ndarray, air: np.ndarray, h: float) -> tuple[sp.csr_array
             if fluid[other]:
                 matrix[index[cell], index[other]] = -1 / h**2
     return sp.csr_array(matrix), fluid
+
+
+def elements(points: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of linear elements on simplices: volumes `(C,)` and the corner functions' gradients `(C, corners,
+    dim)`."""
+    corners = points[:, cells].transpose(2, 1, 0)
+    edges = corners[:, 1:] - corners[:, :1]
+    gradients = np.linalg.inv(edges).transpose(0, 2, 1)
+    gradients = np.concatenate([-gradients.sum(axis=1, keepdims=True), gradients], axis=1)
+    return np.abs(np.linalg.det(edges)) / math.factorial(len(points)), gradients
+
+
+def stiffness(points: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Of `-laplace(u)`, dense, no walls."""
+    volumes, gradients = elements(points, cells)
+    return _gathered(volumes[:, None, None] * gradients @ gradients.transpose(0, 2, 1), cells)
+
+
+def mass(points: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Dense, no walls."""
+    volumes, _ = elements(points, cells)
+    n = len(cells)
+    return _gathered(volumes[:, None, None] * (np.ones((n, n)) + np.eye(n)) / (n * (n + 1)), cells)
+
+
+def elasticity(points: np.ndarray, cells: np.ndarray, ratio: float) -> np.ndarray:
+    """Young's modulus 1, dense, no walls; displacements in turn for each point."""
+    first, shear = ratio / ((1 + ratio) * (1 - 2 * ratio)), 1 / (2 * (1 + ratio))
+    volumes, g = elements(points, cells)
+    dim, identity = len(points), np.eye(len(points))
+    # The stress of the displacement phi_b e_j, tested with phi_a e_i.
+    blocks = (
+        first * np.einsum("cai,cbj->caibj", g, g)
+        + shear * np.einsum("caj,cbi->caibj", g, g)
+        + shear * np.einsum("cak,cbk,ij->caibj", g, g, identity)
+    )
+    size = dim * len(cells)
+    numbers = (dim * cells[:, None, :] + np.arange(dim)[None, :, None]).reshape(size, -1)
+    return _gathered(volumes[:, None, None] * blocks.reshape(len(volumes), size, size), numbers)
+
+
+def _gathered(blocks: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    total = np.zeros((numbers.max() + 1,) * 2)
+    for block, places in zip(blocks, numbers.T, strict=True):
+        total[np.ix_(places, places)] += block
+    return total

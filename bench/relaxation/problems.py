@@ -48,7 +48,8 @@ def run(
 ) -> tuple[Trace, Samples]:
     """Solves the sequence: `count` systems, made of what `draw` has `given`, each `every`-th of them kept."""
     if isinstance(problem, ShiftedLaplacian):
-        return _run_given(problem, sequence, *given, every, key)
+        shifts, vectors = given
+        return _run_given(problem, sequence, shifts, vectors, every, key)
     return _run_trajectory(problem, sequence, count, every, key)
 
 

@@ -25,8 +25,8 @@ def on_host(key: Key) -> bool:
 
 
 def split(key: Any, count: int) -> list[Any]:
-    """Independent keys."""
-    return list(generator(key).spawn(count) if on_host(key) else jax.random.split(key, count))
+    """Independent keys; on the host one generator, which draws for them in turn."""
+    return [generator(key)] * count if on_host(key) else list(jax.random.split(key, count))
 
 
 def normal(key: Any, shape: tuple[int, ...], dtype: Any) -> Array | np.ndarray:

@@ -30,7 +30,8 @@ def mesh(key: Key, size: int, dim: int = 2, jitter: float = 0.25) -> Mesh:
     each displaced along each axis by a uniform number of up to `jitter` times the spacing, numbered at
     random.
 
-    Points of the walls stay where they are. Needs SciPy alone.
+    Points of the walls stay where they are in the square, and are displaced within their wall in the cube.
+    Needs SciPy alone.
     """
     from scipy.spatial import Delaunay  # slow to import
 
@@ -43,8 +44,10 @@ def mesh(key: Key, size: int, dim: int = 2, jitter: float = 0.25) -> Mesh:
     rng = generator(key)
     ticks = np.linspace(0, 1, size + 2)
     points = np.stack([axis.ravel() for axis in np.meshgrid(*[ticks] * dim, indexing="ij")])
-    inside = np.all((points > 0) & (points < 1), axis=0)
-    points[:, inside] += jitter * ticks[1] * rng.uniform(-1, 1, (dim, inside.sum()))
+    free = (points > 0) & (points < 1)
+    if dim == 2:  # in three, corners that lie on one sphere would be joined in ways that do not match
+        free &= np.all(free, axis=0)
+    points[free] += jitter * ticks[1] * rng.uniform(-1, 1, free.sum())
     points = points[:, rng.permutation(points.shape[1])]
     cells = Delaunay(points.T).simplices.T
     corners = points[:, cells]
