@@ -317,6 +317,11 @@ MISTAKES = [
     (lambda: jax.jit(lambda s: gallery.lognormal(KEY, S, length=s))(0.1), TypeError,
      "`length` must be known before tracing"),
     (lambda: gallery.lognormal_contrast(KEY, S, contrast=0.5), ValueError, "`contrast` must be at least 1"),
+    (lambda: gallery.lognormal_contrast(KEY, S, contrast=np.float32(0.5)), ValueError, "at least 1"),
+    (lambda: gallery.lognormal_contrast(KEY, S, length=3.0), ValueError, "`length` must be at most 1"),
+    (lambda: gallery.lognormal_contrast(KEY, (1, 1)), ValueError, "one cell has no contrast"),
+    (lambda: gallery.blocks(KEY, S, contrast=A), ValueError, "`contrast` must be one number"),
+    (lambda: gallery.blocks(KEY, S, probability=0.5 * A), ValueError, "must be a probability between"),
     (lambda: gallery.blocks(KEY, S, size=0), ValueError, "`size` must be at least 1"),
     (lambda: gallery.blocks(KEY, S, size=-2), ValueError, "`size` must be at least 1"),
     (lambda: gallery.blocks(KEY, S, size=2.5), TypeError, "`size` must be an integer"),
@@ -360,3 +365,41 @@ def test_double_precision_has_to_be_on():
             gallery.lognormal(KEY, S, dtype=np.float64)
         assert gallery.poisson(KEY, S).operator.dtype == np.float32
         assert gallery.lognormal(0, S).dtype == np.float32
+
+
+#: Numbers that may be traced: what is made with them, and a value.
+TRACED = {
+    "sigma": (lambda v: gallery.lognormal(KEY, S, v), 0.7),
+    "contrast": (lambda v: gallery.lognormal_contrast(KEY, S, v), 50.0),
+    "contrast of blocks": (lambda v: gallery.blocks(KEY, S, 2, v), 50.0),
+    "probability": (lambda v: gallery.blocks(KEY, S, 2, 3.0, v), 0.3),
+    "spacing": (lambda v: gallery.poisson(KEY, S, v), 0.2),
+    "epsilon": (lambda v: gallery.anisotropic(KEY, S, v), 0.1),
+    "angle": (lambda v: gallery.rotated_anisotropy(KEY, S, v, v), 0.1),
+    "coefficient": (lambda v: gallery.diffusion(KEY, v * jnp.ones(S)), 0.1),
+    "peclet": (lambda v: gallery.convection_diffusion(KEY, S, v), 30.0),
+    "dt": (lambda v: gallery.heat(KEY, S, v), 0.1),
+    "waves": (lambda v: gallery.helmholtz(KEY, S, v, v, v), 0.4),
+    "level": (lambda v: gallery.free_surface(KEY, S, v, v), 0.4),
+    "shift": (lambda v: gallery.random_spd(KEY, 9, 3, v), 0.1),
+    "length": (lambda v: gallery.kernel_matrix(KEY, 9, 2, "gaussian", v, v), 0.1),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_numbers_may_be_traced(name):
+    make, value = TRACED[name]
+    leaves = zip(jax.tree.leaves(make(value)), jax.tree.leaves(jax.jit(make)(value)), strict=True)
+    for concrete, traced in leaves:
+        assert concrete.dtype == traced.dtype
+        np.testing.assert_allclose(traced, concrete, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("boundary", ["neumann", "periodic", ("neumann", "dirichlet")])
+def test_diffusion_around_obstacles_has_a_solution(boundary):
+    a = np.where(MASK, 0, np.asarray(gallery.lognormal(KEY, GRID)))
+    operator, vector, _ = gallery.diffusion(KEY, a, 0.1, boundary)
+    solution = lx.linear_solve(operator, vector, ns.CG(rtol=1e-8))
+    assert np.all(np.asarray(solution.value)[MASK] == 0)
+    residual = np.ravel(vector) - operator.as_scipy() @ np.ravel(solution.value)
+    assert np.linalg.norm(residual) <= 1.01e-8 * np.linalg.norm(vector)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nsolve import gallery
+from nsolve.operators import StencilLinearOperator
 
 from .base import Problem, csr, random_rhs
 
@@ -111,7 +112,7 @@ def _lognormal(name: str, shape: tuple[int, ...], seed: int, contrast: float, co
     system = gallery.diffusion(seed, coefficient, spacing)
 
     def stencil(dtype: Any) -> Any:
-        return gallery.diffusion(seed, jnp.asarray(coefficient, dtype), spacing).operator
+        return StencilLinearOperator.diffusion(jnp.asarray(coefficient, dtype), spacing, "dirichlet")
 
     matrix, rhs = csr(system.operator.as_scipy()), random_rhs(math.prod(shape), seed)
     return Problem(name, shape[0], matrix, rhs, SPD, shape, stencil)

@@ -30,9 +30,11 @@ def positive_integer(value: Any, name: str, least: int = 1) -> int:
     return int(value)
 
 
-def positive(value: Any, name: str, *, or_zero: bool = False) -> None:
-    """ValueError unless all of a real number or array is positive and finite; nothing is known of traced
-    ones."""
+def positive(value: Any, name: str, *, or_zero: bool = False, single: bool = True) -> None:
+    """ValueError unless a real number (or each of an array, where not `single`) is positive and finite; of
+    traced ones nothing but the shape is known."""
+    if single and np.shape(value):
+        raise ValueError(f"`{name}` must be one number, but has shape {np.shape(value)}.")
     if is_traced(value):
         return
     numbers = np.asarray(value)
@@ -52,8 +54,6 @@ def static_positive(value: Any, name: str) -> float:
             "give a Python number, or mark it static."
         )
     positive(value, name)
-    if np.ndim(value):
-        raise TypeError(f"`{name}` must be one number, but has shape {np.shape(value)}.")
     return float(value)
 
 
@@ -61,9 +61,8 @@ def probability(value: Any, name: str) -> None:
     """ValueError unless 0 <= value <= 1."""
     if is_traced(value):
         return
-    if np.asarray(value).dtype.kind not in "iuf" or not np.all(
-        (np.asarray(value) >= 0) & (np.asarray(value) <= 1)
-    ):
+    number = np.asarray(value)
+    if number.ndim or number.dtype.kind not in "iuf" or not 0 <= number <= 1:
         raise ValueError(f"`{name}` must be a probability between 0 and 1, but is {value!r}.")
 
 
@@ -95,12 +94,13 @@ def broadcasts(value: Any, shape: tuple[int, ...], name: str) -> None:
         raise ValueError(f"`{name}` must be finite, but contains NaN or infinity.")
 
 
-def widths(spacing: Any, shape: tuple[int, ...]) -> tuple[float, ...]:
+def widths(spacing: Any, shape: tuple[int, ...]) -> tuple[Any, ...]:
     """The spacing along each axis; None: the unit cube in `n + 1` intervals, of interior points."""
     if spacing is None:
         return tuple(1 / (n + 1) for n in shape)
-    positive(spacing, "spacing")
-    found = (spacing,) * len(shape) if np.ndim(spacing) == 0 else tuple(spacing)
+    found = tuple(spacing) if isinstance(spacing, list | tuple | np.ndarray) else (spacing,) * len(shape)
+    for width in found:
+        positive(width, "spacing")
     if len(found) != len(shape):
         raise ValueError(f"`spacing` needs one number or {len(shape)}, but has {len(found)}.")
     return found

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from ..operators.finite_volumes import is_traced
 from ._checks import grid_shape, positive, positive_integer, real_dtype, static_positive
 from ._checks import probability as check_probability
 from ._draw import Key, normal, uniform
@@ -49,14 +50,18 @@ def lognormal_contrast(
 
     `g` is affine in a periodic Gaussian field with the covariance `exp(-r^2 / (2 length^2))` (summed over the
     periods), `length` in units of the unit cube's side.  Not lognormal, since each draw is stretched; for a
-    benchmark whose difficulty must not depend on luck.  `contrast`, at least 1, may be traced.  Costs a dense
-    product an axis.
+    benchmark whose difficulty must not depend on luck.  `contrast`, at least 1, may be traced; `length` is
+    static, and at most 1.  Costs a dense product an axis.
     """
     shape, dtype = grid_shape(shape), real_dtype(dtype)
     positive(contrast, "contrast")
-    if isinstance(contrast, int | float) and contrast < 1:
+    if not is_traced(contrast) and np.asarray(contrast) < 1:
         raise ValueError(f"`contrast` must be at least 1 (largest over smallest), but is {contrast}.")
     length = static_positive(length, "length")
+    if length > 1:
+        raise ValueError(f"`length` must be at most 1, the period, or nothing varies, but is {length}.")
+    if math.prod(shape) == 1:
+        raise ValueError(f"`shape` is {shape}: one cell has no contrast.")
     noise = normal(key, shape, dtype)
     waves = [2 * np.pi * np.fft.fftfreq(n, d=1 / n) for n in shape]
     if isinstance(noise, np.ndarray):

@@ -4,6 +4,7 @@ All act on arrays of the grid's shape, with the first axis along x.  Right-hand 
 numbers of the `key`; a JAX key may be traced, so that `jit` and `vmap` draw fresh problems of one structure.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -16,13 +17,13 @@ from jaxtyping import Array, ArrayLike
 
 from ..operators import StencilLinearOperator
 from ..operators.finite_volumes import Boundary, unit_offset
-from ._checks import broadcasts, grid_shape, positive, real_dtype, static_positive, widths
+from ._checks import broadcasts, grid_shape, positive, real_dtype, widths
 from ._draw import Key
 from .problem import LinearProblem, with_normal_vector
 
 
 def poisson(
-    key: Key, shape: Sequence[int], spacing: float | Sequence[float] | None = None, dtype: Any = None
+    key: Key, shape: Sequence[int], spacing: ArrayLike | Sequence[ArrayLike] | None = None, dtype: Any = None
 ) -> LinearProblem:
     """The negative Laplacian, `2d + 1` points, zero on the walls, on the interior points of one to three
     axes.
@@ -35,11 +36,14 @@ def poisson(
     return with_normal_vector(operator, key)
 
 
-def anisotropic(key: Key, shape: Sequence[int], epsilon: float = 1e-2, dtype: Any = None) -> LinearProblem:
+def anisotropic(
+    key: Key, shape: Sequence[int], epsilon: ArrayLike = 1e-2, dtype: Any = None
+) -> LinearProblem:
     """`-epsilon u_xx - u_yy (- u_zz)` on the unit cube, `2d + 1` points, zero on the walls: coupled strongly
     along all axes but the first.
 
     The standard trial of smoothers (Trottenberg, Oosterlee & Schueller 2001, *Multigrid*, chapter 5).
+    `epsilon` may be traced.
     """
     shape = grid_shape(shape, axes=(2, 3))
     positive(epsilon, "epsilon")
@@ -61,12 +65,12 @@ def rotated_anisotropy(
     Bilinear finite elements over the product of the spacings: 9 points, symmetric positive definite. Unknowns
     are the `(n, m)` interior nodes.  `epsilon` and `angle` are numbers, which make a constant stencil, or
     have a value in each of the `(n + 1, m + 1)` cells, for axes that turn from place to place; both may be
-    traced. The constant one is PyAMG's `diffusion_stencil_2d(type="FE")`, where no grid but a turned one has
-    a smoother of lines.
+    traced. The constant one is PyAMG's `diffusion_stencil_2d(type="FE")`: unlike `anisotropic`, no smoother
+    of lines along the grid's axes helps it.
     """
     shape, dtype = grid_shape(shape, axes=(2,)), real_dtype(dtype)
     cells = (shape[0] + 1, shape[1] + 1)
-    positive(epsilon, "epsilon")
+    positive(epsilon, "epsilon", single=False)
     broadcasts(epsilon, cells, "epsilon")
     broadcasts(angle, cells, "angle")
     h, k = widths(None, shape)
@@ -104,14 +108,21 @@ def diffusion(
 
     As `ns.StencilLinearOperator.diffusion` (an array of the grid's shape, or one for each axis), with
     `spacing` by default `1 / n` along each axis: harmonic means at faces; cells whose coefficient is zero are
-    obstacles. The coefficient may be traced.  Symmetric positive definite with a Dirichlet axis.  Without one
-    the operator is singular, and this random right-hand side, which does not sum to zero, has no solution:
-    `pressure` draws one that has.
+    obstacles, where the right-hand side is zero.  The coefficient may be traced.
+
+    Symmetric positive definite with a Dirichlet axis.  Without one the constants are in the null space, and
+    the right-hand side is made to sum to zero, so that there is a solution. Where obstacles cut cells off
+    from all Dirichlet walls, there may be none: `pressure` draws right-hand sides for such domains.
     """
-    shape = jnp.shape(coefficient[0] if isinstance(coefficient, list | tuple) else coefficient)
-    given = [1 / n for n in grid_shape(shape, "coefficient.shape")] if spacing is None else spacing
+    fields = coefficient if isinstance(coefficient, list | tuple) else (coefficient,)
+    shape = grid_shape(jnp.shape(fields[0]), "coefficient.shape")
+    given = [1 / n for n in shape] if spacing is None else spacing
     operator = StencilLinearOperator.diffusion(coefficient, given, boundary)
-    return with_normal_vector(operator, key, {"coefficient": coefficient})
+    vector = with_normal_vector(operator, key, {}).vector
+    active = functools.reduce(jnp.logical_or, [jnp.asarray(field) != 0 for field in fields])
+    if "dirichlet" not in ((boundary,) if isinstance(boundary, str) else boundary):
+        vector = vector - jnp.mean(vector, where=active)
+    return LinearProblem(operator, jnp.where(active, vector, 0), {"coefficient": coefficient})
 
 
 def convection_diffusion(
@@ -143,24 +154,23 @@ def convection_diffusion(
         stencil[unit_offset(2, axis, 1)] = -1 / h**2 - backward
     coefficients = {(0, 0): centre, **stencil}
     operator = StencilLinearOperator(
-        tuple(jnp.asarray(c, dtype) for c in coefficients.values()),
-        tuple(coefficients),
-        shape,
-        (False, False),
+        tuple(jnp.asarray(c, dtype) for c in coefficients.values()), tuple(coefficients), shape, (False,) * 2
     )
-    return with_normal_vector(operator, key, {"wind": winds})
+    return with_normal_vector(operator, key, {"wind": tuple(jnp.asarray(wind, dtype) for wind in winds)})
 
 
-def heat(key: Key, shape: Sequence[int], dt: float = 1e-3, dtype: Any = None) -> LinearProblem:
+def heat(key: Key, shape: Sequence[int], dt: ArrayLike = 1e-3, dtype: Any = None) -> LinearProblem:
     """One step of the heat equation by the backward Euler method: `I + dt A` with the Laplacian `A` of
     `poisson`.
 
-    Symmetric positive definite; the identity, well conditioned, for small `dt`, `poisson` for large.
+    Symmetric positive definite: close to the identity for small `dt`, to `poisson` for large.  `dt` may be
+    traced.
     """
-    static_positive(dt, "dt")
-    operator, vector, _ = poisson(key, shape, None, dtype)
-    assert isinstance(operator, StencilLinearOperator)
-    return LinearProblem(combined(operator, dt, 1.0, lx.positive_semidefinite_tag), vector)
+    shape, dtype = grid_shape(shape), real_dtype(dtype)
+    positive(dt, "dt")
+    laplacian = StencilLinearOperator.poisson(shape, widths(None, shape), dtype)
+    operator = combined(laplacian, jnp.asarray(dt, dtype), 1.0, lx.positive_semidefinite_tag)
+    return with_normal_vector(operator, key)
 
 
 def combined(

@@ -19,7 +19,7 @@ from .problem import LinearProblem, with_normal_vector
 def helmholtz(
     key: Key,
     shape: Sequence[int],
-    waves: float = 4.3,
+    waves: ArrayLike = 4.3,
     slowness: ArrayLike = 1.0,
     damping: ArrayLike = 0.0,
     dtype: Any = None,
@@ -29,7 +29,7 @@ def helmholtz(
 
     `2d + 1` points on the interior points of one to three axes.  `waves` is the number of wavelengths along
     an axis, each of which takes some ten points to be resolved; `slowness` (the medium) and `damping` are
-    numbers or arrays of the grid's shape, and may be traced.
+    numbers or arrays of the grid's shape. All three may be traced.
 
     Without damping real, symmetric and indefinite, singular where `k^2` meets an eigenvalue of `poisson`.
     With `damping` complex and symmetric, not Hermitian (`u exp(-i omega t)` then decays): a constant one is
@@ -38,17 +38,13 @@ def helmholtz(
     """
     shape, dtype = grid_shape(shape), real_dtype(dtype)
     positive(waves, "waves", or_zero=True)
-    positive(slowness, "slowness")
-    positive(damping, "damping", or_zero=True)
+    positive(slowness, "slowness", single=False)
+    positive(damping, "damping", or_zero=True, single=False)
     broadcasts(slowness, shape, "slowness")
     broadcasts(damping, shape, "damping")
     laplacian = StencilLinearOperator.poisson(shape, widths(None, shape), dtype)
-    k = (
-        2
-        * math.pi
-        * waves
-        * (slowness if isinstance(slowness, int | float) else jnp.asarray(slowness, dtype))
-    )
+    medium = slowness if isinstance(slowness, int | float) else jnp.asarray(slowness, dtype)
+    k = 2 * math.pi * waves * medium
     shift = jnp.asarray(-(k**2), dtype)
     if not (isinstance(damping, int | float) and damping == 0):
         shift = jax.lax.complex(*jnp.broadcast_arrays(shift, -shift * jnp.asarray(damping, dtype)))

@@ -5,6 +5,7 @@ A mask is a boolean array, one value a cell; masks are united by `|`.  All is le
 a JAX key: the grid is the structure, the obstacles are values.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -27,7 +28,7 @@ def balls(key: Key, shape: Sequence[int], count: int = 6, radius: tuple[float, f
     """The cells whose centre lies in one of `count` balls (discs): centres uniform in the unit cube, radii
     uniform in `radius`, in units of the cube's side; they may overlap, and reach through walls.
 
-    Of two or three axes; `True` is inside.
+    Of two or three axes; `True` is inside.  All but the key is static.
     """
     places, low, high, points = _placed(key, shape, count, radius, "radius")
     distance = sum((p[None] - c) ** 2 for p, c in zip(points, places[:-1], strict=True))
@@ -40,13 +41,13 @@ def boxes(key: Key, shape: Sequence[int], count: int = 6, width: tuple[float, fl
     the width along each axis uniform in `width`, in units of the cube's side; they may overlap, and reach
     through walls.
 
-    Of two or three axes; `True` is inside.
+    Of two or three axes; `True` is inside.  All but the key is static.
     """
     first, second = split(key, 2)
     places, low, high, points = _placed(first, shape, count, width, "width")
     widths = low + (high - low) * _column(uniform(second, (len(points), count), np.float32), len(points))
     inside = [abs(p[None] - c) < w / 2 for p, c, w in zip(points, places[:-1], widths, strict=True)]
-    return jnp.any(_all(inside), axis=0)
+    return jnp.any(functools.reduce(jnp.logical_and, inside), axis=0)
 
 
 def free_surface(
@@ -136,7 +137,7 @@ def _placed(key: Key, shape: Sequence[int], count: int, sizes: Any, name: str) -
     coordinates."""
     shape = grid_shape(shape, axes=(2, 3))
     count = positive_integer(count, "count")
-    positive(sizes, name)
+    positive(sizes, name, single=False)
     if np.shape(sizes) != (2,) or not sizes[0] <= sizes[1]:
         raise ValueError(f"`{name}` must be the least and the largest, such as (0.05, 0.15), but is {sizes}.")
     places = _column(uniform(key, (len(shape) + 1, count), np.float32), len(shape))
@@ -148,13 +149,6 @@ def _placed(key: Key, shape: Sequence[int], count: int, sizes: Any, name: str) -
 def _column(values: Any, axes: int) -> Array:
     """One trailing axis of length 1 for each axis of the grid."""
     return jnp.asarray(values).reshape(*values.shape, *(1,) * axes)
-
-
-def _all(masks: list[Array]) -> Array:
-    result = masks[0]
-    for mask in masks[1:]:
-        result = result & mask
-    return result
 
 
 def _centres(n: int) -> np.ndarray:

@@ -22,7 +22,7 @@ class LinearProblem(NamedTuple):
 
     operator: lx.AbstractLinearOperator
     vector: PyTree[Array]
-    parts: dict[str, Any] = {}
+    parts: dict[str, Any]
 
 
 def with_normal_vector(
