@@ -130,7 +130,7 @@ class Gaussian(Mixture):
 
 
 def mixture1d() -> Mixture:
-    """Two Gaussians on a line."""
+    """Two Gaussians on a line: 0.4 of N(-1, 0.4^2) and 0.6 of N(0.8, 0.6^2)."""
     return Mixture(np.array([0.4, 0.6]), np.array([[-1.0], [0.8]]), np.array([[0.4], [0.6]]) ** 2)
 
 

@@ -47,8 +47,9 @@ class ShiftedLaplacian:
         return 1.0, context
 
     def draw(self, key: Key, count: int) -> tuple[Any, Any]:
-        """Shifts `(count,)`, of which `operator` makes the matrices, and right-hand sides `(count, size^2)`; in
-        NumPy and float64 for a seed of NumPy's."""
+        """Shifts `(count,)`, of which `operator` makes the matrices, and right-hand sides `(count, size^2)`.
+
+        In NumPy and float64 for a seed of NumPy's."""
         (low, high), (a, b) = self.bounds, self.LAWS[self.law]
         shape = (positive_integer(count, "count"), self.laplacian.shape[0])
         if on_host(key):
