@@ -1,5 +1,6 @@
 """The gallery's finite elements, random and kernel matrices, sequences, mixtures and clouds."""
 
+import subprocess
 import sys
 
 import jax
@@ -15,6 +16,7 @@ from nsolve import gallery
 from nsolve.gallery import clouds, drifting, mixtures
 from nsolve.gallery import finite_elements as fe
 from tests import gallery_reference as reference
+from tests.helpers import ROOT
 
 KEY = jax.random.key(7)
 
@@ -169,6 +171,13 @@ def test_gaussian_transport():
     points, a, b = clouds.gaussian_densities(40, first[:1], second[:1])
     found = ns.transport.solve(ns.transport.PointCloud(points, points, epsilon=1e-2), a, b)
     assert found.cost == pytest.approx(clouds.gaussian_transport(first[:1], second[:1], 1e-2)[1], rel=1e-3)
+
+
+def test_what_few_need_is_imported_when_it_is_called():
+    heavy = {"skfem", "sklearn", "scipy.spatial", "scipy.stats", "scipy.ndimage"}
+    code = f"import nsolve, sys; print(*({heavy} & sys.modules.keys()))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
 
 
 @pytest.mark.parametrize(
