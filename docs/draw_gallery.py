@@ -110,7 +110,7 @@ def grids() -> None:
         u = response(problem.operator)
         image(axis, u / u.max(), name, norm=LogNorm(1e-4, 1, clip=True), cmap="inferno")
     for axis, (name, problem) in zip(axes[6:], waves.items(), strict=True):
-        u = response(problem.operator).real
+        u = np.real(response(problem.operator))
         u = np.clip(u, *np.quantile(u, (0.005, 0.995)))
         signed(axis, u, name)
     save(figure, "grids")
@@ -229,7 +229,7 @@ def families() -> None:
         gallery.families.Thermal(size),
         gallery.families.Poisson(size),
         gallery.families.Helmholtz(size),
-        gallery.families.Heat(size),
+        gallery.families.Heat(size),  # pyright: ignore[reportCallIssue]
     ]
     figure, axes = panels(2 * len(made), columns=len(made))
     for column, family in enumerate(made):

@@ -16,19 +16,30 @@ from scipy.integrate import solve_ivp
 
 from nsolve.diffusion.schedules import AbstractSchedule
 from nsolve.gallery import mixtures
-from nsolve.gallery.mixtures import Mixture
+from nsolve.gallery.mixtures import Gaussian, Mixture
 
 from .. import specs
 from .digits import Digits
 from .networks import Images
 
+
+def clusters(dimension: int = 64, modes: int = 40, std: float = 0.4) -> Mixture:
+    """Gaussians of unlike weights whose means are normal numbers times `std`."""
+    return mixtures.clusters(0, dimension, modes, std)
+
+
+def gaussian(dimension: int = 16, low: float = 1e-4, high: float = 1e2) -> Gaussian:
+    """One Gaussian along turned axes, with variances from `low` to `high`: stiff, as images are."""
+    return mixtures.gaussian(0, dimension, low, high)
+
+
 MIXTURES: Mapping[str, Callable[..., Mixture]] = {
     "mixture1d": mixtures.mixture1d,
     "ring": mixtures.ring,
     "lattice": mixtures.lattice,
-    "clusters": functools.partial(mixtures.clusters, 0),
+    "clusters": clusters,
     "near_singular": mixtures.near_singular,
-    "gaussian": functools.partial(mixtures.gaussian, 0),
+    "gaussian": gaussian,
 }
 PROBLEMS: Mapping[str, Callable[..., Any]] = {**MIXTURES, "images": Images, "trained_digits": Digits}
 
