@@ -15,10 +15,10 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AxisType, PartitionSpec
 
 import nsolve as ns
+from nsolve.gallery.families import AbstractFamily, Parameter
 from nsolve.sequence import solve_sequence, sort_systems
 
 from . import peers, specs
-from .families import AbstractFamily, Parameter
 from .peers.lineax import RESULTS, result_code
 from .peers.own import PRECONDITIONER_CLASSES, SOLVER_CLASSES
 from .table import RESIDUAL_SLACK

@@ -18,6 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from nsolve.gallery.families import AbstractFamily
+
 from . import families, sample_file, specs
 from .chains import REASONS, Chains
 from .environment import version
@@ -63,7 +65,7 @@ def generate(
     made, and for a file that is damaged or holds other samples; the file is then left as it is."""
     stdout, stderr = stdout or Console(), stderr or Console(stderr=True)
     family = families.make(request.family, request.size)
-    spec = specs.parse(request.solver or family.solver)
+    spec = specs.parse(request.solver or families.SOLVERS[family.name])
     chains = Chains(family, spec, request.rtol, request.max_steps, request.order, request.refresh)
     settings = _settings(request, family, spec)
     done = 0 if fresh else sample_file.check(request.out, settings)
@@ -127,7 +129,7 @@ def _fill(file: sample_file.SampleFile, request: Request, chains: Chains, stderr
     return time.perf_counter() - start
 
 
-def _layout(family: families.AbstractFamily) -> sample_file.Layout:
+def _layout(family: AbstractFamily) -> sample_file.Layout:
     parameter = jax.eval_shape(family.sample, jax.random.key(0))
     return {
         "input": ((len(family.channels), *family.grid), np.float64),
@@ -140,7 +142,7 @@ def _layout(family: families.AbstractFamily) -> sample_file.Layout:
     }
 
 
-def _settings(request: Request, family: families.AbstractFamily, spec: specs.Spec) -> dict[str, Any]:
+def _settings(request: Request, family: AbstractFamily, spec: specs.Spec) -> dict[str, Any]:
     """What makes two files of samples the same; the channels are said for readers."""
     return {
         "family": str(specs.parse_part(request.family)),

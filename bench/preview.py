@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .families import AbstractFamily
+from nsolve.gallery.families import AbstractFamily
+
 from .figures import INK
 from .sample_file import SampleFile
 

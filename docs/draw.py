@@ -20,8 +20,9 @@ from bench import plots, probes, record, show, stages, table
 from bench.diffusion.promises import orders as diffusion_orders
 from bench.diffusion.promises import promises as diffusion_promises
 from bench.diffusion.promises import tuned as diffusion_tuned
-from bench.sequences import drifting, report
+from bench.sequences import report
 from bench.transport.promises import promises as transport_promises
+from nsolve.gallery import drifting
 
 DOCS = Path(__file__).parent
 RECORDS = DOCS / "benchmarks"
@@ -131,7 +132,7 @@ def honesty() -> str:
 def recycling() -> dict[str, str]:
     """The suite recycle: mean steps of the large sequences, products of the small ones, every figure."""
     rows = record.read(RECORDS / "recycle.jsonl")
-    small = [r for r in rows if r["problem"] in drifting.DRIFTING]
+    small = [r for r in rows if r["problem"] in drifting.KINDS]
     large = [r for r in rows if r not in small]
     return {
         "recycling": report.steps_table(large),

@@ -1,4 +1,4 @@
-"""Distributions to draw samples from: shapes in the plane, and files of points."""
+"""Distributions to draw samples from by name: the gallery's shapes in the plane, and files of points."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,45 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from nsolve.gallery import clouds
+
 #: `sampler(key, n)`: `n` independent draws `(n, d)`.
 Sampler = Callable[[PRNGKeyArray, int], Float[Array, "n d"]]
 
 
-def gaussian(key: PRNGKeyArray, n: int) -> Float[Array, "n 2"]:
-    """The standard normal distribution."""
-    return jax.random.normal(key, (n, 2))
-
-
-def eight_gaussians(key: PRNGKeyArray, n: int) -> Float[Array, "n 2"]:
-    """Eight equal clusters on a circle of radius 2."""
-    which, noise = jax.random.split(key)
-    angle = jax.random.randint(which, (n,), 0, 8).astype(jnp.result_type(float)) * (jnp.pi / 4)
-    centre = 2 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
-    return centre + 0.15 * jax.random.normal(noise, (n, 2))
-
-
-def moons(key: PRNGKeyArray, n: int) -> Float[Array, "n 2"]:
-    """Two half circles that reach into each other."""
-    along, which, noise = jax.random.split(key, 3)
-    angle = jnp.pi * jax.random.uniform(along, (n,))
-    sign = jnp.where(jax.random.bernoulli(which, shape=(n,)), 1, -1)
-    arc = sign[:, None] * jnp.stack([jnp.cos(angle) - 0.5, jnp.sin(angle) - 0.25], -1)
-    return 1.5 * arc + 0.1 * jax.random.normal(noise, (n, 2))
-
-
-def swiss_roll(key: PRNGKeyArray, n: int) -> Float[Array, "n 2"]:
-    """A spiral of a turn and a half."""
-    along, noise = jax.random.split(key)
-    angle = 1.5 * jnp.pi * (1 + 2 * jax.random.uniform(along, (n,)))
-    roll = angle[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
-    return roll / 6 + 0.1 * jax.random.normal(noise, (n, 2))
-
-
 SHAPES: dict[str, Sampler] = {
-    "gaussian": gaussian,
-    "8-gaussians": eight_gaussians,
-    "moons": moons,
-    "swiss-roll": swiss_roll,
+    "gaussian": clouds.standard_normal,
+    "8-gaussians": clouds.eight_gaussians,
+    "moons": clouds.moons,
+    "swiss-roll": clouds.swiss_roll,
 }
 
 

@@ -1,6 +1,7 @@
 """nsolve: numerical solvers as differentiable Equinox modules."""
 
 from . import diffusion as diffusion
+from . import gallery as gallery
 from . import linear as linear
 from . import operators as operators
 from . import preconditioners as preconditioners

@@ -7,12 +7,13 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from nsolve.gallery.mixtures import Mixture, denoiser
+
 from ..timing import spread
 from . import errors
 from .diffusers_peer import SCHEDULERS, WITHOUT_ORDER, run_diffusers, solver_seconds
 from .diffusers_peer import version as version
-from .mixtures import Mixture
-from .problems import denoiser, starts
+from .problems import starts
 
 SOLVERS = {name: () if name in WITHOUT_ORDER else ("order",) for name in SCHEDULERS}
 

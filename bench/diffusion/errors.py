@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from nsolve import diffusion
+from nsolve.gallery.mixtures import Gaussian, Mixture, denoiser
 
 from ..specs import OWN
 from . import columns, fitted, moments, own
-from .mixtures import Gaussian, Mixture
-from .problems import build, denoiser, reference_flow, starts
+from .problems import build, reference_flow, starts
 
 SAMPLES = 256
 

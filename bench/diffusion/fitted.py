@@ -10,11 +10,12 @@ import jax.random as jr
 import numpy as np
 
 from nsolve import diffusion
+from nsolve.gallery.mixtures import denoiser
 
 from ..specs import Part
 from ..timing import clock
 from . import errors, own
-from .problems import build, denoiser, starts
+from .problems import build, starts
 
 TUNED = "tuned"
 V3 = "dpm_solver_v3"
@@ -39,7 +40,7 @@ def v3(column: Part, text: str, schedule: diffusion.AbstractSchedule) -> diffusi
     if key not in _statistics:
         problem = build(text)
         first, last = (float(schedule.lam(np.asarray(t, float))) for t in (schedule.t_max, schedule.t_min))
-        data = jnp.asarray(problem.draw(DATA, 1))
+        data = jnp.asarray(problem.draw(1, DATA))
         knots = np.linspace(first, last, KNOTS)
         _statistics[key] = diffusion.fit_statistics(denoiser(problem, schedule), data, knots, jr.key(0))
     options: dict[str, Any] = {name: value for name, value in column.params if name not in own.COMMON}

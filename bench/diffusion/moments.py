@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from nsolve import diffusion
-
-from .mixtures import Gaussian
+from nsolve.gallery.mixtures import Gaussian
 
 
 def after(plan: diffusion.Plan, problem: Gaussian) -> tuple[np.ndarray, np.ndarray]:

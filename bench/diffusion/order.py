@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from nsolve import diffusion
+from nsolve.gallery.mixtures import Gaussian, Mixture, denoiser
 
 from . import fitted, moments, own
-from .mixtures import Gaussian, Mixture
-from .problems import build, denoiser, reference_flow, starts
+from .problems import build, reference_flow, starts
 
 SCHEDULE = diffusion.VPLinear()
 #: From noise to data in lam, short of both ends: what is asked is the order, not how steep a problem gets.

@@ -1,4 +1,4 @@
-"""The data sets of the suite by name, the networks that know them exactly, and where the exact flow ends.
+"""The gallery's mixtures by name, where samplers start, and where the exact flow ends.
 
 A problem is written as `name` or `name[option=value,...]`; its options are the arguments of its function.
 """
@@ -14,56 +14,32 @@ import numpy as np
 from jaxtyping import Array
 from scipy.integrate import solve_ivp
 
-from nsolve.diffusion.denoiser import Denoiser, Prediction
-from nsolve.diffusion.schedules import AbstractSchedule, Flow
+from nsolve.diffusion.schedules import AbstractSchedule
+from nsolve.gallery import mixtures
+from nsolve.gallery.mixtures import Gaussian, Mixture
 
 from .. import specs
 from .digits import Digits
-from .mixtures import Gaussian, Mixture
 from .networks import Images
-
-
-def mixture1d() -> Mixture:
-    """Two Gaussians on a line."""
-    return Mixture(np.array([0.4, 0.6]), np.array([[-1.0], [0.8]]), np.array([[0.4], [0.6]]) ** 2)
-
-
-def ring(modes: int = 8, std: float = 0.2) -> Mixture:
-    """Gaussians on a circle of radius 2."""
-    angles = 2 * np.pi * np.arange(modes) / modes
-    means = 2.0 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return Mixture(np.full(modes, 1 / modes), means, np.full((modes, 1), std**2))
-
-
-def lattice(side: int = 5, std: float = 0.15) -> Mixture:
-    """Gaussians on a square of side x side points, a distance 1 apart."""
-    points = np.arange(side) - (side - 1) / 2
-    means = np.stack(np.meshgrid(points, points, indexing="ij"), axis=-1).reshape(-1, 2)
-    return Mixture(np.full(side**2, 1 / side**2), means, np.full((side**2, 1), std**2))
 
 
 def clusters(dimension: int = 64, modes: int = 40, std: float = 0.4) -> Mixture:
     """Gaussians of unlike weights whose means are normal numbers times `std`."""
-    rng = np.random.default_rng(0)
-    weights = rng.uniform(0.5, 1.5, modes)
-    means = std * rng.standard_normal((modes, dimension))
-    return Mixture(weights / weights.sum(), means, np.full((modes, 1), std**2))
-
-
-def near_singular(std: float = 1e-3) -> Mixture:
-    """Eight Gaussians that are almost points, like data that a network has learned by heart."""
-    return ring(8, std)
+    return mixtures.clusters(0, dimension, modes, std)
 
 
 def gaussian(dimension: int = 16, low: float = 1e-4, high: float = 1e2) -> Gaussian:
     """One Gaussian along turned axes, with variances from `low` to `high`: stiff, as images are."""
-    rng = np.random.default_rng(0)
-    basis, _ = np.linalg.qr(rng.standard_normal((dimension, dimension)))
-    return Gaussian(rng.standard_normal(dimension), np.geomspace(low, high, dimension), basis)
+    return mixtures.gaussian(0, dimension, low, high)
 
 
 MIXTURES: Mapping[str, Callable[..., Mixture]] = {
-    function.__name__: function for function in (mixture1d, ring, lattice, clusters, near_singular, gaussian)
+    "mixture1d": mixtures.mixture1d,
+    "ring": mixtures.ring,
+    "lattice": mixtures.lattice,
+    "clusters": clusters,
+    "near_singular": mixtures.near_singular,
+    "gaussian": gaussian,
 }
 PROBLEMS: Mapping[str, Callable[..., Any]] = {**MIXTURES, "images": Images, "trained_digits": Digits}
 
@@ -86,28 +62,6 @@ def build(text: str) -> Any:
     """The problem of that text."""
     part = parse(text)
     return PROBLEMS[part.name](**part.options)
-
-
-class ExactNetwork(eqx.Module):
-    """The network that has learned a mixture by heart, called as `model(x, t)`."""
-
-    problem: Mixture
-    schedule: AbstractSchedule
-    prediction: Prediction = eqx.field(static=True)
-
-    def __call__(self, x: Array, t: Array) -> Array:
-        # A flow's network is told the shifted time, which is the noise itself.
-        schedule = Flow() if isinstance(self.schedule, Flow) else self.schedule
-        alpha, sigma = (value.astype(x.dtype) for value in (schedule.alpha(t), schedule.sigma(t)))
-        if self.prediction == "score":
-            return self.problem.score(x, alpha, sigma)
-        x0, eps = self.problem.x0(x, alpha, sigma), self.problem.eps(x, alpha, sigma)
-        return {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0, "flow": eps - x0}[self.prediction]
-
-
-def denoiser(problem: Mixture, schedule: AbstractSchedule, prediction: Prediction = "eps") -> Denoiser:
-    """The exact denoiser of a problem."""
-    return Denoiser(ExactNetwork(problem, schedule, prediction), prediction, schedule)
 
 
 def starts(problem: Mixture, schedule: AbstractSchedule, count: int, seed: int = 0) -> np.ndarray:

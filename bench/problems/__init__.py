@@ -5,21 +5,21 @@ import inspect
 from collections.abc import Callable
 
 from ..specs import Part, check_part, parse_part
-from . import files, finite_elements, grids
+from . import files, named
 from .base import Problem
 
 PROBLEMS: dict[str, Callable[..., Problem]] = {
-    "poisson1d": grids.poisson1d,
-    "poisson2d": grids.poisson2d,
-    "poisson3d": grids.poisson3d,
-    "anisotropic2d": grids.anisotropic2d,
-    "anisotropic3d": grids.anisotropic3d,
-    "lognormal2d": grids.lognormal2d,
-    "lognormal3d": grids.lognormal3d,
-    "convection_diffusion2d": grids.convection_diffusion2d,
-    "helmholtz2d": grids.helmholtz2d,
-    "heat2d": grids.heat2d,
-    "fem2d": finite_elements.fem2d,
+    "poisson1d": named.poisson1d,
+    "poisson2d": named.poisson2d,
+    "poisson3d": named.poisson3d,
+    "anisotropic2d": named.anisotropic2d,
+    "anisotropic3d": named.anisotropic3d,
+    "lognormal2d": named.lognormal2d,
+    "lognormal3d": named.lognormal3d,
+    "convection_diffusion2d": named.convection_diffusion2d,
+    "helmholtz2d": named.helmholtz2d,
+    "heat2d": named.heat2d,
+    "fem2d": named.fem2d,
     "pyamg": files.pyamg_example,
     "matrix_market": files.matrix_market,
 }

@@ -90,7 +90,7 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
 
 def _windows(problem: Any, trace: Trace, omegas: np.ndarray | None) -> dict[str, Any]:
     count = len(trace.num_steps)
-    window = _stride(count, problem.num_windows)
+    window = _stride(count, problems.NUM_WINDOWS[type(problem)])
     last = min(LAST, count)
 
     def means(values: np.ndarray, digits: int) -> list[float]:
@@ -140,9 +140,9 @@ def _program(
         solver = _solver(spec, rtol, max_steps)
         y0: Start | None = next((start for mode, start in tuners.STARTS.items() if mode in spec.mode), None)
         sequence = SequenceSolver(solver, tuner=tuner, tuned=_tuned(spec), y0=y0)
-        return problem.run(sequence, given, count, every, key)
+        return problems.run(problem, sequence, given, count, every, key)
 
-    given = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, problem.draw(count, 0)))
+    given = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, problems.draw(problem_text, size, count, 0)))
     scalar = jax.ShapeDtypeStruct((), jnp.float64)
     key = jax.eval_shape(lambda: jax.random.key(0))
     compiled, seconds = clock(lambda: jax.jit(run).lower(scalar, scalar, given, key).compile())

@@ -11,9 +11,12 @@ import lineax as lx
 import numpy as np
 import scipy.sparse as sp
 
+from nsolve.gallery.drifting import KINDS as DRIFTING
+from nsolve.gallery.drifting import Drifting
+from nsolve.gallery.families import AbstractFamily
+
 from .. import families
 from ..specs import parse_part
-from .drifting import DRIFTING, drift
 
 KINDS = {
     **{name: kind.__doc__ or "" for name, kind in families.FAMILIES.items() if kind.num_solves == 1},
@@ -52,7 +55,7 @@ class Systems:
 class FamilySequence:
     """Independent samples of a family."""
 
-    def __init__(self, family: families.AbstractFamily):
+    def __init__(self, family: AbstractFamily):
         self.family = family
 
     def _one(self, key: jax.Array) -> tuple[Any, ...]:
@@ -88,21 +91,20 @@ class DriftingSequence:
     """Dense systems that drift."""
 
     def __init__(self, name: str, size: int):
-        self.name, self.size = name, size
+        self.systems = Drifting(size, name)
 
     def draw(self, count: int, seed: int) -> Systems:
-        matrices, vectors = drift(self.name, self.size, count, seed)
+        matrices, vectors = self.systems.draw(seed, count)
         return Systems(matrices, vectors, matrices.reshape(count, -1), matrices)
 
     def shapes(self) -> tuple[Any, Any]:
-        parameter = jax.ShapeDtypeStruct((self.size, self.size), np.float64)
-        return parameter, jax.ShapeDtypeStruct((self.size,), np.float64)
+        size = self.systems.size
+        return jax.ShapeDtypeStruct((size, size), np.float64), jax.ShapeDtypeStruct((size,), np.float64)
 
     def operator(self, form: str) -> Callable[[Any], lx.AbstractLinearOperator]:
         if form == "stencil":
-            raise ValueError(f"sequence {self.name!r} has no stencil; use form=sparse")
-        tag = lx.positive_semidefinite_tag if DRIFTING[self.name][1] else ()
-        return lambda matrix: lx.MatrixLinearOperator(matrix, tag)
+            raise ValueError(f"sequence {self.systems.kind!r} has no stencil; use form=sparse")
+        return self.systems.operator
 
     def to_form(self, form: str, parameters: Any, vectors: jax.Array) -> jax.Array:
         return vectors

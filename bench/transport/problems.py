@@ -1,4 +1,5 @@
-"""The transport problems by name: costs whose largest entry is 1, weights, and what is known of the answer.
+"""The gallery's transport problems by name: costs whose largest entry is 1, weights, and what is known of the
+answer.
 
 `eta` is the inverse of `epsilon` in units of the largest cost, as in the literature on Sinkhorn-Newton:
 `eta=1000` is `epsilon = 1e-3 max(C)`.
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nsolve.gallery import clouds
+
 from ..peers.base import Missing
 from ..specs import Part, check_name, check_part, parse_part
 
@@ -18,8 +21,11 @@ from ..specs import Part, check_name, check_part, parse_part
 LARGEST_MATRIX = 10_000_000
 COSTS = ("squared_l2", "l1")
 
-#: Mean and standard deviation along an axis.
-_Normal = tuple[float, float]
+#: The Gaussians of the line and of the plane: mean and standard deviation along each axis, of both.
+_NORMALS: dict[int, tuple[clouds.Normal, clouds.Normal]] = {
+    1: ([(0.45, 0.07)], [(0.55, 0.055)]),
+    2: ([(0.45, 0.07), (0.5, 0.06)], [(0.55, 0.06), (0.45, 0.07)]),
+}
 
 
 @dataclass(frozen=True)
@@ -77,53 +83,36 @@ class Problem:
 
 def assignment(size: int, seed: int = 0, eta: float = 100) -> Problem:
     """Random assignment: costs uniform on [0, 1], uniform weights."""
-    cost = np.random.default_rng(seed).random((size, size))
-    weights = np.full(size, 1 / size)
-    return Problem("assignment", size, 1 / eta, weights, weights, cost / cost.max())
+    cost, a, b = clouds.assignment(seed, size, float)
+    return Problem("assignment", size, 1 / eta, a, b, cost)
 
 
 def digits(seed: int = 0, cost: str = "squared_l2", eta: float = 100) -> Problem:
-    """Two handwritten digits on 28 x 28 pixels, with the usual background of 1 % of the largest value.
-
-    The images are the 8 x 8 ones that come with scikit-learn (Alpaydin & Kaynak 1998), interpolated; the
-    background as in Altschuler, Weed & Rigollet (2017), arXiv:1705.09634."""
+    """Two handwritten digits on 28 x 28 pixels, with the usual background of 1 % of the largest value."""
+    side = 28
     try:
-        from sklearn.datasets import load_digits
+        a, b = clouds.digits(seed, side)
     except ImportError:
         raise Missing("scikit-learn is not installed (pip install 'nsolve[peers]')") from None
-    from scipy.ndimage import zoom
-
-    images = np.asarray(load_digits().images)
-    chosen = np.random.default_rng(seed).choice(len(images), 2, replace=False)
-    side = 28
-    weights = []
-    for image in images[chosen]:
-        ink = np.clip(zoom(image, side / image.shape[0]), 0, None).ravel()
-        ink = ink + 0.01 * ink.max()
-        weights.append(ink / ink.sum())
-    a, b = weights
-    return Problem("digits", side * side, 1 / eta, a, b, _grid_cost(side, 2, cost)[0])
+    return Problem("digits", side * side, 1 / eta, a, b, _cost(clouds.grid_points(side, 2), cost))
 
 
 def gaussian1d(size: int, seed: int = 0, cost: str = "squared_l2", eta: float = 100) -> Problem:
     """Two Gaussian densities at the points of a grid on [0, 1]; closed form for squared costs."""
-    return _gaussians("gaussian1d", size, cost, eta, [(0.45, 0.07)], [(0.55, 0.055)])
+    return _gaussians("gaussian1d", size, cost, eta, *_NORMALS[1])
 
 
 def gaussian2d(size: int, seed: int = 0, cost: str = "squared_l2", eta: float = 100) -> Problem:
     """Two Gaussian densities at the points of a grid on the unit square; closed form for squared costs."""
-    first, second = [(0.45, 0.07), (0.5, 0.06)], [(0.55, 0.06), (0.45, 0.07)]
-    return _gaussians("gaussian2d", size, cost, eta, first, second)
+    return _gaussians("gaussian2d", size, cost, eta, *_NORMALS[2])
 
 
 def cloud(size: int, seed: int = 0, dim: int = 3, eta: float = 100) -> Problem:
     """Points uniform in the unit cube against normal ones, squared Euclidean costs, uniform weights."""
-    rng = np.random.default_rng(seed)
-    x, y = rng.random((size, dim)), 0.5 + 0.2 * rng.standard_normal((size, dim))
-    weights = np.full(size, 1 / size)
-    problem = Problem("cloud", size, 1 / eta, weights, weights, points=(x, y))
+    x, y, a, b = clouds.cube_and_normal(seed, size, dim, float)
+    problem = Problem("cloud", size, 1 / eta, a, b, points=(x, y))
     largest = max(float(problem.cost_rows(rows).max()) for rows in problem.blocks())
-    return Problem("cloud", size, 1 / eta, weights, weights, points=(x / largest**0.5, y / largest**0.5))
+    return Problem("cloud", size, 1 / eta, a, b, points=(x / largest**0.5, y / largest**0.5))
 
 
 def batch(size: int, seed: int = 0, count: int = 64, eta: float = 100) -> Problem:
@@ -185,45 +174,21 @@ def without_eta(text: str) -> str:
     return str(Part(part.name, tuple(p for p in part.params if p[0] != "eta")))
 
 
-def _grid_cost(side: int, dim: int, cost: str) -> tuple[np.ndarray, float]:
-    """Costs between the points of a grid on the unit cube, and by how much they were multiplied."""
-    axis = np.linspace(0, 1, side)
-    points = np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
+def _cost(points: np.ndarray, cost: str) -> np.ndarray:
+    """Costs between points of the unit cube, divided by the number of its dimensions."""
     apart = np.abs(points[:, None, :] - points[None, :, :])
-    matrix = np.sum(apart if cost == "l1" else apart**2, axis=-1)
-    return matrix / dim, 1 / dim
+    return np.sum(apart if cost == "l1" else apart**2, axis=-1) / points.shape[1]
 
 
 def _gaussians(
-    name: str, size: int, cost: str, eta: float, first: list[_Normal], second: list[_Normal]
+    name: str, size: int, cost: str, eta: float, first: clouds.Normal, second: clouds.Normal
 ) -> Problem:
-    a, b = _density(size, first), _density(size, second)
-    matrix, scale = _grid_cost(size, len(first), cost)
-    epsilon = 1 / eta
+    points, a, b = clouds.gaussian_densities(size, first, second)
+    epsilon, scale = 1 / eta, 1 / len(first)
     closed_form = None
     # Densities and plan must be as wide as a cell at least, or the grid is too coarse for them.
-    narrowest = min(np.sqrt(epsilon / scale / 2), *(deviation for _, deviation in first + second))
+    narrowest = min(np.sqrt(epsilon / scale / 2), *(deviation for _, deviation in (*first, *second)))
     if cost == "squared_l2" and narrowest * (size - 1) >= 1:
-        axes = [_closed_form(p, q, epsilon / scale) for p, q in zip(first, second, strict=True)]
-        closed_form = scale * sum(sharp for sharp, _ in axes), scale * sum(whole for _, whole in axes)
-    return Problem(name, size, epsilon, a, b, matrix, closed_form=closed_form)
-
-
-def _density(size: int, axes: list[_Normal]) -> np.ndarray:
-    grid = np.linspace(0, 1, size)
-    density = np.ones(1)
-    for mean, deviation in axes:
-        density = np.outer(density, np.exp(-0.5 * ((grid - mean) / deviation) ** 2)).ravel()
-    return density / density.sum()
-
-
-def _closed_form(first: _Normal, second: _Normal, epsilon: float) -> tuple[float, float]:
-    """Sharp and regularised cost between two normal distributions on the line, squared Euclidean.
-
-    Janati, Muzellec, Peyré & Cuturi (2020), arXiv:2006.02572, theorem 1, with `epsilon = 2 sigma^2`."""
-    (mean_a, deviation_a), (mean_b, deviation_b) = first, second
-    apart, a, b, half = (mean_a - mean_b) ** 2, deviation_a**2, deviation_b**2, epsilon / 2
-    root = np.sqrt(4 * a * b + half**2)
-    covariance = (root - half) / 2
-    regularised = apart + a + b - root + half * (1 - np.log(2 * half)) + half * np.log(root + half)
-    return float(apart + a + b - 2 * covariance), float(regularised)
+        sharp, whole = clouds.gaussian_transport(first, second, epsilon / scale)
+        closed_form = scale * sharp, scale * whole
+    return Problem(name, size, epsilon, a, b, _cost(points, cost), closed_form=closed_form)

@@ -13,10 +13,11 @@ import bench.diffusion as diffusion_bench
 from bench import plots, show, specs, suite, table
 from bench.cells import Cell, Settings, run_cell
 from bench.diffusion import beside, digits, errors, moments, order, own, problems, report
-from bench.diffusion.mixtures import Gaussian, Mixture
 from bench.page import write_page
 from nsolve import diffusion
 from nsolve.diffusion.schedules import EDM, Flow, VPCosine, VPLinear
+from nsolve.gallery import mixtures
+from nsolve.gallery.mixtures import Gaussian, Mixture
 
 # The digits come with scikit-learn, a peer.
 HAS_DIGITS = importlib.util.find_spec("sklearn") is not None
@@ -65,7 +66,7 @@ def test_log_density_of_a_mixture_against_a_dense_one():
         for w, m, v in zip(problem.weights, means, variances, strict=True)
     )
     assert np.allclose(eqx.filter_jit(problem.log_density)(x, alpha, sigma), np.log(expected), rtol=1e-12)
-    drawn = problem.draw(20000, 0)
+    drawn = problem.draw(0, 20000)
     assert np.allclose(drawn.mean(axis=0), problem.weights @ means, atol=0.05)
 
 
@@ -118,7 +119,7 @@ def test_a_mixture_of_one_is_a_gaussian():
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v", "score", "flow"])
 def test_every_prediction_says_the_same(schedule, prediction):
     problem = problems.build("ring[modes=3]")
-    denoiser = problems.denoiser(problem, schedule, prediction)
+    denoiser = mixtures.denoiser(problem, schedule, prediction)
     x, t = states(problem), jnp.asarray(0.3)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     assert np.allclose(
@@ -129,7 +130,7 @@ def test_every_prediction_says_the_same(schedule, prediction):
 def test_single_precision_stays_single():
     problem = problems.build("ring")
     x = states(problem).astype(jnp.float32)
-    model = eqx.filter_jit(problems.denoiser(problem, VPLinear(), "v").model)
+    model = eqx.filter_jit(mixtures.denoiser(problem, VPLinear(), "v").model)
     assert model(x, jnp.float32(0.5)).dtype == jnp.float32
     assert np.allclose(model(x, jnp.float32(0.5)), model(x.astype(jnp.float64), jnp.asarray(0.5)), atol=1e-5)
 
@@ -228,7 +229,7 @@ def test_exact_starts_are_the_first_points(made):
     known = made.plan(times, order.SCHEDULE).num_registers - 1
     path = np.random.default_rng(0).standard_normal((known + 1, 4, 1))
     plan = order.with_exact_start(made, times, path)
-    network = problems.denoiser(problem, order.SCHEDULE)
+    network = mixtures.denoiser(problem, order.SCHEDULE)
     x, way = diffusion.sample(network, plan, jnp.zeros((4, 1)), trajectory=True)
     assert np.allclose(way.x[: known + 1], path, rtol=0, atol=1e-15)
     # From there on it is the method itself, which is given the outputs at the first points.
@@ -245,8 +246,8 @@ def test_moments_are_those_of_samples(made):
     mean, variance = moments.after(plan, problem)
     count = 40_000
     rng = np.random.default_rng(0)
-    x_T = plan.alpha[0] * problem.draw(count, 0) + plan.sigma[0] * rng.standard_normal((count, 2))
-    x = diffusion.sample(problems.denoiser(problem, schedule), plan, jnp.asarray(x_T), key=jax.random.key(0))
+    x_T = plan.alpha[0] * problem.draw(0, count) + plan.sigma[0] * rng.standard_normal((count, 2))
+    x = diffusion.sample(mixtures.denoiser(problem, schedule), plan, jnp.asarray(x_T), key=jax.random.key(0))
     x = np.asarray(x) @ problem.basis
     assert np.allclose(x.mean(axis=0), mean, atol=5 * np.sqrt(variance.max() / count))
     assert np.allclose(x.var(axis=0), variance, rtol=5 * np.sqrt(2 / count))

@@ -28,6 +28,7 @@ def test_list_names_everything(capsys, monkeypatch):
     assert code == 0
     for name in ("poisson2d", "scipy", "jacobi", "quick", "ruge_stuben"):
         assert name in out
+    assert "Gaussians of unlike weights" in out  # each says what it is, not how it was made
 
 
 def test_ad_hoc_run_shows_and_keeps(capsys, monkeypatch, tmp_path):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg as spla
 
-from bench.families import FAMILIES, gaussian_random_field, make
-from bench.families.random_fields import chebyshev_values
-from bench.problems import grids
+from bench.families import FAMILIES, SOLVERS, make
+from nsolve.gallery.fields import chebyshev_values, gaussian_random_field
+from tests import gallery_reference as reference
 
 VARIANTS = [*FAMILIES, "darcy[field=threshold]", "helmholtz[waves=0]"]
 SIZE = {name: 20 if name.startswith("helmholtz") else 12 for name in VARIANTS}
@@ -103,7 +103,7 @@ class TestEquations:
     def test_darcy(self):
         system = make("darcy", 12)
         parameter = system.sample(KEY)
-        other = grids.diffusion(np.asarray(parameter["permeability"]), 1 / 12)
+        other = reference.diffusion(np.asarray(parameter["permeability"]), 1 / 12)
         assert abs(system.operator(parameter).as_scipy() - other).max() < 1e-9
         assert np.all(np.asarray(system.vector(parameter)) == 1)
         threshold = make("darcy[field=threshold]", 12).sample(KEY)["permeability"]
@@ -170,6 +170,10 @@ class TestEquations:
         assert x[10, 11] - x[10, 8] > 2 * (x[0, 11] - x[0, 8])
 
 
+def test_every_family_has_a_solver():
+    assert SOLVERS.keys() == FAMILIES.keys()
+
+
 def test_gaussian_field_has_its_covariance():
     size, alpha, tau = 8, 2.5, 7.0
     draw = jax.jit(jax.vmap(lambda key: gaussian_random_field(key, (size, size), alpha, tau)))
@@ -210,7 +214,7 @@ def test_chebyshev_values():
     [
         ("darcey", 8, "unknown family 'darcey': did you mean darcy"),
         ("darcy[feild=threshold]", 8, "unknown parameter of family 'darcy' 'feild': did you mean field"),
-        ("darcy[field=thresh]", 8, "unknown field of darcy 'thresh': did you mean threshold"),
+        ("darcy[field=thresh]", 8, '`field` must be one of "lognormal", "threshold"'),
         ("darcy", 1, "needs a size of at least 2"),
         ("thermal", 3, "at least 4 cells"),
         ("helmholtz", 16, "use a size of 20 or more"),

@@ -17,9 +17,9 @@ import scipy.sparse.linalg as spla
 from rich.console import Console
 
 from bench import chains, cli, families, sample_file
-from bench.families.darcy import Darcy
 from bench.generate import Request, generate
-from bench.problems import grids
+from nsolve.gallery.families import Darcy
+from tests import gallery_reference as reference
 from tests.helpers import ROOT
 
 DATA = ("input", "solution", "parameters/permeability", "true_residual", "num_steps", "result", "sample_seed")
@@ -69,7 +69,7 @@ class TestSamples:
         make(path)
         data = read(path)
         for k in range(5):
-            matrix = grids.diffusion(data["input"][k, 0], 1 / 8)
+            matrix = reference.diffusion(data["input"][k, 0], 1 / 8)
             residual = np.linalg.norm(1 - matrix @ data["solution"][k].ravel()) / 8
             assert data["true_residual"][k] == pytest.approx(residual, rel=1e-3)
 

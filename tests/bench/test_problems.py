@@ -85,14 +85,14 @@ def test_poisson_converges_to_the_solution():
 
 
 def test_contrast_is_what_was_asked_for_and_seeds_differ():
-    from bench.problems.grids import lognormal_field
+    from nsolve.gallery import lognormal_contrast
 
-    field = lognormal_field((32, 32), 0, 1e3, 0.1)
+    field = lognormal_contrast([0, 1], (32, 32), 1e3, 0.1)
     assert field.max() / field.min() == pytest.approx(1e3)
-    assert np.array_equal(field, lognormal_field((32, 32), 0, 1e3, 0.1))
-    assert not np.allclose(field, lognormal_field((32, 32), 1, 1e3, 0.1))
-    with pytest.raises(ValueError, match="contrast must be at least 1"):
-        lognormal_field((4, 4), 0, 0.5, 0.1)
+    assert np.array_equal(field, lognormal_contrast([0, 1], (32, 32), 1e3, 0.1))
+    assert not np.allclose(field, lognormal_contrast([1, 1], (32, 32), 1e3, 0.1))
+    with pytest.raises(ValueError, match="contrast` must be at least 1"):
+        build("lognormal2d[contrast=0.5]", 4)
 
 
 @pytest.mark.parametrize(

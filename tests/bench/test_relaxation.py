@@ -78,13 +78,13 @@ def test_the_shifted_systems_are_the_papers():
     problem = problems.make("shifted_laplacian[law=low]", 10)
     values = problem.laplacian.toarray()
     assert values.shape == (100, 100) and set(np.unique(values)) == {-1.0, 0.0, 4.0}
-    shifts, vectors = problem.draw(4000, 0)
+    shifts, vectors = problem.draw(0, 4000)
     assert shifts.min() > -0.15 and shifts.max() < 0.45
     assert shifts.mean() == pytest.approx(-0.15 + 0.6 * 2 / 8, abs=5e-3)
     assert abs(vectors).max() <= 3 and vectors.std() == pytest.approx(0.987, abs=0.01)
     np.testing.assert_allclose(problem.operator(jnp.asarray(0.2)).as_matrix(), values + 0.2 * np.eye(100))
     assert np.linalg.eigvalsh(values - 0.15 * np.eye(100)).min() > 0
-    high, _ = problems.make("shifted_laplacian[law=high]", 10).draw(4000, 0)
+    high, _ = problems.make("shifted_laplacian[law=high]", 10).draw(0, 4000)
     assert high.std() > 1.5 * shifts.std()
 
 
@@ -94,7 +94,7 @@ def test_the_heat_trajectory_is_that_of_scipy():
     problem = problems.make(f"heat_trajectory[dt={dt}]", size)
     sequence = ns.SequenceSolver(ns.CG(rtol=1e-12), y0="previous")
     key = jax.random.key(0)
-    trace, samples = jax.jit(lambda: problem.run(sequence, (), count, 4, key))()
+    trace, samples = jax.jit(lambda: problems.run(problem, sequence, (), count, 4, key))()
     x, y = (g.ravel() for g in np.meshgrid(*[np.arange(1, size) / size] * 2, indexing="ij"))
 
     def bump(cx, cy, radius):
@@ -120,8 +120,10 @@ def test_judging_sees_what_the_solver_does_not(records):
     problem = problems.make("shifted_laplacian", 6)
     row = cell("sor")
     sequence = ns.SequenceSolver(ns.SOR(rtol=1e-8, omega=1.5))
-    given = problem.draw(COUNT, 0)
-    trace, samples = problem.run(sequence, jax.tree.map(jnp.asarray, given), COUNT, 1, jax.random.key(0))
+    given = problem.draw(0, COUNT)
+    trace, samples = problems.run(
+        problem, sequence, jax.tree.map(jnp.asarray, given), COUNT, 1, jax.random.key(0)
+    )
     trace = problems.Trace(*map(np.asarray, trace))
     assert not measure._judged(row.rtol, problem, trace, samples)["false_success"]
     wrong = samples._replace(solution=samples.solution.at[7].add(1e-3))
@@ -202,10 +204,10 @@ def test_bad_columns_are_named(column, message):
 
 def test_bad_problems_are_named():
     for text, size, message in (
-        ("shifted_laplacian[law=medium]", 10, "unknown law 'medium'"),
-        ("shifted_laplacian", 11, "a size of 2 to 10"),
-        ("heat_trajectory", 2, "a size of at least 4"),
-        ("heat_trajectory[dt=2]", 10, "0 < dt < 1"),
+        ("shifted_laplacian[law=medium]", 10, '`law` must be one of "low", "high"'),
+        ("shifted_laplacian", 11, "`size` must be at most 10"),
+        ("heat_trajectory", 2, "`size` must be at least 4"),
+        ("heat_trajectory[dt=2]", 10, "`dt` must be below 1"),
     ):
         with pytest.raises(ValueError, match=message):
             problems.make(text, size)

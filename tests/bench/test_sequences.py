@@ -7,8 +7,9 @@ from rich.console import Console
 from bench import show, specs, suite, table
 from bench.cells import Cell, Settings, run_cell
 from bench.plots import plot
-from bench.sequences import check, drifting, measure, report, systems
+from bench.sequences import check, measure, report, systems
 from bench.sequences.systems import draw, make
+from nsolve.gallery import drifting
 
 
 def cell(solver, problem="outliers", size=40, rtol=1e-8, count=4):
@@ -82,7 +83,7 @@ def test_a_cell_of_another_length_is_another_cell():
 
 def test_the_suite_names_every_column_that_it_promises():
     cells = suite.load("recycle").cells
-    assert {c.problem for c in cells} == {"darcy", "helmholtz", "thermal", *drifting.DRIFTING}
+    assert {c.problem for c in cells} == {"darcy", "helmholtz", "thermal", *drifting.KINDS}
     assert {c.count for c in cells if c.problem == "darcy"} == {200}
     preconditioners = {c.spec.preconditioner and c.spec.preconditioner.name for c in cells if c.size == 80}
     assert preconditioners == {None, "jacobi", "ssor", "ilu", "ic", "multigrid"}
@@ -187,10 +188,10 @@ def test_families_on_grids():
 
 
 def test_drift_is_as_large_as_it_says():
-    matrices, vectors = drifting.drift("wellconditioned", 50, 3, 0)
+    matrices, vectors = drifting.Drifting(50, "wellconditioned").draw(0, 3)
     assert np.linalg.norm(matrices[1] - matrices[0], 2) == pytest.approx(2e-3)
     assert not np.allclose(vectors[0], vectors[1])
-    first, second = drifting.drift("outliers", 50, 2, 0)[0]
+    first, second = drifting.Drifting(50).draw(0, 2)[0]
     assert np.linalg.cond(first) == pytest.approx(2000)
     assert np.linalg.norm(second - first, 2) <= 2.3e-3 * np.linalg.norm(first, 2)
     with pytest.raises(ValueError, match="at least 20"):

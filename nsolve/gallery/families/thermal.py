@@ -11,13 +11,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Array, PRNGKeyArray
 
-import nsolve as ns
-
-from ..problems.grids import laplacian
+from ...operators import SparseLinearOperator, SparsityPattern, StencilLinearOperator
+from ..fields import gaussian_random_field
 from .base import DEFINITE, AbstractFamily, Parameter, field_feature
-from .random_fields import gaussian_random_field
 
 
 class Thermal(AbstractFamily):
@@ -33,7 +32,6 @@ class Thermal(AbstractFamily):
     num_solves: ClassVar[int] = 1
     name: ClassVar[str] = "thermal"
     channels: ClassVar[tuple[str, ...]] = ("conductivity", "left", "right")
-    solver: ClassVar[str] = "cg+multigrid"
 
     def __check_init__(self):
         if self.size < 4:
@@ -47,9 +45,9 @@ class Thermal(AbstractFamily):
             "right": jax.random.uniform(right, minval=0.0, maxval=100.0),
         }
 
-    def stencil(self, parameter: Parameter) -> ns.StencilLinearOperator:
+    def stencil(self, parameter: Parameter) -> StencilLinearOperator:
         block = _block(self.size)
-        whole = ns.StencilLinearOperator.diffusion(
+        whole = StencilLinearOperator.diffusion(
             parameter["conductivity"], self.spacing, ("neumann", "dirichlet")
         )
         coefficients: dict[tuple[int, ...], Array] = {}
@@ -63,16 +61,16 @@ class Thermal(AbstractFamily):
                 coefficients[offset] = coefficient
         centre = coefficients[0, 0] + removed  # arms are negative: their faces leave the diagonal
         coefficients[0, 0] = jnp.where(block.inside, centre, 1 / self.spacing**2)
-        return ns.StencilLinearOperator(
+        return StencilLinearOperator(
             tuple(coefficients.values()), whole.offsets, whole.shape, whole.periodic, frozenset({DEFINITE})
         )
 
-    def reference(self) -> ns.StencilLinearOperator:
+    def reference(self) -> StencilLinearOperator:
         return self.stencil({"conductivity": jnp.ones(self.grid)})
 
-    def as_sparse(self, stencil: ns.StencilLinearOperator) -> ns.SparseLinearOperator:
+    def as_sparse(self, stencil: StencilLinearOperator) -> SparseLinearOperator:
         block, whole = _block(self.size), stencil.as_sparse()
-        return ns.SparseLinearOperator(whole.values[block.entries], block.pattern, whole.tags)
+        return SparseLinearOperator(whole.values[block.entries], block.pattern, whole.tags)
 
     def vector(self, parameter: Parameter, previous: Array | None = None) -> Array:
         conductance = 2 * parameter["conductivity"] / self.spacing**2
@@ -112,12 +110,12 @@ class _Block:
             for axis in (0, 1)
             for step in (-1, 1)
         }
-        whole = laplacian((size, size), (1.0, 1.0))  # SciPy's, since this may run while JAX traces
-        whole.data = np.arange(whole.nnz)
-        block = whole[self.cells][:, self.cells]
+        whole = StencilLinearOperator.poisson((size, size)).as_sparse().pattern
+        numbers = sp.csr_array((np.arange(whole.nnz), whole.indices, whole.indptr), shape=whole.shape)
+        block = numbers[self.cells][:, self.cells]
         block.sort_indices()
         self.entries = block.data
-        self.pattern = ns.operators.SparsityPattern(block.indptr, block.indices, block.shape)
+        self.pattern = SparsityPattern(block.indptr, block.indices, block.shape)
 
 
 _block = functools.lru_cache(maxsize=16)(_Block)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-import nsolve as ns
-
-from .base import DEFINITE, AbstractGridFamily, Parameter, field_feature, shifted
-from .random_fields import gaussian_random_field
+from ...operators import StencilLinearOperator
+from ..fields import gaussian_random_field
+from ..grids import combined
+from .base import DEFINITE, AbstractGridFamily, Parameter, field_feature
 
 
 class Heat(AbstractGridFamily):
@@ -33,7 +33,6 @@ class Heat(AbstractGridFamily):
     steps: int = eqx.field(static=True, default=20)
     name: ClassVar[str] = "heat"
     channels: ClassVar[tuple[str, ...]] = ("start", "conductivity")
-    solver: ClassVar[str] = "cg"
 
     def __check_init__(self):
         if not isinstance(self.steps, int) or self.steps < 1:
@@ -58,19 +57,19 @@ class Heat(AbstractGridFamily):
             "conductivity": jnp.exp(gaussian_random_field(conductivity, self.grid)),
         }
 
-    def stencil(self, parameter: Parameter) -> ns.StencilLinearOperator:
+    def stencil(self, parameter: Parameter) -> StencilLinearOperator:
         return self._step(parameter, 0.5 * self.time / self.steps)
 
-    def reference(self) -> ns.StencilLinearOperator:
+    def reference(self) -> StencilLinearOperator:
         return self.stencil({"conductivity": jnp.ones(self.grid)})
 
     def vector(self, parameter: Parameter, previous: Array | None = None) -> Array:
         u = parameter["start"] if previous is None else previous.reshape(self.grid)
         return self._step(parameter, -0.5 * self.time / self.steps).mv(u).ravel()
 
-    def _step(self, parameter: Parameter, scale: float) -> ns.StencilLinearOperator:
-        a = ns.StencilLinearOperator.diffusion(parameter["conductivity"], self.spacing, "dirichlet")
-        return shifted(a, scale, 1.0, DEFINITE)
+    def _step(self, parameter: Parameter, scale: float) -> StencilLinearOperator:
+        a = StencilLinearOperator.diffusion(parameter["conductivity"], self.spacing, "dirichlet")
+        return combined(a, scale, 1.0, DEFINITE)
 
     def features(self, parameter: Parameter) -> Array:
         start = field_feature(parameter["start"])

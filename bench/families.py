@@ -1,20 +1,21 @@
-"""Families of systems by name: `make("helmholtz[waves=3]", size=100)`."""
+"""The gallery's families by name: `make("helmholtz[waves=3]", size=100)`."""
 
 import dataclasses
 
-from ..specs import check_part, parse_part
-from .base import AbstractFamily as AbstractFamily
-from .base import AbstractGridFamily as AbstractGridFamily
-from .base import Parameter as Parameter
-from .darcy import Darcy
-from .heat import Heat
-from .helmholtz import Helmholtz
-from .poisson import Poisson
-from .random_fields import gaussian_random_field as gaussian_random_field
-from .thermal import Thermal
+from nsolve.gallery.families import AbstractFamily, Darcy, Heat, Helmholtz, Poisson, Thermal
+
+from .specs import check_part, parse_part
 
 FAMILIES: dict[str, type[AbstractFamily]] = {
     family.name: family for family in (Darcy, Thermal, Poisson, Helmholtz, Heat)
+}
+#: What solves a family fastest.
+SOLVERS = {
+    "darcy": "cg+multigrid",
+    "thermal": "cg+multigrid",
+    "poisson": "cg+multigrid",
+    "helmholtz": "minres+multigrid",
+    "heat": "cg",
 }
 
 

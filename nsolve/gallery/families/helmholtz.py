@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-import nsolve as ns
-
-from .base import SYMMETRIC, AbstractGridFamily, Parameter, field_feature, shifted
-from .random_fields import gaussian_random_field
+from ...operators import StencilLinearOperator
+from ..fields import gaussian_random_field
+from ..grids import combined
+from .base import SYMMETRIC, AbstractGridFamily, Parameter, field_feature
 
 
 class Helmholtz(AbstractGridFamily):
@@ -35,7 +35,6 @@ class Helmholtz(AbstractGridFamily):
     num_solves: ClassVar[int] = 1
     name: ClassVar[str] = "helmholtz"
     channels: ClassVar[tuple[str, ...]] = ("medium", "wave number")
-    solver: ClassVar[str] = "minres+multigrid"
 
     def __check_init__(self):
         if isinstance(self.waves, str) or not 0 <= self.waves < math.inf:
@@ -55,12 +54,12 @@ class Helmholtz(AbstractGridFamily):
             k = jnp.full(self.grid, jax.random.uniform(number))
         return {"medium": a, "wave_number": k}
 
-    def stencil(self, parameter: Parameter) -> ns.StencilLinearOperator:
-        diffusion = ns.StencilLinearOperator.diffusion(parameter["medium"], self.spacing, "dirichlet")
-        return shifted(diffusion, 1.0, -(parameter["wave_number"] ** 2), SYMMETRIC)
+    def stencil(self, parameter: Parameter) -> StencilLinearOperator:
+        diffusion = StencilLinearOperator.diffusion(parameter["medium"], self.spacing, "dirichlet")
+        return combined(diffusion, 1.0, -(parameter["wave_number"] ** 2), SYMMETRIC)
 
-    def reference(self) -> ns.StencilLinearOperator:
-        return ns.StencilLinearOperator.diffusion(jnp.ones(self.grid), self.spacing, "dirichlet")
+    def reference(self) -> StencilLinearOperator:
+        return StencilLinearOperator.diffusion(jnp.ones(self.grid), self.spacing, "dirichlet")
 
     def vector(self, parameter: Parameter, previous: Array | None = None) -> Array:
         x = (np.arange(self.size) + 0.5) * self.spacing

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, PRNGKeyArray
 
-import nsolve as ns
+from ...operators import SparseLinearOperator, StencilLinearOperator
+from .._checks import positive_integer
 
 Parameter = dict[str, Array]
 SYMMETRIC, DEFINITE = lx.symmetric_tag, lx.positive_semidefinite_tag
@@ -30,8 +31,9 @@ class AbstractFamily(eqx.Module):
     channels: eqx.AbstractClassVar[tuple[str, ...]]
     #: Systems solved one after the other for one sample: the time steps, or one.
     num_solves: eqx.AbstractVar[int]
-    #: What solves the family fastest, in the benchmark's words.
-    solver: eqx.AbstractClassVar[str]
+
+    def __check_init__(self):
+        positive_integer(self.size, "size", least=2)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -48,18 +50,18 @@ class AbstractFamily(eqx.Module):
         """Draws one system."""
 
     @abc.abstractmethod
-    def stencil(self, parameter: Parameter) -> ns.StencilLinearOperator:
+    def stencil(self, parameter: Parameter) -> StencilLinearOperator:
         """`A(p)` on arrays of the grid's shape; cells that are no unknowns are equations by themselves."""
 
     @abc.abstractmethod
-    def reference(self) -> ns.StencilLinearOperator:
+    def reference(self) -> StencilLinearOperator:
         """A positive definite stencil that resembles all of the family's, to make preconditioners of."""
 
     @abc.abstractmethod
-    def as_sparse(self, stencil: ns.StencilLinearOperator) -> ns.SparseLinearOperator:
+    def as_sparse(self, stencil: StencilLinearOperator) -> SparseLinearOperator:
         """A stencil as a matrix on flat vectors of the unknowns."""
 
-    def operator(self, parameter: Parameter) -> ns.SparseLinearOperator:
+    def operator(self, parameter: Parameter) -> SparseLinearOperator:
         """`A(p)`, differentiable in `p`; the pattern is the same for all systems of the family."""
         return self.as_sparse(self.stencil(parameter))
 
@@ -89,7 +91,7 @@ class AbstractFamily(eqx.Module):
 class AbstractGridFamily(AbstractFamily):
     """A family whose unknowns are all cells of the grid."""
 
-    def as_sparse(self, stencil: ns.StencilLinearOperator) -> ns.SparseLinearOperator:
+    def as_sparse(self, stencil: StencilLinearOperator) -> SparseLinearOperator:
         return stencil.as_sparse()
 
     def solution_field(self, parameter: Parameter, x: Array) -> Array:
@@ -97,18 +99,6 @@ class AbstractGridFamily(AbstractFamily):
 
     def flatten(self, field: Array) -> Array:
         return field.ravel()
-
-
-def shifted(stencil: ns.StencilLinearOperator, scale: float, shift: Array | float, tag: object):
-    """`scale * A + diag(shift)` for a stencil `A`, with `tag` as its only promise."""
-    centre = (0,) * len(stencil.shape)
-    coefficients = tuple(
-        scale * c + (shift if offset == centre else 0)
-        for c, offset in zip(stencil.coefficients, stencil.offsets, strict=True)
-    )
-    return ns.StencilLinearOperator(
-        coefficients, stencil.offsets, stencil.shape, stencil.periodic, frozenset({tag})
-    )
 
 
 def field_feature(field: Array) -> Array:

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-import nsolve as ns
-
+from ...operators import StencilLinearOperator
+from ..fields import chebyshev_coefficients, chebyshev_values
 from .base import AbstractGridFamily, Parameter, field_feature
-from .random_fields import chebyshev_coefficients, chebyshev_values
 
 
 class Poisson(AbstractGridFamily):
@@ -31,7 +30,6 @@ class Poisson(AbstractGridFamily):
     num_solves: ClassVar[int] = 1
     name: ClassVar[str] = "poisson"
     channels: ClassVar[tuple[str, ...]] = ("medium", "source", "top", "bottom", "left", "right")
-    solver: ClassVar[str] = "cg+multigrid"
 
     def sample(self, key: PRNGKeyArray) -> Parameter:
         medium, source, walls = jax.random.split(key, 3)
@@ -45,10 +43,10 @@ class Poisson(AbstractGridFamily):
             "walls": jax.vmap(lambda c: chebyshev_values(c, self.size))(coefficients),
         }
 
-    def stencil(self, parameter: Parameter) -> ns.StencilLinearOperator:
-        return ns.StencilLinearOperator.diffusion(parameter["medium"], self.spacing, "dirichlet")
+    def stencil(self, parameter: Parameter) -> StencilLinearOperator:
+        return StencilLinearOperator.diffusion(parameter["medium"], self.spacing, "dirichlet")
 
-    def reference(self) -> ns.StencilLinearOperator:
+    def reference(self) -> StencilLinearOperator:
         return self.stencil({"medium": jnp.ones(self.grid)})
 
     def vector(self, parameter: Parameter, previous: Array | None = None) -> Array:

@@ -10,11 +10,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-import nsolve as ns
-
-from ..specs import check_name
+from ...operators import StencilLinearOperator
+from .._checks import choice
+from ..fields import gaussian_random_field
 from .base import AbstractGridFamily, Parameter, field_feature
-from .random_fields import gaussian_random_field
 
 
 class Darcy(AbstractGridFamily):
@@ -30,20 +29,19 @@ class Darcy(AbstractGridFamily):
     num_solves: ClassVar[int] = 1
     name: ClassVar[str] = "darcy"
     channels: ClassVar[tuple[str, ...]] = ("permeability",)
-    solver: ClassVar[str] = "cg+multigrid"
 
     def __check_init__(self):
-        check_name("field of darcy", self.field, ("lognormal", "threshold"))
+        choice(self.field, "field", ("lognormal", "threshold"))
 
     def sample(self, key: PRNGKeyArray) -> Parameter:
         g = gaussian_random_field(key, self.grid)
         a = jnp.exp(g) if self.field == "lognormal" else jnp.where(g > 0, 12.0, 3.0)
         return {"permeability": a}
 
-    def stencil(self, parameter: Parameter) -> ns.StencilLinearOperator:
-        return ns.StencilLinearOperator.diffusion(parameter["permeability"], self.spacing, "dirichlet")
+    def stencil(self, parameter: Parameter) -> StencilLinearOperator:
+        return StencilLinearOperator.diffusion(parameter["permeability"], self.spacing, "dirichlet")
 
-    def reference(self) -> ns.StencilLinearOperator:
+    def reference(self) -> StencilLinearOperator:
         return self.stencil({"permeability": jnp.ones(self.grid)})
 
     def vector(self, parameter: Parameter, previous: Array | None = None) -> Array:
