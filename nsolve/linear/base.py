@@ -22,7 +22,7 @@ from .._system import System
 from .._upstream import solve_throws
 from .._vectors import Vector, size
 from ..operators import SparseLinearOperator, StencilLinearOperator
-from ..operators.base import EXPLICIT, require_operator, untagged
+from ..operators.base import EXPLICIT, is_positive_semidefinite, require_operator, untagged
 
 #: A preconditioner: an operator `M ~ A^-1`, or a constructor that makes one from `A`.
 Preconditioner = lx.AbstractLinearOperator | Callable[[Any], lx.AbstractLinearOperator]
@@ -334,7 +334,7 @@ def structure_zeros(structure: PyTree) -> Vector:
 def require_definite_preconditioner(system: System, name: str) -> None:
     """Raises unless the preconditioner is tagged positive semidefinite."""
     preconditioner = system.preconditioner
-    if preconditioner is None or lx.is_positive_semidefinite(preconditioner):
+    if preconditioner is None or is_positive_semidefinite(preconditioner):
         return
     raise ValueError(
         f"`{name}` needs a positive definite preconditioner, and this {type(preconditioner).__name__} is not "

@@ -10,7 +10,8 @@ from jaxtyping import Array
 
 from .._lanczos import check_bounds, extreme_eigenvalues
 from .._system import System
-from ..operators.base import knows_its_entries, require_definite
+from ..operators.base import require_definite
+from ..operators.convert import knows_its_entries
 from .base import AbstractApproximateInverse, AbstractPreconditioner, array_structure
 from .jacobi import Jacobi, JacobiInverse
 
