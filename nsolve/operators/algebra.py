@@ -1,4 +1,4 @@
-"""`+`, `-`, `*`, `/`, `@` of this package's operators: stencils that stay stencils, sparse ones that stay sparse.
+"""`+`, `-`, `*`, `/`, `@` of this package's operators: stencils stay stencils, and sparse ones sparse.
 
 Everything else is what lineax makes of it: a composition that multiplies by its parts one after the other.
 """
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import lineax as lx
 
 from . import sparse_algebra
-from .convert import as_sparse, as_stencil, matrix_of, parts, with_tags
+from .convert import as_sparse, as_stencil, has_few_entries, matrix_of, with_tags
 from .sparse import SparseLinearOperator
 from .stencil import StencilLinearOperator
 from .tags import tags_of, tags_of_compression
@@ -20,14 +20,6 @@ from .values import as_coefficients, complex_dtype, fit
 
 #: A product of sparse operators with more multiplications than this for each of their entries is not formed.
 _MOST_PRODUCTS = 16
-
-_FEW_ENTRIES = (
-    SparseLinearOperator
-    | StencilLinearOperator
-    | lx.IdentityLinearOperator
-    | lx.DiagonalLinearOperator
-    | lx.TridiagonalLinearOperator
-)
 
 
 def add(first: lx.AbstractLinearOperator, second: Any) -> lx.AbstractLinearOperator:
@@ -76,8 +68,8 @@ def compose(first: lx.AbstractLinearOperator, second: Any) -> lx.AbstractLinearO
             f"{second.out_structure()}."
         )
     product = lx.ComposedLinearOperator(first, second)
-    if _stays_sparse(product) and as_stencil(product) is None:
-        a, b = matrix_of(first).pattern, matrix_of(second).pattern
+    if isinstance(first, SparseLinearOperator) and has_few_entries(second):
+        a, b = first.pattern, matrix_of(second).pattern
         if sparse_algebra.num_products(a, b) > _MOST_PRODUCTS * (a.nnz + b.nnz):
             return product
     return _formed(product)
@@ -91,7 +83,8 @@ def add_diagonal(operator: SparseLinearOperator | StencilLinearOperator, d: Any)
     if operator.out_structure() != structure:
         raise ValueError(f"`add_diagonal` needs a square operator, but this one is {operator}.")
     shape = jnp.shape(d)
-    if len(shape) > len(structure.shape) or jnp.broadcast_shapes(shape, structure.shape) != structure.shape:
+    axes = zip(shape[::-1], structure.shape[::-1], strict=False)
+    if len(shape) > len(structure.shape) or any(n not in (1, m) for n, m in axes):
         raise ValueError(
             f"`d` must be a number or broadcast to the shape {structure.shape}, but has shape {shape}."
         )
@@ -114,18 +107,11 @@ def _formed(composed: lx.AbstractLinearOperator) -> Any:
     stencil = as_stencil(composed)
     if stencil is not None:
         return stencil
-    if _stays_sparse(composed):
+    if has_few_entries(composed):
         return as_sparse(composed)
     if isinstance(composed, lx.MulLinearOperator | lx.DivLinearOperator):
         return dataclasses.replace(composed, scalar=jnp.asarray(composed.scalar))
     return composed
-
-
-def _stays_sparse(operator: lx.AbstractLinearOperator) -> bool:
-    """Whether the operator acts on flat vectors and its parts have few entries."""
-    structures = operator.in_structure(), operator.out_structure()
-    flat = all(isinstance(s, jax.ShapeDtypeStruct) and len(s.shape) == 1 for s in structures)
-    return flat and all(isinstance(part, _FEW_ENTRIES) for part in parts(operator))
 
 
 def _both_complex(*operators: lx.AbstractLinearOperator) -> tuple[lx.AbstractLinearOperator, ...]:
@@ -141,19 +127,15 @@ def _both_complex(*operators: lx.AbstractLinearOperator) -> tuple[lx.AbstractLin
 
 
 def _as_complex(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
+    """The same matrix, for complex vectors; what is known of it stays known."""
     if isinstance(operator, lx.IdentityLinearOperator):
         structure = operator.in_structure()
         structure = jax.ShapeDtypeStruct(structure.shape, complex_dtype(structure.dtype))
         return lx.IdentityLinearOperator(structure)
-    formed, tags = _formed(operator), tags_of(operator)
-    if not isinstance(formed, SparseLinearOperator | StencilLinearOperator):
-        return operator
-    formed = jax.tree.map(
-        lambda x: x.astype(complex_dtype(x.dtype)) if eqx.is_inexact_array(x) else x, formed
+    cast = jax.tree.map(
+        lambda x: x.astype(complex_dtype(x.dtype)) if eqx.is_inexact_array(x) else x, _formed(operator)
     )
-    if isinstance(formed, StencilLinearOperator):
-        return dataclasses.replace(formed, tags=tags)
-    return with_tags(formed, tags, frozenset())
+    return lx.TaggedLinearOperator(cast, tags_of(operator))
 
 
 def _scalar(value: Any, name: str, operator: lx.AbstractLinearOperator) -> Any:
@@ -166,7 +148,8 @@ def _scalar(value: Any, name: str, operator: lx.AbstractLinearOperator) -> Any:
             f"`{name}` needs a number, but was given an array of shape {jnp.shape(value)}; rows and columns "
             "are scaled by `lx.DiagonalLinearOperator(d) @ A` and `A @ lx.DiagonalLinearOperator(d)`."
         )
-    return _in_precision_of(operator, value, name)
+    value = _in_precision_of(operator, value, name)
+    return jnp.asarray(value) if jnp.iscomplexobj(value) else value  # lineax asks for the sign of NumPy's
 
 
 def _in_precision_of(operator: lx.AbstractLinearOperator, value: Any, name: str) -> Any:

@@ -125,12 +125,12 @@ def is_hermitian(operator: lx.AbstractLinearOperator) -> bool:
 
 
 def is_positive_semidefinite(operator: lx.AbstractLinearOperator) -> bool:
-    """Whether the operator is known to be so; where it is composed of others, by more than lineax looks at."""
+    """Whether the operator is known to be so, where it is composed of others by the rules of `tags`."""
     return PSD in tags_of(operator)
 
 
 def is_negative_semidefinite(operator: lx.AbstractLinearOperator) -> bool:
-    """Whether the operator is known to be so; where it is composed of others, by more than lineax looks at."""
+    """Whether the operator is known to be so, where it is composed of others by the rules of `tags`."""
     return NSD in tags_of(operator)
 
 
@@ -143,10 +143,18 @@ def require_definite(operator: lx.AbstractLinearOperator, name: str) -> None:
             f"`{name}` solves positive definite systems; this one is tagged negative semidefinite. Solve "
             "`-A x = -b` instead."
         )
+    composed = isinstance(
+        untagged(operator),
+        lx.AddLinearOperator | lx.MulLinearOperator | lx.DivLinearOperator | lx.ComposedLinearOperator,
+    )
+    hint = (
+        " Of the numbers and diagonals that it is composed with the signs are not known here, while tracing: "
+        "`ns.as_sparse(A)` keeps what is known of them before the solve."
+    )
     raise ValueError(
         f"`{name}` solves positive definite systems, and the operator is not tagged so. If it is positive "
         "definite, say so: `lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)`. If it is symmetric "
-        "but indefinite use `MINRES`, otherwise `GMRES` or `BiCGStab`."
+        f"but indefinite use `MINRES`, otherwise `GMRES` or `BiCGStab`.{hint * composed}"
     )
 
 

@@ -1,10 +1,13 @@
 """Any operator whose entries can be known in one form: as a sparse matrix, or as a stencil.
 
-What lineax composes of such operators (sums, multiples, products, with its identities and diagonals) is formed
-by the rules of `sparse_algebra` and `stencil_algebra`, and tagged by those of `tags`.
+What lineax composes of such operators (sums, multiples, products, with its identities and diagonals) is
+formed by the functions of `sparse_algebra` and `stencil_algebra`, and tagged by the rules of `tags`.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +21,14 @@ from .base import EXPLICIT, AbstractOperator, require_operator
 from .pattern import SparsityPattern
 from .sparse import SparseLinearOperator
 from .stencil import StencilLinearOperator
+from .stencil_algebra import NoStencil
 from .tags import Tags, as_scaling, tags_of, untagged
 
 _MULTIPLES = lx.NegLinearOperator | lx.MulLinearOperator | lx.DivLinearOperator
 _PAIRS = lx.AddLinearOperator | lx.ComposedLinearOperator
 
 _ON_GRIDS = StencilLinearOperator | lx.IdentityLinearOperator | lx.DiagonalLinearOperator
+_FEW_ENTRIES = _ON_GRIDS | SparseLinearOperator | lx.TridiagonalLinearOperator
 
 #: Matrices without zeros are written out up to this many entries.
 _MOST_ENTRIES = 2**28
@@ -32,21 +37,20 @@ _MOST_ENTRIES = 2**28
 def as_sparse(operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
     """An operator as a sparse matrix on flat vectors: what preconditioners that need entries work on.
 
-    * Sparse operators, alone or with `lx.TaggedLinearOperator` around, stay as they are; stencils are assembled
-      (C order), `lx.IdentityLinearOperator`, `lx.DiagonalLinearOperator` and `lx.TridiagonalLinearOperator`
-      become what they are.
-    * Sums, differences, multiples and products of them, as lineax composes them (`I + k * A`, `D @ A @ D`), are
-      formed on the joint pattern.
+    * Sparse operators, alone or with `lx.TaggedLinearOperator` around, stay as they are; stencils are
+      assembled (C order); of lineax's identities, diagonals and tridiagonals their entries are taken.
+    * Sums, differences, multiples and products of them, as lineax composes them (`I + k * A`, `D @ A @ D`),
+      are formed on the joint pattern.
     * Dense matrices, pytrees of matrices and `LowRankPlusDiagonalLinearOperator`s become patterns without
       zeros: `n^2` entries, and so do sums with them.
 
-    The result has all tags that are known of the operator, those given to its parts included; the rules are
-    those of the [arithmetic](#arithmetic).  `with_values` drops the tags that were derived.
+    The result has all tags that are known of the operator by the rules of the arithmetic, those given to its
+    parts included.  `with_values` drops the ones that were derived.
 
-    Differentiable in all arrays, and legal while tracing, since patterns are static.  **Cost:** time and memory
-    in the number of entries, for products in that of multiplications; patterns are joined on the host, once.
-    **Raises** `ValueError` for operators that only have products, such as `lx.FunctionLinearOperator`, and for
-    matrices without zeros of more than 2^28 entries.
+    Differentiable in all arrays, and legal while tracing, since patterns are static.  **Cost:** time and
+    memory in the number of entries, for products in that of multiplications; patterns are joined on the host,
+    once.  **Raises** `ValueError` for operators that only have products, such as `lx.FunctionLinearOperator`,
+    and for matrices without zeros of more than 2^28 entries.
     """
     require_operator(operator, "operator")
     if not knows_its_entries(operator):
@@ -73,16 +77,22 @@ def entries_of(operator: lx.AbstractLinearOperator, who: str) -> SparseLinearOpe
 def as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator | None:
     """An operator as a stencil, with all tags that are known of it; None where it is none.
 
-    Stencils, lineax's identities and diagonals on grids, and what lineax composes of them.  Differentiable, and
-    legal while tracing; a product of stencils costs a few operations on the grid for each pair of offsets.
+    Stencils, lineax's identities and diagonals on grids, and what lineax composes of them.  Differentiable,
+    and legal while tracing; a product of two costs a multiplication of grids for each pair of offsets.
     """
     require_operator(operator, "operator")
     if isinstance(operator, StencilLinearOperator):
         return operator
-    if not all(isinstance(part, _ON_GRIDS) for part in parts(operator)):
+    found = parts(operator)
+    if not all(isinstance(part, _ON_GRIDS) for part in found):
         return None
-    stencil = stencil_of(operator)
-    return None if stencil is None else dataclasses.replace(stencil, tags=tags_of(operator))
+    if not any(isinstance(part, StencilLinearOperator) for part in found):
+        return None
+    try:
+        stencil = _composed_by(stencil_algebra, _stencil, operator)
+    except NoStencil:
+        return None
+    return dataclasses.replace(stencil, tags=tags_of(operator))
 
 
 def knows_its_entries(operator: lx.AbstractLinearOperator) -> bool:
@@ -90,6 +100,13 @@ def knows_its_entries(operator: lx.AbstractLinearOperator) -> bool:
     return all(
         isinstance(part, AbstractOperator | EXPLICIT | lx.IdentityLinearOperator) for part in parts(operator)
     )
+
+
+def has_few_entries(operator: lx.AbstractLinearOperator) -> bool:
+    """Whether an operator on flat vectors is composed of parts that have few entries a row."""
+    structures = operator.in_structure(), operator.out_structure()
+    flat = all(isinstance(s, jax.ShapeDtypeStruct) and len(s.shape) == 1 for s in structures)
+    return flat and all(isinstance(part, _FEW_ENTRIES) for part in parts(operator))
 
 
 def parts(operator: lx.AbstractLinearOperator) -> list[lx.AbstractLinearOperator]:
@@ -115,30 +132,35 @@ def with_tags(operator: SparseLinearOperator, tags: Tags, tags_of_values: Tags) 
 
 def matrix_of(operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
     """The matrix, whatever is known of it."""
+    return _composed_by(sparse_algebra, _matrix, operator)
+
+
+def _composed_by(algebra: Any, leaf: Callable, operator: lx.AbstractLinearOperator) -> Any:
+    """What an operator's parts are composed to by the functions of a module, and its parts to by `leaf`."""
     operator = untagged(operator)
+    again = functools.partial(_composed_by, algebra, leaf)
+    if isinstance(operator, lx.NegLinearOperator):
+        return algebra.negate(again(operator.operator))
+    if isinstance(operator, lx.MulLinearOperator):
+        return algebra.multiply(again(operator.operator), operator.scalar)
+    if isinstance(operator, lx.DivLinearOperator):
+        return algebra.divide(again(operator.operator), operator.scalar)
+    if isinstance(operator, lx.AddLinearOperator):
+        return algebra.add(again(operator.operator1), again(operator.operator2))
+    if isinstance(operator, lx.ComposedLinearOperator):
+        scaling = as_scaling(operator)
+        if scaling is not None:
+            return algebra.scale(scaling.left, again(scaling.operator), scaling.right, scaling.keeps)
+        return algebra.compose(again(operator.operator1), again(operator.operator2))
+    return leaf(operator)
+
+
+def _matrix(operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
+    """Of what is not composed."""
     if isinstance(operator, SparseLinearOperator):
         return operator
     if isinstance(operator, StencilLinearOperator):
         return operator.as_sparse()
-    if isinstance(operator, lx.NegLinearOperator):
-        return sparse_algebra.negate(matrix_of(operator.operator))
-    if isinstance(operator, lx.MulLinearOperator):
-        return sparse_algebra.multiply(matrix_of(operator.operator), operator.scalar)
-    if isinstance(operator, lx.DivLinearOperator):
-        return sparse_algebra.divide(matrix_of(operator.operator), operator.scalar)
-    if isinstance(operator, lx.AddLinearOperator):
-        return sparse_algebra.add(matrix_of(operator.operator1), matrix_of(operator.operator2))
-    if isinstance(operator, lx.ComposedLinearOperator):
-        scaling = as_scaling(operator)
-        if scaling is not None:
-            return sparse_algebra.scale(
-                scaling.left, matrix_of(scaling.operator), scaling.right, scaling.keeps
-            )
-        return sparse_algebra.compose(matrix_of(operator.operator1), matrix_of(operator.operator2))
-    return _leaf(operator)
-
-
-def _leaf(operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
     shape = operator.out_size(), operator.in_size()
     if isinstance(operator, lx.IdentityLinearOperator):
         with jax.numpy_dtype_promotion("standard"):
@@ -163,35 +185,17 @@ def _full_pattern(rows: int, columns: int) -> SparsityPattern:
     return SparsityPattern(np.arange(rows + 1) * columns, np.tile(np.arange(columns), rows), (rows, columns))
 
 
-def stencil_of(operator: lx.AbstractLinearOperator) -> StencilLinearOperator | None:
-    """The stencil, whatever is known of it."""
-    operator = untagged(operator)
+def _stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
+    """Of what is not composed."""
     if isinstance(operator, StencilLinearOperator):
         return operator
-    if isinstance(operator, _MULTIPLES):
-        stencil = stencil_of(operator.operator)
-        if stencil is None or isinstance(operator, lx.NegLinearOperator):
-            return stencil and stencil_algebra.negate(stencil)
-        multiple = (
-            stencil_algebra.multiply
-            if isinstance(operator, lx.MulLinearOperator)
-            else (stencil_algebra.divide)
-        )
-        return multiple(stencil, operator.scalar)
-    if isinstance(operator, _PAIRS):
-        first, second = stencil_of(operator.operator1), stencil_of(operator.operator2)
-        if first is None or second is None:
-            return None
-        pair = stencil_algebra.add if isinstance(operator, lx.AddLinearOperator) else stencil_algebra.compose
-        return pair(first, second)
     structure = operator.in_structure()
     grid = isinstance(structure, jax.ShapeDtypeStruct) and 1 <= len(structure.shape) <= 3
-    if grid and operator.out_structure() == structure:
-        if isinstance(operator, lx.IdentityLinearOperator):
-            return stencil_algebra.diagonal(jnp.ones((), structure.dtype), structure.shape)
-        if isinstance(operator, lx.DiagonalLinearOperator):
-            return stencil_algebra.diagonal(operator.diagonal, structure.shape)
-    return None
+    if not grid or operator.out_structure() != structure:
+        raise NoStencil
+    if isinstance(operator, lx.DiagonalLinearOperator):
+        return stencil_algebra.diagonal(operator.diagonal, structure.shape)
+    return stencil_algebra.diagonal(jnp.ones((), structure.dtype), structure.shape)
 
 
 def _multiplies(operator: lx.AbstractLinearOperator) -> bool:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse as sp
+from jax.core import Tracer
 from jaxtyping import Array
 
 from .._upstream import bounded_cache
@@ -211,15 +212,15 @@ def _choice(index: Any, size: int, name: str) -> np.ndarray:
         return np.arange(size)
     if isinstance(index, slice):
         return np.arange(size)[index]
-    if not isinstance(index, jax.core.Tracer) and np.asarray(index).dtype == bool:
+    if not isinstance(index, Tracer) and np.asarray(index).dtype == bool:
         index = np.asarray(index)
         if index.shape != (size,):
             raise ValueError(f"`{name}` as a mask must have shape ({size},), but has shape {index.shape}.")
         return np.flatnonzero(index)
-    index = concrete_indices(index, name)
+    index = concrete_indices(index if np.size(index) else np.zeros(0, int), name)
     if index.ndim != 1:
         raise ValueError(
-            f"`{name}` must be a flat array of integers, a mask, a slice or None, but has shape {index.shape}."
+            f"`{name}` must be flat integers, a mask, a slice or None, but has shape {index.shape}."
         )
     if index.size and not -size <= index.min() <= index.max() < size:
         raise ValueError(

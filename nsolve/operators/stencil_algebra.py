@@ -14,6 +14,10 @@ from .stencil import StencilLinearOperator, shifted
 from .values import common_dtype, complex_dtype
 
 
+class NoStencil(Exception):
+    """An axis wraps around in one operator and ends in another: their sum or product is no stencil."""
+
+
 def diagonal(entries: Array, shape: tuple[int, ...]) -> StencilLinearOperator:
     """`diag(d)`: a number, or an array that broadcasts to the grid."""
     size = entries.shape and (1,) * (len(shape) - entries.ndim) + entries.shape
@@ -21,18 +25,15 @@ def diagonal(entries: Array, shape: tuple[int, ...]) -> StencilLinearOperator:
     return StencilLinearOperator((entries.reshape(size),), (centre,), shape, (False,) * len(shape))
 
 
-def add(first: StencilLinearOperator, second: StencilLinearOperator) -> StencilLinearOperator | None:
-    """`A + B`; None where it is no stencil, since an axis wraps around in one of them only."""
-    periodic = _periodic(first, second)
-    if periodic is None:
-        return None
+def add(first: StencilLinearOperator, second: StencilLinearOperator) -> StencilLinearOperator:
+    """`A + B`."""
     dtype = common_dtype(first.dtype, second.dtype)
     terms = [
         (offset, coefficient.astype(dtype))
         for operator in (first, second)
         for offset, coefficient in zip(operator.offsets, operator.coefficients, strict=True)
     ]
-    return _collected(terms, first, periodic)
+    return _collected(terms, first, _periodic(first, second))
 
 
 def multiply(operator: StencilLinearOperator, scalar: Any) -> StencilLinearOperator:
@@ -50,11 +51,16 @@ def negate(operator: StencilLinearOperator) -> StencilLinearOperator:
     return _like(operator, tuple(-c for c in operator.coefficients))
 
 
-def compose(first: StencilLinearOperator, second: StencilLinearOperator) -> StencilLinearOperator | None:
-    """`A B`; None where it is no stencil, since an axis wraps around in one of them only."""
+def scale(left: Array, operator: StencilLinearOperator, right: Array, keeps: Any) -> StencilLinearOperator:
+    """`diag(left) A diag(right)`."""
+    del keeps
+    first, last = diagonal(left, operator.shape), diagonal(right, operator.shape)
+    return compose(compose(first, operator), last)
+
+
+def compose(first: StencilLinearOperator, second: StencilLinearOperator) -> StencilLinearOperator:
+    """`A B`."""
     periodic = _periodic(first, second)
-    if periodic is None:
-        return None
     dtype = common_dtype(first.dtype, second.dtype)
     terms = []
     for step, a in zip(first.offsets, first.coefficients, strict=True):
@@ -74,13 +80,13 @@ def _moved(c: Array, step: tuple[int, ...], shape: tuple[int, ...], periodic: tu
     return shifted(jnp.broadcast_to(c, size), step, periodic)
 
 
-def _periodic(first: StencilLinearOperator, second: StencilLinearOperator) -> tuple[bool, ...] | None:
+def _periodic(first: StencilLinearOperator, second: StencilLinearOperator) -> tuple[bool, ...]:
     """Which axes wrap around in both; where an operator does not move along an axis, the other decides."""
     joint = []
     for axis, wraps in enumerate(zip(first.periodic, second.periodic, strict=True)):
         moves = [any(offset[axis] for offset in operator.offsets) for operator in (first, second)]
         if all(moves) and wraps[0] != wraps[1]:
-            return None
+            raise NoStencil
         joint.append(wraps[1] if moves[1] else wraps[0])
     return tuple(joint)
 

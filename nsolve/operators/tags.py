@@ -13,13 +13,14 @@ What depends on the values of `s` or `D` is claimed only where these are known: 
 `jit` or `vmap` has no sign yet.  Differentiation alone hides none.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 
@@ -130,10 +131,8 @@ def _closed(given: Iterable[object], operator: lx.AbstractLinearOperator) -> Tag
 
 
 def _has_complex_factor(operator: lx.AbstractLinearOperator) -> bool:
-    """Whether there is a complex number in an operator: lineax says of `1j * A` that it acts on real vectors."""
-    if isinstance(operator, lx.MulLinearOperator | lx.DivLinearOperator) and jnp.iscomplexobj(
-        operator.scalar
-    ):
+    """Whether a part is multiplied by a complex number: lineax says that `1j * A` acts on real vectors."""
+    if jnp.iscomplexobj(getattr(operator, "scalar", 0)):
         return True
     inner = [getattr(operator, name, None) for name in ("operator", "operator1", "operator2")]
     return any(_has_complex_factor(part) for part in inner if isinstance(part, lx.AbstractLinearOperator))
@@ -152,7 +151,7 @@ def tags_of_multiple(tags: Tags, scalar: Any) -> Tags:
     kept |= tags & {hermitian_tag}
     if never_negative(scalar):
         return kept | tags & {PSD, NSD}
-    if never_negative(-scalar):
+    if never_negative(scalar, -1):
         return kept | {opposite for tag, opposite in ((PSD, NSD), (NSD, PSD)) if tag in tags}
     return kept
 
@@ -165,7 +164,7 @@ def tags_of_diagonal(entries: Any) -> Tags:
         tags.add(hermitian_tag)
         if all(map(never_negative, entries)):
             tags.add(PSD)
-        elif all(never_negative(-entry) for entry in entries):
+        elif all(never_negative(entry, -1) for entry in entries):
             tags.add(NSD)
     return frozenset(tags)
 
@@ -219,28 +218,32 @@ def as_scaling(operator: lx.ComposedLinearOperator) -> Scaling | None:
     d, e = left.diagonal, right.diagonal
     if isinstance(d, jax.Array) and isinstance(e, jax.Array):
         same = _equal(d, e)
-        conjugate = _equal(d.conj(), e) if jnp.iscomplexobj(d) else same
+        conjugate = _equal(d, e, conjugate=True) if jnp.iscomplexobj(d) else same
         keeps = {name for name, holds in (("symmetric", same), ("hermitian", conjugate)) if holds}
         return Scaling(d, inner, e, keeps) if keeps else None
     return None
 
 
-def _equal(a: Array, b: Array) -> bool:
-    if a is b:
+def _equal(a: Array, b: Array, conjugate: bool = False) -> bool:
+    if a is b and not conjugate:
         return True
-    return a.shape == b.shape and a.dtype == b.dtype and _holds(lambda: (a == b).all())
+    alike = a.shape == b.shape and a.dtype == b.dtype
+    return alike and _holds(lambda a, b: ((a.conj() if conjugate else a) == b).all(), a, b)
 
 
-def never_negative(numbers: Any) -> bool:
-    """Whether real numbers are known to be all `>= 0`."""
-    if isinstance(numbers, jax.Array):
-        return _holds(lambda: (numbers >= 0).all())
-    return bool(np.all(np.asarray(numbers) >= 0))
+def never_negative(numbers: Any, sign: int = 1) -> bool:
+    """Whether real numbers, times the sign, are known to be all `>= 0`."""
+    return _holds(lambda x: ((x >= 0) if sign > 0 else (x <= 0)).all(), numbers)
 
 
-def _holds(condition: Any) -> bool:
+def _holds(condition: Callable, *arrays: Any) -> bool:
     """Whether something is so; no, where tracing keeps it unknown."""
-    try:
-        return bool(condition())
-    except jax.errors.ConcretizationTypeError:
-        return False
+    if any(isinstance(array, Tracer) for array in arrays):
+        try:
+            return bool(condition(*arrays))  # differentiation alone knows the values
+        except jax.errors.ConcretizationTypeError:
+            return False
+    if not any(isinstance(array, jax.Array) for array in arrays):
+        return bool(condition(*map(np.asarray, arrays)))
+    with jax.ensure_compile_time_eval():
+        return bool(condition(*arrays))

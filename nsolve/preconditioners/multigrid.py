@@ -20,7 +20,6 @@ from .multigrid_galerkin import galerkin_hierarchy
 from .multigrid_levels import Level, Plan, make_plan
 from .multigrid_transfer import coarser, fitted
 
-
 #: What is true of the cycle where it is true of the operator.
 _TAGS = {lx.positive_semidefinite_tag, lx.negative_semidefinite_tag, lx.symmetric_tag}
 
