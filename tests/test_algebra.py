@@ -21,7 +21,7 @@ N, GRID = 6, (4, 3)
 _rng = np.random.default_rng(5)
 
 
-def _scattered(dtype=float, symmetric=False):
+def _scattered(dtype: type = float, symmetric: bool = False):
     mask = _rng.random((N, N)) < 0.35
     matrix = _rng.normal(size=(N, N)) + (1j * _rng.normal(size=(N, N)) if dtype is complex else 0)
     if symmetric:
@@ -65,6 +65,7 @@ def operators(p):
         G=stencil(dict(zip(WALLS, p["G"], strict=True)), GRID, (False, True)),
         F=stencil(dict(zip(OTHER, p["F"], strict=True)), GRID, (False, True)),
         I=lx.IdentityLinearOperator(flat),
+        Q=lx.IdentityLinearOperator(jax.ShapeDtypeStruct((N,), complex)),
         J=lx.IdentityLinearOperator(grid),
         D=DIAGONAL(p["d"]),
         E=DIAGONAL(p["e"]),
@@ -76,7 +77,7 @@ def matrices(p):
     """The same parts as dense arrays, without any of this package's algebra."""
     dense = {k: v.as_matrix() for k, v in vars(operators(p)).items() if k in "ABSTCHGF"}
     d, e = jnp.diag(p["d"]), jnp.diag(p["e"].reshape(-1))
-    return SimpleNamespace(**dense, I=jnp.eye(N), J=jnp.eye(e.shape[0]), D=d, E=e, s=p["s"])
+    return SimpleNamespace(**dense, I=jnp.eye(N), Q=jnp.eye(N), J=jnp.eye(e.shape[0]), D=d, E=e, s=p["s"])
 
 
 #: An expression, and the class that it stays in: None for lineax's, whose sparse form is looked at.
@@ -95,7 +96,7 @@ ROWS = {
     "symmetric and not": (lambda o: o.S + o.A, SPARSE),
     "hermitian multiple": (lambda o: -(o.s * o.H) + o.H / 2, "triangle"),
     "no longer hermitian": (lambda o: o.H * (1 + 2j), SPARSE),
-    "hermitian and symmetric": (lambda o: o.S + o.H, SPARSE),
+    "hermitian shift": (lambda o: o.S + o.H - o.s * o.Q, "triangle"),
     "identity first": (lambda o: o.I + o.s * o.A, None),
     "scaled on both sides": (lambda o: o.D @ o.S @ o.D, None),
     "all of lineax's": (lambda o: -(o.I / 2 + o.D @ (2.0 * o.I - o.A)) * o.s, None),
@@ -173,7 +174,7 @@ def _vectors(structure):
         )
 
 
-def _definite(dtype=float):
+def _definite(dtype: type = float):
     """The Laplacian of a path, or with complex couplings: positive definite."""
     line = 2.1 * np.eye(N, dtype=dtype) - np.eye(N, k=1) - np.eye(N, k=-1)
     return line if dtype is float else line + 0.4j * (np.eye(N, k=1) - np.eye(N, k=-1))
@@ -405,6 +406,7 @@ def test_values_that_move_on_lose_what_was_derived():
     moved = shifted.with_triangle(-shifted.triangle)
     assert lx.is_symmetric(moved) and not lx.is_positive_semidefinite(moved)
     assert not tags_of(shifted.with_values(-shifted.values)) & STRONG
+    assert HERMITE.add_diagonal(jnp.ones(N)).triangle.dtype == complex
     given = TAGGED.M.with_triangle(2 * TAGGED.M.triangle)
     assert lx.is_positive_semidefinite(given)  # the user's word for all values
     assert lx.is_positive_semidefinite(ns.as_sparse(TAGGED.W).with_values(2 * TAGGED.P.values))

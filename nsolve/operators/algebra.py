@@ -4,18 +4,27 @@ Everything else is what lineax makes of it: a composition that multiplies by its
 """
 
 import dataclasses
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 
-from . import sparse_algebra
-from .convert import as_sparse, as_stencil, has_few_entries, matrix_of, with_tags
+from . import sparse_algebra, stencil_algebra
+from .convert import has_few_entries, matrix_of, stencil_of, with_tags
 from .sparse import SparseLinearOperator
 from .stencil import StencilLinearOperator
-from .tags import tags_of, tags_of_compression
+from .stencil_algebra import NoStencil
+from .tags import (
+    Tags,
+    tags_of,
+    tags_of_compression,
+    tags_of_multiple,
+    tags_of_product,
+    tags_of_sum,
+)
 from .values import as_coefficients, complex_dtype, fit
 
 #: A product of sparse operators with more multiplications than this for each of their entries is not formed.
@@ -29,29 +38,37 @@ def add(first: lx.AbstractLinearOperator, second: Any) -> lx.AbstractLinearOpera
             f"`A + B` and `A - B` need two operators, but B is a {type(second).__name__}. Multiples of the "
             "identity and diagonals are added by `A.add_diagonal(d)`, matrices as operators that hold them."
         )
-    first, second = _both_complex(first, second)
     for verb, a, b in (
         ("takes", first.in_structure(), second.in_structure()),
         ("gives", first.out_structure(), second.out_structure()),
     ):
-        if a != b:
+        if not _alike(a, b):
             raise ValueError(f"`A + B` and `A - B` need operators alike, but A {verb} {a}, and B {verb} {b}.")
-    return _formed(lx.AddLinearOperator(first, second))
+    tags = tags_of_sum(tags_of(first), tags_of(second))
+    formed = _pair(first, second, tags, lambda algebra: algebra.add)
+    return lx.AddLinearOperator(first, second) if formed is None else formed
 
 
 def multiply(operator: lx.AbstractLinearOperator, scalar: Any) -> lx.AbstractLinearOperator:
     """`s A`."""
-    return _formed(lx.MulLinearOperator(operator, _scalar(scalar, "A * s", operator)))
+    scalar = _scalar(scalar, "A * s", operator)
+    tags = tags_of_multiple(tags_of(operator), scalar)
+    formed = _one(operator, tags, lambda algebra: algebra.multiply(operator, scalar))
+    return lx.MulLinearOperator(operator, jnp.asarray(scalar)) if formed is None else formed
 
 
 def divide(operator: lx.AbstractLinearOperator, scalar: Any) -> lx.AbstractLinearOperator:
     """`A / s`."""
-    return _formed(lx.DivLinearOperator(operator, _scalar(scalar, "A / s", operator)))
+    scalar = _scalar(scalar, "A / s", operator)
+    tags = tags_of_multiple(tags_of(operator), scalar)
+    formed = _one(operator, tags, lambda algebra: algebra.divide(operator, scalar))
+    return lx.DivLinearOperator(operator, jnp.asarray(scalar)) if formed is None else formed
 
 
 def negate(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
     """`-A`."""
-    return _formed(lx.NegLinearOperator(operator))
+    formed = _one(operator, tags_of_multiple(tags_of(operator), -1), lambda algebra: algebra.negate(operator))
+    return lx.NegLinearOperator(operator) if formed is None else formed
 
 
 def compose(first: lx.AbstractLinearOperator, second: Any) -> lx.AbstractLinearOperator:
@@ -61,21 +78,17 @@ def compose(first: lx.AbstractLinearOperator, second: Any) -> lx.AbstractLinearO
             f"`A @ B` multiplies two operators, but B is a {type(second).__name__}. Write `A.mv(x)` for the "
             "product with a vector."
         )
-    first, second = _both_complex(first, second)
-    if first.in_structure() != second.out_structure():
+    if not _alike(first.in_structure(), second.out_structure()):
         raise ValueError(
             f"`A @ B` needs an A that takes what B gives, but A takes {first.in_structure()}, and B gives "
             f"{second.out_structure()}."
         )
-    product = lx.ComposedLinearOperator(first, second)
-    if isinstance(first, SparseLinearOperator) and has_few_entries(second):
-        a, b = first.pattern, matrix_of(second).pattern
-        if sparse_algebra.num_products(a, b) > _MOST_PRODUCTS * (a.nnz + b.nnz):
-            return product
-    return _formed(product)
+    tags = tags_of_product(tags_of(first), tags_of(second))
+    formed = None if _fills_up(first, second) else _pair(first, second, tags, lambda algebra: algebra.compose)
+    return lx.ComposedLinearOperator(first, second) if formed is None else formed
 
 
-def add_diagonal(operator: SparseLinearOperator | StencilLinearOperator, d: Any) -> lx.AbstractLinearOperator:
+def add_diagonal(operator: SparseLinearOperator | StencilLinearOperator, d: Any) -> Any:
     """`A + diag(d)`."""
     if isinstance(d, lx.AbstractLinearOperator):
         raise TypeError(f"`d` must be a number or an array, but is a {type(d).__name__}: write `A + D`.")
@@ -88,12 +101,10 @@ def add_diagonal(operator: SparseLinearOperator | StencilLinearOperator, d: Any)
         raise ValueError(
             f"`d` must be a number or broadcast to the shape {structure.shape}, but has shape {shape}."
         )
+    d = _in_precision_of(operator, d, "d")
     if shape:
-        d = jnp.broadcast_to(_in_precision_of(operator, d, "d"), structure.shape)
-        return add(operator, lx.DiagonalLinearOperator(d))
-    return add(
-        operator, lx.MulLinearOperator(lx.IdentityLinearOperator(structure), _scalar(d, "d", operator))
-    )
+        return add(operator, lx.DiagonalLinearOperator(jnp.broadcast_to(d, structure.shape)))
+    return add(operator, lx.MulLinearOperator(lx.IdentityLinearOperator(structure), d))
 
 
 def select(operator: SparseLinearOperator, rows: Any, cols: Any) -> SparseLinearOperator:
@@ -102,44 +113,48 @@ def select(operator: SparseLinearOperator, rows: Any, cols: Any) -> SparseLinear
     return with_tags(selected, frozenset(), tags_of_compression(tags_of(operator)) if alike else frozenset())
 
 
-def _formed(composed: lx.AbstractLinearOperator) -> Any:
-    """What lineax composed, as one operator where that is a stencil or sparse."""
-    stencil = as_stencil(composed)
-    if stencil is not None:
-        return stencil
-    if has_few_entries(composed):
-        return as_sparse(composed)
-    if isinstance(composed, lx.MulLinearOperator | lx.DivLinearOperator):
-        return dataclasses.replace(composed, scalar=jnp.asarray(composed.scalar))
-    return composed
+def _one(operator: lx.AbstractLinearOperator, tags: Tags, function: Callable[[ModuleType], Any]) -> Any:
+    """A function of a stencil or of a sparse operator, by the module that has it; None for others."""
+    if isinstance(operator, StencilLinearOperator):
+        return dataclasses.replace(function(stencil_algebra), tags=tags)
+    if isinstance(operator, SparseLinearOperator):
+        return with_tags(function(sparse_algebra), frozenset(), tags)
+    return None
 
 
-def _both_complex(*operators: lx.AbstractLinearOperator) -> tuple[lx.AbstractLinearOperator, ...]:
-    """The operators, made complex if one of them is."""
-    structures = [operator.in_structure() for operator in operators]
-    if not all(isinstance(s, jax.ShapeDtypeStruct) for s in structures):
-        return operators
-    complex_ones = [jnp.issubdtype(s.dtype, jnp.complexfloating) for s in structures]
-    if not any(complex_ones):
-        return operators
-    pairs = zip(operators, complex_ones, strict=True)
-    return tuple(operator if done else _as_complex(operator) for operator, done in pairs)
+def _pair(
+    first: lx.AbstractLinearOperator,
+    second: lx.AbstractLinearOperator,
+    tags: Tags,
+    function: Callable[[ModuleType], Callable],
+) -> Any:
+    """The same for two, which may also be lineax's identities and diagonals and what is composed of these."""
+    try:
+        joint = function(stencil_algebra)(stencil_of(first), stencil_of(second))
+        return dataclasses.replace(joint, tags=tags)
+    except NoStencil:
+        pass
+    if has_few_entries(first) and has_few_entries(second):
+        return with_tags(function(sparse_algebra)(matrix_of(first), matrix_of(second)), frozenset(), tags)
+    return None
 
 
-def _as_complex(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
-    """The same matrix, for complex vectors; what is known of it stays known."""
-    if isinstance(operator, lx.IdentityLinearOperator):
-        structure = operator.in_structure()
-        structure = jax.ShapeDtypeStruct(structure.shape, complex_dtype(structure.dtype))
-        return lx.IdentityLinearOperator(structure)
-    cast = jax.tree.map(
-        lambda x: x.astype(complex_dtype(x.dtype)) if eqx.is_inexact_array(x) else x, _formed(operator)
-    )
-    return lx.TaggedLinearOperator(cast, tags_of(operator))
+def _fills_up(first: lx.AbstractLinearOperator, second: lx.AbstractLinearOperator) -> bool:
+    """Whether a product of sparse operators is much more work than its factors, as with a dense row."""
+    if not (isinstance(first, SparseLinearOperator) and has_few_entries(second)):
+        return False
+    a, b = first.pattern, matrix_of(second).pattern
+    return sparse_algebra.num_products(a, b) > _MOST_PRODUCTS * (a.nnz + b.nnz)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two structures are the same, but that one may be real and the other complex."""
+    if not (isinstance(a, jax.ShapeDtypeStruct) and isinstance(b, jax.ShapeDtypeStruct)):
+        return a == b
+    return a.shape == b.shape and jnp.finfo(a.dtype).bits == jnp.finfo(b.dtype).bits
 
 
 def _scalar(value: Any, name: str, operator: lx.AbstractLinearOperator) -> Any:
-    """A number, of the operator's precision where it is known."""
     if isinstance(value, lx.AbstractLinearOperator):
         raise TypeError(f"`{name}` needs a number, but was given an operator; products are `A @ B`.")
     value = as_coefficients(value, name)
@@ -148,14 +163,14 @@ def _scalar(value: Any, name: str, operator: lx.AbstractLinearOperator) -> Any:
             f"`{name}` needs a number, but was given an array of shape {jnp.shape(value)}; rows and columns "
             "are scaled by `lx.DiagonalLinearOperator(d) @ A` and `A @ lx.DiagonalLinearOperator(d)`."
         )
-    value = _in_precision_of(operator, value, name)
-    return jnp.asarray(value) if jnp.iscomplexobj(value) else value  # lineax asks for the sign of NumPy's
+    return _in_precision_of(operator, value, name)
 
 
 def _in_precision_of(operator: lx.AbstractLinearOperator, value: Any, name: str) -> Any:
     """Numbers of the operator's precision, real or complex as they are."""
     (leaf, *_) = jax.tree.leaves(operator.in_structure())
-    dtype = jnp.finfo(leaf.dtype).dtype
-    if jnp.iscomplexobj(value):
-        dtype = complex_dtype(dtype)
-    return value.astype(dtype) if isinstance(value, jax.Array) else fit(value, dtype, name)
+    dtype = complex_dtype(leaf.dtype) if jnp.iscomplexobj(value) else jnp.finfo(leaf.dtype).dtype
+    if isinstance(value, jax.Array):
+        return value.astype(dtype)
+    value = fit(value, dtype, name)
+    return jnp.asarray(value) if jnp.iscomplexobj(value) else value  # lineax asks for the sign of NumPy's

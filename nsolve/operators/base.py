@@ -15,9 +15,12 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Array
 
-from .tags import NSD, PSD, as_tags, hermitian_tag, is_complex, tags_of, untagged
-
-__all__ = ["as_tags", "hermitian_tag", "is_complex", "tags_of", "untagged"]
+from .tags import NSD, PSD
+from .tags import as_tags as as_tags
+from .tags import hermitian_tag as hermitian_tag
+from .tags import is_complex as is_complex
+from .tags import tags_of as tags_of
+from .tags import untagged as untagged
 
 
 class AbstractOperator(lx.AbstractLinearOperator):
@@ -148,8 +151,8 @@ def require_definite(operator: lx.AbstractLinearOperator, name: str) -> None:
         lx.AddLinearOperator | lx.MulLinearOperator | lx.DivLinearOperator | lx.ComposedLinearOperator,
     )
     hint = (
-        " Of the numbers and diagonals that it is composed with the signs are not known here, while tracing: "
-        "`ns.as_sparse(A)` keeps what is known of them before the solve."
+        " What lineax composes loses the tag where a number's sign is not known, and inside a solve none is: "
+        "`ns.as_sparse(A)`, or `ns.operators.as_stencil(A)` on a grid, keeps it where called before."
     )
     raise ValueError(
         f"`{name}` solves positive definite systems, and the operator is not tagged so. If it is positive "

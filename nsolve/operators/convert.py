@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -22,7 +23,8 @@ from .pattern import SparsityPattern
 from .sparse import SparseLinearOperator
 from .stencil import StencilLinearOperator
 from .stencil_algebra import NoStencil
-from .tags import Tags, as_scaling, tags_of, untagged
+from .tags import Tags, as_scaling, is_complex, tags_of, untagged
+from .values import complex_dtype
 
 _MULTIPLES = lx.NegLinearOperator | lx.MulLinearOperator | lx.DivLinearOperator
 _PAIRS = lx.AddLinearOperator | lx.ComposedLinearOperator
@@ -55,7 +57,7 @@ def as_sparse(operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
     require_operator(operator, "operator")
     if not knows_its_entries(operator):
         raise ValueError(f"`as_sparse` needs the entries of the matrix, but {what_lacks_entries(operator)}")
-    matrix, given, derived = matrix_of(operator), _given_tags(operator), tags_of(operator)
+    matrix, given, derived = _of_its_dtype(operator), _given_tags(operator), tags_of(operator)
     if isinstance(untagged(operator), SparseLinearOperator):
         if given <= matrix.tags:
             return matrix
@@ -71,7 +73,7 @@ def entries_of(operator: lx.AbstractLinearOperator, who: str) -> SparseLinearOpe
             f"`{who}` needs the entries of the matrix, but {what_lacks_entries(operator)} Or choose a "
             "preconditioner that needs products only, such as `preconditioners.Chebyshev`."
         )
-    return matrix_of(operator).written_out()
+    return _of_its_dtype(operator).written_out()
 
 
 def as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator | None:
@@ -83,16 +85,12 @@ def as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator | N
     require_operator(operator, "operator")
     if isinstance(operator, StencilLinearOperator):
         return operator
-    found = parts(operator)
-    if not all(isinstance(part, _ON_GRIDS) for part in found):
-        return None
-    if not any(isinstance(part, StencilLinearOperator) for part in found):
+    if not any(isinstance(part, StencilLinearOperator) for part in parts(operator)):
         return None
     try:
-        stencil = _composed_by(stencil_algebra, _stencil, operator)
+        return dataclasses.replace(stencil_of(operator), tags=tags_of(operator))
     except NoStencil:
         return None
-    return dataclasses.replace(stencil, tags=tags_of(operator))
 
 
 def knows_its_entries(operator: lx.AbstractLinearOperator) -> bool:
@@ -131,8 +129,24 @@ def with_tags(operator: SparseLinearOperator, tags: Tags, tags_of_values: Tags) 
 
 
 def matrix_of(operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
-    """The matrix, whatever is known of it."""
+    """The matrix, whatever is known of it, and real where its numbers are."""
     return _composed_by(sparse_algebra, _matrix, operator)
+
+
+def stencil_of(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
+    """The same as a stencil; raises `NoStencil` where it is none."""
+    if not all(isinstance(part, _ON_GRIDS) for part in parts(operator)):
+        raise NoStencil
+    return _composed_by(stencil_algebra, _stencil, operator)
+
+
+def _of_its_dtype(operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
+    """The matrix for the vectors that the operator takes: an identity for complex ones has real numbers."""
+    matrix = matrix_of(operator)
+    if not is_complex(operator) or jnp.issubdtype(matrix.dtype, jnp.complexfloating):
+        return matrix
+    dtype = complex_dtype(matrix.dtype)
+    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, matrix)
 
 
 def _composed_by(algebra: Any, leaf: Callable, operator: lx.AbstractLinearOperator) -> Any:
@@ -165,7 +179,7 @@ def _matrix(operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
     if isinstance(operator, lx.IdentityLinearOperator):
         with jax.numpy_dtype_promotion("standard"):
             dtype = jnp.result_type(*jax.tree.leaves(operator.in_structure()))
-        return sparse_algebra.diagonal(jnp.ones(min(shape), dtype), shape)
+        return sparse_algebra.diagonal(jnp.ones(min(shape), jnp.finfo(dtype).dtype), shape)
     if lx.is_diagonal(operator) and shape[0] == shape[1]:
         return sparse_algebra.diagonal(lx.diagonal(operator))
     if isinstance(operator, lx.TridiagonalLinearOperator):
@@ -195,7 +209,7 @@ def _stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
         raise NoStencil
     if isinstance(operator, lx.DiagonalLinearOperator):
         return stencil_algebra.diagonal(operator.diagonal, structure.shape)
-    return stencil_algebra.diagonal(jnp.ones((), structure.dtype), structure.shape)
+    return stencil_algebra.diagonal(jnp.ones((), jnp.finfo(structure.dtype).dtype), structure.shape)
 
 
 def _multiplies(operator: lx.AbstractLinearOperator) -> bool:

@@ -71,7 +71,7 @@ class MultigridInverse(AbstractApproximateInverse):
                 f"`operator` must have the grid and the stencil that this multigrid was made for, "
                 f"{self.structure}, but is {stencil}. Build a new one with `Multigrid()(operator)`."
             )
-        return _build(jax.lax.stop_gradient(operator), self.plan)
+        return _build(jax.lax.stop_gradient(stencil), self.plan)
 
     def transpose(self) -> "MultigridInverse":
         if lx.is_symmetric(self):
@@ -139,11 +139,10 @@ class Multigrid(AbstractPreconditioner):
 
     def build(self, operator: lx.AbstractLinearOperator) -> MultigridInverse:
         stencil = _as_stencil(operator)
-        return _build(operator, make_plan(stencil, is_constant(stencil)))
+        return _build(stencil, make_plan(stencil, is_constant(stencil)))
 
 
-def _build(operator: lx.AbstractLinearOperator, plan: Plan) -> MultigridInverse:
-    stencil = _as_stencil(operator)
+def _build(stencil: StencilLinearOperator, plan: Plan) -> MultigridInverse:
     hierarchy = constant_hierarchy if plan.constant else galerkin_hierarchy
     if any(map(is_traced, stencil.coefficients)):
         # One compilation, even where a transformation traces without `jit`.
