@@ -410,6 +410,8 @@ def test_values_that_move_on_lose_what_was_derived():
     given = TAGGED.M.with_triangle(2 * TAGGED.M.triangle)
     assert lx.is_positive_semidefinite(given)  # the user's word for all values
     assert lx.is_positive_semidefinite(ns.as_sparse(TAGGED.W).with_values(2 * TAGGED.P.values))
+    said = ns.as_sparse(lx.TaggedLinearOperator(shifted, PSD))  # his word, of what was derived so far
+    assert lx.is_positive_semidefinite(said.with_values(2 * said.values))
 
 
 def test_nothing_is_densified():

@@ -59,9 +59,10 @@ def as_sparse(operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
         raise ValueError(f"`as_sparse` needs the entries of the matrix, but {what_lacks_entries(operator)}")
     matrix, given, derived = _of_its_dtype(operator), _given_tags(operator), tags_of(operator)
     if isinstance(untagged(operator), SparseLinearOperator):
-        if given <= matrix.tags:
+        derived = matrix._of_these_values
+        if given <= matrix.tags - derived:
             return matrix
-        given, derived = given | (matrix.tags - matrix._of_these_values), matrix._of_these_values
+        given |= matrix.tags - derived
     return with_tags(matrix, given, derived)
 
 
