@@ -325,6 +325,18 @@ def test_compositions_are_solved(solver):
     np.testing.assert_allclose(np.asarray(operator.as_matrix()) @ x, b, atol=1e-10)
 
 
+@pytest.mark.parametrize("assembled", [True, False])
+def test_single_precision_stays_single(assembled):
+    """lineax takes the bands of an identity for float64."""
+    line = ns.StencilLinearOperator.poisson((N,), dtype=jnp.float32)
+    line = line.as_sparse() if assembled else line
+    operator, b = lx.IdentityLinearOperator(line.in_structure()) + 2.0 * line, jnp.ones(N, jnp.float32)
+    for preconditioner in (precond.Jacobi(), precond.Chebyshev(degree=2)):
+        x = lx.linear_solve(operator, b, ns.CG(rtol=1e-5, preconditioner=preconditioner)).value
+        assert x.dtype == jnp.float32
+        np.testing.assert_allclose(operator.as_matrix() @ x, b, rtol=1e-4)
+
+
 def test_a_sign_that_a_solve_cannot_see_is_seen_before():
     """lineax traces what a solve is given."""
     operator, b = COMPOSED["I + k A, tagged around"], jnp.ones(N)
@@ -373,6 +385,23 @@ def test_gradient_through_a_solve_with_a_shifted_operator():
         return lx.linear_solve(matrix.with_values(values).add_diagonal(0.5), b, solver).value @ b
 
     np.testing.assert_allclose(with_known_sign(matrix.values), dense(matrix.values, 0.5), rtol=1e-10)
+
+
+def test_diagonals_that_are_equal_by_chance_have_their_own_gradients():
+    """Symmetric storage would mirror the derivative of one into that of the other."""
+    symmetric, d = MIRRORED["S"], PARAMETERS["d"]
+    matrix = symmetric.as_matrix()
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, N)))
+
+    def form(left, right):
+        operator = DIAGONAL(left) @ symmetric @ DIAGONAL(right)
+        return x[0] @ ns.as_sparse(operator).mv(x[1])
+
+    def dense(left, right):
+        return x[0] @ (left * (matrix @ (right * x[1])))
+
+    actual, expected = (jax.grad(f, (0, 1))(d, d + 0) for f in (form, dense))
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

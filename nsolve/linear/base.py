@@ -23,6 +23,7 @@ from .._upstream import solve_throws
 from .._vectors import Vector, size
 from ..operators import SparseLinearOperator, StencilLinearOperator
 from ..operators.base import EXPLICIT, is_positive_semidefinite, require_operator, untagged
+from ..operators.convert import as_one
 
 #: A preconditioner: an operator `M ~ A^-1`, or a constructor that makes one from `A`.
 Preconditioner = lx.AbstractLinearOperator | Callable[[Any], lx.AbstractLinearOperator]
@@ -137,6 +138,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
                 f"{operator.out_structure()}."
             )
         self.check(operator)
+        operator = as_one(operator)
         preconditioner = options.get("preconditioner", self.preconditioner)
         _check_preconditioner(preconditioner, "options['preconditioner']")
         if preconditioner is not None and not isinstance(preconditioner, lx.AbstractLinearOperator):

@@ -57,7 +57,11 @@ def as_sparse(operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
     require_operator(operator, "operator")
     if not knows_its_entries(operator):
         raise ValueError(f"`as_sparse` needs the entries of the matrix, but {what_lacks_entries(operator)}")
-    matrix, given, derived = _of_its_dtype(operator), _given_tags(operator), tags_of(operator)
+    matrix, given, derived = (
+        _of_its_dtype(matrix_of(operator), operator),
+        _given_tags(operator),
+        tags_of(operator),
+    )
     if isinstance(untagged(operator), SparseLinearOperator):
         derived = matrix._of_these_values
         if given <= matrix.tags - derived:
@@ -74,7 +78,7 @@ def entries_of(operator: lx.AbstractLinearOperator, who: str) -> SparseLinearOpe
             f"`{who}` needs the entries of the matrix, but {what_lacks_entries(operator)} Or choose a "
             "preconditioner that needs products only, such as `preconditioners.Chebyshev`."
         )
-    return _of_its_dtype(operator).written_out()
+    return _of_its_dtype(matrix_of(operator), operator).written_out()
 
 
 def as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator | None:
@@ -92,6 +96,20 @@ def as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator | N
         return dataclasses.replace(stencil_of(operator), tags=tags_of(operator))
     except NoStencil:
         return None
+
+
+def as_one(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
+    """What lineax composed by sums and multiples as one stencil or sparse operator, where it is one.
+
+    Then a product is one pass over the vector.  lineax's sums of tridiagonal operators are also read into
+    three bands for each product, of which an identity's are float64 whatever it acts on."""
+    if isinstance(untagged(operator), AbstractOperator | EXPLICIT) or _multiplies(operator):
+        return operator
+    formed = as_stencil(operator)
+    if formed is None and has_few_entries(operator):
+        formed = as_sparse(operator)
+    same = formed is not None and formed.in_structure() == operator.in_structure()
+    return formed if same else operator
 
 
 def knows_its_entries(operator: lx.AbstractLinearOperator) -> bool:
@@ -118,10 +136,11 @@ def parts(operator: lx.AbstractLinearOperator) -> list[lx.AbstractLinearOperator
 
 
 def diagonal_of(operator: lx.AbstractLinearOperator) -> Array:
-    """The main diagonal, flat, of an operator that knows its entries."""
-    if _multiplies(operator):  # lineax would form a dense matrix
-        return matrix_of(operator).diagonal()
-    return lx.diagonal(operator)
+    """The main diagonal, flat, of an operator that knows its entries; of products all entries are formed."""
+    if isinstance(untagged(operator), AbstractOperator | EXPLICIT):
+        return lx.diagonal(operator)
+    part = _matrix if _multiplies(operator) else _diagonal
+    return _of_its_dtype(_composed_by(sparse_algebra, part, operator), operator).diagonal()
 
 
 def with_tags(operator: SparseLinearOperator, tags: Tags, tags_of_values: Tags) -> SparseLinearOperator:
@@ -141,9 +160,8 @@ def stencil_of(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
     return _composed_by(stencil_algebra, _stencil, operator)
 
 
-def _of_its_dtype(operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
+def _of_its_dtype(matrix: SparseLinearOperator, operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
     """The matrix for the vectors that the operator takes: an identity for complex ones has real numbers."""
-    matrix = matrix_of(operator)
     if not is_complex(operator) or jnp.issubdtype(matrix.dtype, jnp.complexfloating):
         return matrix
     dtype = complex_dtype(matrix.dtype)
@@ -168,6 +186,13 @@ def _composed_by(algebra: Any, leaf: Callable, operator: lx.AbstractLinearOperat
             return algebra.scale(scaling.left, again(scaling.operator), scaling.right, scaling.keeps)
         return algebra.compose(again(operator.operator1), again(operator.operator2))
     return leaf(operator)
+
+
+def _diagonal(operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
+    """The diagonal part of what is not composed."""
+    if isinstance(operator, lx.IdentityLinearOperator):
+        return _matrix(operator)
+    return sparse_algebra.diagonal(lx.diagonal(operator))
 
 
 def _matrix(operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
