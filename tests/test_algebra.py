@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -53,31 +54,46 @@ PARAMETERS = {
 }
 
 
+FLAT, ON_GRID = (jax.ShapeDtypeStruct(shape, float) for shape in ((N,), GRID))
+
+
+def _stencil(offsets, coefficients):
+    stencil = dict(zip(offsets, coefficients, strict=True))
+    return ns.StencilLinearOperator.from_stencil(stencil, GRID, (False, True))
+
+
+class Parts:
+    """The operators of an expression, made when asked for; or the same as dense arrays."""
+
+    MAKE = {
+        **{name: lambda p, name=name: GENERAL[name].with_values(p[name]) for name in GENERAL},
+        **{name: lambda p, name=name: MIRRORED[name].with_triangle(p[name]) for name in MIRRORED},
+        "C": lambda p: COMPLEX.with_values(p["C"]),
+        "H": lambda p: HERMITE.with_triangle(p["H"]),
+        "G": lambda p: _stencil(WALLS, p["G"]),
+        "F": lambda p: _stencil(OTHER, p["F"]),
+        "I": lambda p: lx.IdentityLinearOperator(FLAT),
+        "J": lambda p: lx.IdentityLinearOperator(ON_GRID),
+        "Q": lambda p: lx.IdentityLinearOperator(jax.ShapeDtypeStruct((N,), complex)),
+        "D": lambda p: DIAGONAL(p["d"]),
+        "E": lambda p: DIAGONAL(p["e"]),
+        "s": lambda p: p["s"],
+    }
+
+    def __init__(self, p, dense):
+        self.p, self.dense = p, dense
+
+    def __getattr__(self, name):
+        part = self.MAKE[name](self.p)
+        return part.as_matrix() if self.dense and name != "s" else part
+
+
 def operators(p):
-    """The parts, made of parameters that may be traced."""
-    stencil = ns.StencilLinearOperator.from_stencil
-    flat, grid = (jax.ShapeDtypeStruct(shape, float) for shape in ((N,), GRID))
-    return SimpleNamespace(
-        **{name: operator.with_values(p[name]) for name, operator in GENERAL.items()},
-        **{name: operator.with_triangle(p[name]) for name, operator in MIRRORED.items()},
-        C=COMPLEX.with_values(p["C"]),
-        H=HERMITE.with_triangle(p["H"]),
-        G=stencil(dict(zip(WALLS, p["G"], strict=True)), GRID, (False, True)),
-        F=stencil(dict(zip(OTHER, p["F"], strict=True)), GRID, (False, True)),
-        I=lx.IdentityLinearOperator(flat),
-        Q=lx.IdentityLinearOperator(jax.ShapeDtypeStruct((N,), complex)),
-        J=lx.IdentityLinearOperator(grid),
-        D=DIAGONAL(p["d"]),
-        E=DIAGONAL(p["e"]),
-        s=p["s"],
-    )
+    return Parts(p, dense=False)
 
 
 def matrices(p):
-    """The same parts as dense arrays, without any of this package's algebra."""
-    dense = {k: v.as_matrix() for k, v in vars(operators(p)).items() if k in "ABSTCHGF"}
-    d, e = jnp.diag(p["d"]), jnp.diag(p["e"].reshape(-1))
-    return SimpleNamespace(**dense, I=jnp.eye(N), Q=jnp.eye(N), J=jnp.eye(e.shape[0]), D=d, E=e, s=p["s"])
+    return Parts(p, dense=True)
 
 
 #: An expression, and the class that it stays in: None for lineax's, whose sparse form is looked at.
@@ -121,8 +137,8 @@ def test_equals_dense_algebra(name):
     """Values, products, transposes, derivatives in all parameters, batches; one trace for all values."""
     expression, kind = ROWS[name]
     traces = []
-    operator = expression(operators(PARAMETERS))
-    x, y = (jax.tree.map(jnp.asarray, v) for v in _vectors(formed(operator).in_structure()))
+    operator, matrix = eqx.filter_eval_shape(_both, expression, PARAMETERS)
+    x, y = map(jnp.asarray, _vectors(matrix.in_structure()))
 
     def objective(p):
         result = formed(expression(operators(p)))
@@ -135,8 +151,7 @@ def test_equals_dense_algebra(name):
     @jax.jit
     def everything(p, tangent):
         traces.append(name)
-        result = expression(operators(p))
-        matrix = formed(result)
+        result, matrix = _both(expression, p)
         batch = jax.tree.map(lambda a, b: jnp.stack([a, a - b]), p, tangent)
         pairs = []
         for f in (objective, dense_objective):
@@ -163,6 +178,11 @@ def test_equals_dense_algebra(name):
             operator.triangle  # noqa: B018
     else:
         assert type(operator).__module__.startswith("lineax")
+
+
+def _both(expression, p):
+    operator = expression(operators(p))
+    return operator, formed(operator)
 
 
 def _vectors(structure):
@@ -278,7 +298,6 @@ def _check_claims(tags, operator):
 SPD, STEP = TAGGED.P, 0.3
 LOW_RANK = ns.LowRankPlusDiagonalLinearOperator(jnp.linspace(1, 2, N), _rng.normal(size=(N, 2)), tags=PSD)
 TRIDIAGONAL = lx.TridiagonalLinearOperator(jnp.full(N, 2.1), -jnp.ones(N - 1), -jnp.ones(N - 1))
-FLAT = jax.ShapeDtypeStruct((N,), float)
 COMPOSED = {
     "I + k A": TAGGED.I + STEP * SPD,
     "I + k A, tagged around": TAGGED.I + STEP * TAGGED.W,
