@@ -30,7 +30,7 @@ def measure_fresh(cell: Any, settings: Any) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as empty:
             caches = {"JAX_ENABLE_COMPILATION_CACHE": "false", "NUMBA_CACHE_DIR": empty}
             done = subprocess.run(
-                [sys.executable, "-m", "bench.fresh", request],
+                [sys.executable, "-P", "-m", "bench.fresh", request],
                 capture_output=True,
                 text=True,
                 env=os.environ | caches,

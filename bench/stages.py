@@ -28,7 +28,7 @@ def measure_stages(request: str) -> dict[str, Any]:
 
     `request`: the cell and its settings, as `bench.fresh` writes them."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench.stages", request],
+        [sys.executable, "-P", "-m", "bench.stages", request],
         capture_output=True,
         text=True,
         env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},

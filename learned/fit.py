@@ -69,7 +69,7 @@ def fit(
         done, (model, state) = records.resume((model, state))
         if done > num_steps:
             raise ValueError(f"{checkpoint} holds {done} steps, more than `num_steps` = {num_steps}.")
-        if done:
+        if done and progress:
             bar.console.print(f"resuming: {done} of {num_steps} steps are in {checkpoint}", soft_wrap=True)
         task = bar.add_task("training", total=num_steps, completed=done)
         losses = []

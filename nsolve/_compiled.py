@@ -229,7 +229,8 @@ def _answers_metadata(frame):
 @numba.njit(cache=True)
 def _array(buffer, dtype):
     """An argument or result, which has one axis."""
-    return numba.carray(_pointer(_word(buffer, _DATA)), _word(_word(buffer, _DIMENSIONS), 0), dtype)
+    data, size = _word(buffer, _DATA), _word(_word(buffer, _DIMENSIONS), 0)  # pyright: ignore
+    return numba.carray(_pointer(data), size, dtype)  # pyright: ignore
 
 
 _handler = numba.cfunc(types.intp(types.intp), cache=True)

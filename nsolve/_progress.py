@@ -1,16 +1,31 @@
 """The progress bar of whatever takes longer than a few seconds."""
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from contextlib import nullcontext
+from typing import Any
+
+from ._extras import needed
 
 
-def progress_bar(shown: bool) -> Progress:
-    """A bar on the standard error stream, or none."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True, quiet=not shown),
-        disable=not shown,
+class _NoBar:
+    def add_task(self, *args: Any, **kwargs: Any) -> int:
+        return 0
+
+    def update(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def advance(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+def progress_bar(shown: bool) -> Any:
+    """A context with a bar on the standard error stream, or with none."""
+    if not shown:
+        return nullcontext(_NoBar())
+    progress, console = (
+        needed(f"rich.{name}", "bench", "`progress=True`") for name in ("progress", "console")
+    )
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        console=console.Console(stderr=True),
     )

@@ -24,7 +24,7 @@ class REASONS(eqx.Enumeration):
 
     `converged, max_steps, precision, flat, flat_cycle, indefinite, indefinite_preconditioner, singular, lost,
     diverged, nonfinite_vector, nonfinite_start, nonfinite_operator, nonfinite_parameter,
-    nonfinite_preconditioner, preconditioner_failed, range`.
+    nonfinite_preconditioner, preconditioner_failed, variable_failed, range`.
     """
 
     converged = ""
@@ -75,6 +75,10 @@ class REASONS(eqx.Enumeration):
         "finite: there is a zero on the diagonal, or a pivot vanished. Use another preconditioner (or "
         "solver: `GMRES` needs no diagonal), or reorder the system."
     )
+    variable_failed = (
+        "The variable preconditioner, or the operator, gave NaN or infinity for a finite vector, although "
+        "neither holds any: guard it against division by zero and overflow."
+    )
     range = "The solution is too small or too large for its dtype: scale the system."
 
 
@@ -98,6 +102,7 @@ _RESULTS = {
     "nonfinite_parameter": lx.RESULTS.nonfinite_input,
     "nonfinite_preconditioner": lx.RESULTS.nonfinite_input,
     "preconditioner_failed": lx.RESULTS.breakdown,
+    "variable_failed": lx.RESULTS.breakdown,
     "range": lx.RESULTS.breakdown,
 }
 NAMES = tuple(_RESULTS)

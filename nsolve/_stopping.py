@@ -53,8 +53,9 @@ class Method(NamedTuple):
     `start(x, r)` opens a cycle; `step(state)` advances it; `finish(state)` gives the iterate.  A state has
     the fields `residual_norm` (the recursion's) and `broken`.
 
-    A method that carries something from cycle to cycle, such as a recycled subspace, gives its `memory` at
-    the outset, and `remember(state)` at the end of each cycle; `start(x, r, memory)` then takes it as well.
+    A method that carries something from cycle to cycle, such as a recycled subspace or what a variable
+    preconditioner remembers, gives its `memory` at the outset, and `remember(state)` at the end of each
+    cycle; `start(x, r, memory)` then takes it as well.
     """
 
     start: Callable[..., Any]
@@ -70,6 +71,8 @@ class Method(NamedTuple):
     #: Names of `REASONS`: what it means that the recursion breaks, and that cycles are flat.
     broken_means: str
     flat_means: str = "flat"
+    #: What it means that the recursion meets NaN or infinity; None: what breaking does.
+    nonfinite_means: str | None = None
     patience: int = 1
     memory: Any = None
     remember: Callable[[Any], Any] | None = None
@@ -78,6 +81,10 @@ class Method(NamedTuple):
     finish_with_residual: Callable[[Any], tuple[Vector, Vector, Array]] | None = None
     #: `report(memory, stats)`: statistics to add or replace.
     report: Callable[[Any, dict[str, Any]], dict[str, Any]] | None = None
+
+    def with_variable(self, memory: Any, remember: Callable[[Any], Any]) -> "Method":
+        """The method with a variable preconditioner, which begins with `memory`."""
+        return self._replace(memory=memory, remember=remember, nonfinite_means="variable_failed")
 
     def open(self, x: Vector, r: Vector, memory: Any) -> Any:
         """The state at the start of a cycle."""
@@ -254,6 +261,9 @@ def solve_to_true_residual(
         code = jnp.where(exhausted, CODES["precision"], CODES[method.flat_means])
         code = jnp.where(steps >= max_steps, CODES["max_steps"], code)
         code = jnp.where(broken & ~exhausted, CODES[method.broken_means], code)
+        if method.nonfinite_means is not None:
+            nonfinite = broken & ~jnp.isfinite(state.residual_norm)
+            code = jnp.where(nonfinite, CODES[method.nonfinite_means], code)
         running = (num_flat < method.patience) & ~broken & (steps < max_steps)
         code = jnp.where(running, _RUNNING, code)
         code = jnp.where(converged, CODES["converged"], code)

@@ -62,8 +62,8 @@ def _run(
         raise ValueError("`options['recycled']` is for solves: `unroll` starts without a subspace.")
     vector = as_vector(vector, operator.out_structure(), "vector")
     system = solver.prepare(solver.precondition(operator, options, differentiable=True))
-    method = solver.method(system)
     unit = jax.lax.stop_gradient(power_of_two_scale(vector))
+    method = solver.method(system.in_units_of(unit) if solver.preconditions_residuals else system)
     vector = scale(1 / unit, vector)
     if options.get("y0") is None:
         x, r = zeros_like(vector), vector

@@ -247,16 +247,16 @@ def law_exact_start(case: Case):
 def law_out_of_steps(case: Case):
     """Too few steps are `max_steps_reached`, with the best iterate and its residual."""
     theta, (b,) = case.kind.theta, case.kind.vectors(1)
-    norms = solved(case, theta, b, 1e-8).stats["residual_norms"]
-    solution = case.solve(theta, b, max_steps=3)
-    if isinstance(case().preconditioner, precond.Multigrid):
-        assert solution.result == lx.RESULTS.successful  # on so small a grid it is a direct solver
-        return
+    stats = solved(case, theta, b, 1e-8).stats
+    # On so small a grid multigrid is a direct solver, and takes one step.
+    norms, limit = stats["residual_norms"], min(3, int(stats["num_steps"]) - 1)
+    assert limit == (0 if isinstance(case().preconditioner, precond.Multigrid) else 3)
+    solution = case.solve(theta, b, max_steps=limit)
     assert solution.result == lx.RESULTS.max_steps_reached
-    assert solution.stats["num_steps"] == 3
+    assert solution.stats["num_steps"] == limit
     true = residual(case, theta, solution, b)
     assert abs(solution.stats["residual_norm"] - true) <= 1e-10 * true
-    assert true <= 1.02 * norms[:4].min()
+    assert true <= 1.02 * norms[: limit + 1].min()
 
 
 def law_history(case: Case):
@@ -283,7 +283,8 @@ def law_nonfinite(case: Case):
 
 
 def law_singular(case: Case):
-    """Consistent singular systems are solved or refused, inconsistent ones refused; none is mis-solved."""
+    """Consistent singular systems are solved, but by methods whose iteration need not end on one;
+    inconsistent ones are refused."""
     theta = case.kind.singular
     if theta is None:
         pytest.skip("this kind has no singular member")
@@ -292,11 +293,13 @@ def law_singular(case: Case):
     outside = in_range + np.linalg.norm(in_range) * np.linalg.svd(matrix.T)[2][-1]  # null vector of A^T
     for consistent, b in ((True, in_range), (False, outside)):
         solution = case.solve(theta, b, rtol=1e-8)
+        true = residual(case, theta, solution, b)
         if solution.result == lx.RESULTS.successful:
-            assert residual(case, theta, solution, b) <= 1.01e-8 * norm(b)
+            assert true <= 1.01e-8 * norm(b)
             assert consistent
         else:
-            assert not consistent or case().preconditioner is not None or case.stationary
+            assert 1e-8 * norm(b) < true <= norm(b)
+            assert not consistent or case.stationary
 
 
 def law_best_iterate(case: Case):

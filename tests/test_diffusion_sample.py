@@ -273,6 +273,37 @@ def test_tables_are_shared_by_equal_numbers_alone():
     np.testing.assert_allclose(D.sample(denoiser(), D.UniPC(1), X, TIMES), traced, rtol=1e-12)
 
 
+class _Counting(D.AbstractSampler):
+    """A class of somebody else: it counts how often its table is worked out."""
+
+    order: int = 1
+    key: object = None
+    counted: list = eqx.field(default_factory=list, static=True)
+
+    def table(self, grid, known):
+        self.counted.append(len(grid))
+        return D.DPMSolverPP(self.order, lower_order_final=False).table(grid, known)
+
+    def cache_key(self):
+        return self.key
+
+
+def test_tables_of_others_are_shared_where_they_give_a_key():
+    def run(*samplers):
+        return [np.asarray(D.sample(denoiser(), sampler, X, TIMES)) for sampler in samplers]
+
+    unknown = _Counting()
+    run(unknown, unknown)
+    assert len(unknown.counted) == 2
+    first, other = _Counting(key=("mine", 1)), _Counting(order=2, key=("mine", 2))
+    results = run(first, first, other)
+    assert (len(first.counted), len(other.counted)) == (1, 1)
+    expected = run(*(D.DPMSolverPP(order, lower_order_final=False) for order in (1, 1, 2)))
+    np.testing.assert_allclose(results, expected, rtol=1e-12)
+    with pytest.raises(TypeError, match=r"`_Counting.cache_key\(\)` must be hashable"):
+        run(_Counting(key=np.ones(2)))
+
+
 def test_transform_sees_every_clean_state():
     net = denoiser(transform=lambda x0, t: jnp.clip(x0, -0.3, 0.3))
     _, path = D.sample(net, D.DPMSolverPP(2), X, TIMES, trajectory=True)

@@ -164,6 +164,8 @@ def test_bad_files(tmp_path):
         ({"format": "other"}, "does not hold a plan"),
         ({"wieghts": [1]}, "what no plan has"),
         ({"registers": [7] * 6}, "`registers` must lie"),
+        ({"registers": [0.5] * 6}, "`registers` must be integers"),
+        ({"stochastic": "no"}, "`stochastic` must be true or false"),
         ({"t": [1.0]}, "`t` must have shape"),
     ):
         path.write_text(json.dumps(content | change))

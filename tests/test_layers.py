@@ -1,6 +1,7 @@
 """The architecture, read from the source: who may import whom, and how long a file may be."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -78,9 +79,10 @@ def test_a_file_is_one_idea(path):
 
 
 def test_every_package_is_here():
-    assert {p.parts[0] for p in FILES} == set(PACKAGES)
-    for name in PACKAGES:
-        assert (ROOT / name / "__init__.py").is_file(), f"{name} is no package"
+    found = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert found == set(PACKAGES), "the rules of this file hold for packages that it knows"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) == found
     assert (ROOT / "nsolve" / "py.typed").is_file()
 
 

@@ -250,3 +250,26 @@ def test_bad_input_is_named(make, message):
 def test_shape_must_be_a_tuple():
     with pytest.raises(TypeError, match="`shape` must be a tuple"):
         StencilLinearOperator.poisson(5)
+
+
+@pytest.mark.parametrize(
+    "name", ["Jacobi", "SSOR", "IncompleteCholesky", "IncompleteLU", "Chebyshev", "Multigrid"]
+)
+def test_preconditioners_leave_inactive_cells_alone(name):
+    field = np.exp(np.random.default_rng(0).normal(size=(9, 8)))
+    field[2:5, 1:6] = 0
+    active = field.ravel() > 0
+    matrix = ns.StencilLinearOperator.diffusion(field, 1.0, "dirichlet").as_scipy().toarray()
+    x = np.where(active, np.random.default_rng(1).normal(size=active.size), 0)
+    krylov = ns.GMRES if name == "IncompleteLU" else ns.CG
+    solver = krylov(rtol=1e-10, preconditioner=getattr(ns.preconditioners, name)())
+
+    def solve(field):
+        operator = ns.StencilLinearOperator.diffusion(field, 1.0, "dirichlet")
+        solution = lx.linear_solve(operator, (matrix @ x).reshape(9, 8), solver)
+        return solution.value, solution.stats["num_steps"]
+
+    for call in (solve, jax.jit(solve)):  # coefficients that are known, and traced
+        value, num_steps = call(field)
+        np.testing.assert_allclose(value.ravel(), x, atol=1e-8)
+        assert num_steps < 35

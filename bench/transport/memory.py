@@ -31,7 +31,7 @@ def measure(cell: Any, settings: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "row.json"
         done = subprocess.run(
-            [sys.executable, "-m", "bench.transport.memory", request, str(answer)],
+            [sys.executable, "-P", "-m", "bench.transport.memory", request, str(answer)],
             capture_output=True, text=True, env=os.environ | caches,
         )  # fmt: skip
         if done.returncode != 0:

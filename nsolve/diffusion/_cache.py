@@ -35,8 +35,8 @@ def prepared(denoiser: Denoiser, sampler: AbstractSampler | Plan, grid: Any, x_T
     dtype = common_dtype(*jax.tree.leaves(x_T))
     asked = (sampler, grid, denoiser.schedule, denoiser.prediction, denoiser.transform is None, str(dtype))
     try:
-        key = _numbers(asked)
-    except TypeError:
+        key = _key(asked)
+    except _NotShared:
         return make()
     if key not in _tables:
         if len(_tables) >= _MOST_TABLES:
@@ -45,17 +45,38 @@ def prepared(denoiser: Denoiser, sampler: AbstractSampler | Plan, grid: Any, x_T
     return _tables[key]
 
 
-def _numbers(value: Any) -> Any:
-    """A key that is equal for equal numbers; TypeError for what is not made of numbers, such as functions and
-    classes of others, which may change what they return."""
+class _NotShared(Exception):
+    """No key is known for something."""
+
+
+def _key(value: Any) -> Any:
+    """Equal where tables are: numbers for what is made of them, what `cache_key` says for classes that have
+    one.  Functions, and classes of others, may change what they return."""
     if value is None or isinstance(value, bool | int | float | str):
         return type(value), value
     if isinstance(value, tuple):
-        return tuple(_numbers(part) for part in value)
+        return tuple(_key(part) for part in value)
     if isinstance(value, np.ndarray | np.generic | jax.Array) and not is_traced(value):
-        if value.nbytes > _MOST_BYTES:
-            raise TypeError("too long to compare")
+        if value.nbytes > _MOST_BYTES:  # too long to compare
+            raise _NotShared
         return value.shape, str(value.dtype), np.asarray(value).tobytes()
-    if isinstance(value, eqx.Module) and type(value).__module__.startswith(_PACKAGE):
-        return type(value), tuple(_numbers(part) for part in vars(value).values())
-    raise TypeError(f"no numbers: {type(value).__name__}")
+    if isinstance(value, eqx.Module):
+        give = getattr(type(value), "cache_key", None)  # of the class: Equinox wraps those of instances
+        if give is not None:
+            return type(value), _given_key(value, give(value))
+        if type(value).__module__.startswith(_PACKAGE):
+            return type(value), tuple(_key(part) for part in vars(value).values())
+    raise _NotShared
+
+
+def _given_key(value: Any, key: Any) -> Any:
+    if key is None or is_traced(value):
+        raise _NotShared
+    try:
+        hash(key)
+    except TypeError:
+        raise TypeError(
+            f"`{type(value).__name__}.cache_key()` must be hashable, such as a tuple of numbers, but is "
+            f"{key!r}. For an array write `np.asarray(values).tobytes()`; None shares nothing."
+        ) from None
+    return key

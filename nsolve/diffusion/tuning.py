@@ -5,16 +5,16 @@ here take a reference from many more evaluations of the same model, need no data
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-import optax
 from jaxtyping import Array, PyTree
 
+from .._extras import needed
 from .._progress import progress_bar
 from ._arrays import common_dtype, is_traced
 from ._rows import Row, Rows, advance, form_point
@@ -26,6 +26,9 @@ from .sample import sample
 from .samplers.base import AbstractSampler
 from .samplers.unipc import UniPC
 from .schedules import AbstractSchedule
+
+if TYPE_CHECKING:
+    import optax
 
 
 def reference_path(denoiser: Denoiser, plan: Plan, x_T: PyTree[Array], refine: int = 20) -> PyTree[Array]:
@@ -132,7 +135,7 @@ def tune(
     target: PyTree[Array] | None = None,
     loss: Callable[[PyTree[Array], PyTree[Array]], Array] | None = None,
     num_steps: int = 1000,
-    optimiser: optax.GradientTransformation | None = None,
+    optimiser: "optax.GradientTransformation | None" = None,
     move: tuple[str, ...] = ("grid", "weights"),
     progress: bool = True,
 ) -> Plan:
@@ -162,6 +165,7 @@ def tune(
         ends = np.asarray(start.t)[[0, -1]]
         fine = _refined(denoiser.schedule, ends, 40 * start.num_evaluations)
         target = sample(denoiser, UniPC(3), x_T, fine)
+    optax = needed("optax", "learned", "`tune`")
     adam = optax.adam(optax.cosine_decay_schedule(1e-2, num_steps))
     transform = adam if optimiser is None else optimiser
     times = resolve(grid, denoiser.schedule)

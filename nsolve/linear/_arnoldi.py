@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from .._dense import diagonal
 from .._system import System
@@ -34,9 +34,10 @@ class Arnoldi(NamedTuple):
     count: Array
     residual_norm: Array
     broken: Array
+    memory: PyTree[Array] = None  # of a variable preconditioner
 
 
-def begin(x: Vector, r: Vector, m: int, keeps_corrections: bool) -> Arnoldi:
+def begin(x: Vector, r: Vector, m: int, keeps_corrections: bool, memory: PyTree[Array] = None) -> Arnoldi:
     """An empty process whose first basis vector is the residual."""
     flat, _ = ravel_pytree(r)
     r_norm = norm(flat)
@@ -51,6 +52,7 @@ def begin(x: Vector, r: Vector, m: int, keeps_corrections: bool) -> Arnoldi:
         count=jnp.zeros((), jnp.int32),
         residual_norm=r_norm,
         broken=jnp.array(False),
+        memory=memory,
     )
 
 
@@ -63,13 +65,15 @@ def advance(s: Arnoldi, system: System) -> Arnoldi:
     """One more column: a product, orthogonalisation, a rotation."""
     j, m = s.count, s.triangle.shape[0]
     _, unravel = ravel_pytree(s.x)
-    z, corrections = unravel(s.basis[j]), s.corrections
+    z, corrections, memory = unravel(s.basis[j]), s.corrections, s.memory
     if corrections is None:
         z = system.precondition(z)
     else:
         # Never broken here: the branch keeps XLA from fusing a cheap preconditioner into the update below,
         # which would then read the basis late and cost a copy of it.
-        z = jax.lax.cond(s.broken, zeros_like, lambda v: system.precondition(v), z)
+        z, memory = jax.lax.cond(
+            s.broken, lambda v, memory: (zeros_like(v), memory), lambda *a: system.apply(*a), z, memory
+        )
         corrections = _put(corrections, ravel_pytree(z)[0], j)
     w, _ = ravel_pytree(system.product(z))
     # Classical Gram-Schmidt twice: as orthogonal as Householder, in four matrix-vector products.
@@ -103,6 +107,7 @@ def advance(s: Arnoldi, system: System) -> Arnoldi:
         count=j + 1,
         residual_norm=jnp.abs(sine) * s.residual_norm,
         broken=invariant | ~jnp.isfinite(height),
+        memory=memory,
     )
 
 
@@ -140,7 +145,7 @@ def solution(s: Arnoldi) -> tuple[Array, Array, Array]:
         y, terms = carry
         i = jnp.asarray(live.size - 1, k.dtype) - k
         row = s.triangle[i]
-        solved = jnp.where(live[i], (rhs[i] - jnp.sum(row * y)) / row[i], 0)
+        solved = jnp.where(live[i], (rhs[i] - jnp.sum(row * y)) / jnp.where(live[i], row[i], 1), 0)
         y = y.at[i].set(solved)
         return y, terms + jnp.where(live[i], jnp.abs(row), 0) * jnp.abs(y)
 

@@ -20,13 +20,15 @@ from .._reasons import as_reason, as_result, raise_in_words
 from .._stopping import Method, inexact_leaves, power_of_two_scale, solve_to_true_residual
 from .._system import System
 from .._upstream import solve_throws
+from .._variable import AbstractVariablePreconditioner
 from .._vectors import Vector, size
 from ..operators import SparseLinearOperator, StencilLinearOperator
 from ..operators.base import EXPLICIT, is_positive_semidefinite, require_operator, untagged
 from ..operators.convert import as_one
+from ..preconditioners.variable import as_preconditioner
 
-#: A preconditioner: an operator `M ~ A^-1`, or a constructor that makes one from `A`.
-Preconditioner = lx.AbstractLinearOperator | Callable[[Any], lx.AbstractLinearOperator]
+#: A preconditioner: an operator `M ~ A^-1`, a variable one, or a constructor that makes either from `A`.
+Preconditioner = lx.AbstractLinearOperator | AbstractVariablePreconditioner | Callable[[Any], Any]
 
 
 def constant_field(**kwargs: Any) -> Any:
@@ -51,7 +53,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     * `max_steps`: default ten times the number of unknowns, at least 1000, at most 100 000.
     * `preconditioner`: a constructor such as `nsolve.preconditioners.Jacobi()`, built in `init` (so that
       `state=` reuses it), or an operator `M ~ A^-1`.  `options={"preconditioner": M}` takes precedence.
-      A `state=` keeps the one that it was made with.
+      A `state=` keeps the one that it was made with; options that hold another are a `ValueError`.
     * `history`: record `stats["residual_norms"]`, `(max_steps + 1,)`, NaN after the last step.
 
     Options: `preconditioner`, and `y0`, the start (zero by default).
@@ -59,7 +61,9 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     Vectors and solutions are pytrees of the operator's structure: one array, or several of one dtype, float32
     to complex128; counts are int32 scalars, residual norms real scalars of the vector's precision.  The
     operator is square; its class and tags are checked in `init`.  The preconditioner must be a fixed linear
-    operator with a transpose where the solution is differentiated in reverse mode.
+    operator, with a transpose where the solution is differentiated in reverse mode; `FlexibleCG` and `FGMRES`
+    also take a variable one (`nsolve.preconditioners.AbstractVariablePreconditioner`), or any function of a
+    vector.
 
     With `rtol=0, atol=0` and `max_steps=k` a solve takes exactly `k` steps and gives the last iterate
     (`RESULTS.max_steps_reached`: hand it `throw=False`).
@@ -88,6 +92,10 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     known_options: ClassVar[tuple[str, ...]] = ("preconditioner", "y0")
     #: Whether the method squares products, and so needs an operator of moderate size.
     squares_products: ClassVar[bool] = False
+    #: Whether the method takes an `AbstractVariablePreconditioner`.
+    takes_variable: ClassVar[bool] = False
+    #: Whether that is handed residuals, not vectors of length one.
+    preconditions_residuals: ClassVar[bool] = False
 
     def __check_init__(self):
         name = type(self).__name__
@@ -139,17 +147,18 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
             )
         self.check(operator)
         operator = as_one(operator)
-        preconditioner = options.get("preconditioner", self.preconditioner)
-        _check_preconditioner(preconditioner, "options['preconditioner']")
-        if preconditioner is not None and not isinstance(preconditioner, lx.AbstractLinearOperator):
-            build = getattr(preconditioner, "build", preconditioner)
-            preconditioner = (build if differentiable else preconditioner)(operator)
+        given = options.get("preconditioner", self.preconditioner)
+        where = "options['preconditioner']" if "preconditioner" in options else f"{name}(preconditioner=...)"
+        _check_preconditioner(given, where)
+        preconditioner = as_preconditioner(given, operator, differentiable, self.takes_variable, where)
         if preconditioner is not None:
             self.check_preconditioner(preconditioner, operator)
+        if isinstance(preconditioner, lx.AbstractLinearOperator):
             preconditioner = lx.linearise(preconditioner)
         operator = lx.linearise(operator)
         unit = _size_of(operator) if self.squares_products else None
-        return System(operator, preconditioner, unit=unit)
+        in_options = options.get("preconditioner") is not None
+        return System(operator, preconditioner, unit=unit, given=in_options)
 
     def check_options(self, options: dict[str, Any]) -> None:
         """Raises where a key is not known: a misspelt one would be ignored silently."""
@@ -163,9 +172,13 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     def check_preconditioner(self, preconditioner: Any, operator: lx.AbstractLinearOperator) -> None:
         """Raises where `M` does not fit the operator."""
         name = type(self).__name__
-        if not isinstance(preconditioner, lx.AbstractLinearOperator):
-            raise TypeError(
-                f"The preconditioner of `{name}` must be a linear operator, but is {preconditioner!r}."
+        if isinstance(preconditioner, AbstractVariablePreconditioner):
+            if self.takes_variable:
+                return
+            raise ValueError(
+                f"`{name}` needs a fixed linear preconditioner, but this one may vary: "
+                f"{type(preconditioner).__name__}. Use `FlexibleCG` (for positive definite operators) or "
+                "`FGMRES`."
             )
         expected = operator.in_structure()
         for given in (preconditioner.in_structure(), preconditioner.out_structure()):
@@ -179,14 +192,22 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         self, state: System, vector: Vector, options: dict[str, Any]
     ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
         self.check_options(options)
-        if state.preconditioner is None and options.get("preconditioner") is not None:
-            state = self.init(state.operator, options)  # the state was made without it
+        if options.get("preconditioner") is not None:
+            if state.preconditioner is None:
+                state = self.init(state.operator, options)  # the state was made without it
+            elif not state.given:
+                raise ValueError(
+                    f"`{type(self).__name__}` was handed two preconditioners, the one with which `state` was "
+                    "made and `options['preconditioner']`: leave one of them out."
+                )
         y0 = options.get("y0")
         if y0 is not None:
             y0 = as_vector(y0, state.operator.in_structure(), "options['y0']")
         recycled = options.get("recycled")
         if recycled is not None:
-            state = System(state.operator, state.preconditioner, state.extra, recycled, state.unit)
+            state = System(
+                state.operator, state.preconditioner, state.extra, recycled, state.unit, state.given
+            )
         given = options.get("preconditioner", self.preconditioner)
         made = not isinstance(given, lx.AbstractLinearOperator)
         return _solve(self, state, vector, y0, made, solve_throws())
@@ -194,7 +215,8 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     def _solve(
         self, state: System, vector: Vector, y0: Vector | None, made: bool, throws: bool
     ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
-        max_steps, method = self.step_limit(vector), self.method(state)
+        system = state.in_units_of(power_of_two_scale(vector)) if self.preconditions_residuals else state
+        max_steps, method = self.step_limit(vector), self.method(system)
         value, code, stats, memory, relative_residual = solve_to_true_residual(
             method,
             state.product,
@@ -268,6 +290,8 @@ def _solve(
 def _map_system(function: Callable, state: System, options: dict[str, Any]) -> tuple[System, dict[str, Any]]:
     """Applies `transpose` or `conj` to operator and preconditioner; the start belongs to another system."""
     preconditioner, given = state.preconditioner, options.get("preconditioner")
+    if isinstance(preconditioner, AbstractVariablePreconditioner):  # never transposed itself
+        preconditioner = _linear_part(preconditioner, state.operator)
     # A subspace serves the adjoint system as well where the operator is close to Hermitian.
     new_options = {key: value for key, value in options.items() if key == "recycled"}
     if preconditioner is not None:
@@ -276,7 +300,24 @@ def _map_system(function: Callable, state: System, options: dict[str, Any]) -> t
             new_options["preconditioner"] = preconditioner
     elif isinstance(given, lx.AbstractLinearOperator):
         new_options["preconditioner"] = function(given)
-    return System(function(state.operator), preconditioner, state.extra, unit=state.unit), new_options
+    operator = function(state.operator)
+    return System(operator, preconditioner, state.extra, unit=state.unit, given=state.given), new_options
+
+
+def _linear_part(
+    preconditioner: AbstractVariablePreconditioner, operator: lx.AbstractLinearOperator
+) -> lx.AbstractLinearOperator | None:
+    """Its linear part; raises where that does not act as the operator does."""
+    part, expected = preconditioner.linear_part(operator), operator.in_structure()
+    if part is None:
+        return None
+    for given in (part.in_structure(), part.out_structure()):
+        if not eqx.tree_equal(given, expected):
+            raise ValueError(
+                f"The linear part of {type(preconditioner).__name__} must act on {expected}, as the operator "
+                f"does, but acts on {given}."
+            )
+    return lx.linearise(part)
 
 
 def _size_of(operator: lx.AbstractLinearOperator) -> Array:
@@ -315,10 +356,11 @@ def as_vector(vector: Any, structure: PyTree, name: str) -> Vector:
 
 
 def _check_preconditioner(given: Any, name: str) -> None:
-    """Raises unless a preconditioner is None, a constructor or an operator."""
+    """Raises unless a preconditioner is None, an operator, a variable one, or some function."""
     if isinstance(given, type):
         raise TypeError(f"`{name}` is the class `{given.__name__}`: write `{given.__name__}()`.")
-    if not (given is None or callable(given) or isinstance(given, lx.AbstractLinearOperator)):
+    made = lx.AbstractLinearOperator | AbstractVariablePreconditioner
+    if not (given is None or callable(given) or isinstance(given, made)):
         hint = ""
         if getattr(given, "ndim", 0) == 2:
             hint = " A matrix near the inverse becomes one by `nsolve.SparseLinearOperator.from_scipy`."

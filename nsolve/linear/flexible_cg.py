@@ -1,14 +1,15 @@
 """Flexible conjugate gradients with truncated orthogonalisation."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from .._stopping import Method
 from .._system import System
+from .._variable import AbstractVariablePreconditioner
 from .._vectors import Vector, axpy, dot, norm, real, safe_divide
 from ..operators.base import require_definite
 from .base import (
@@ -28,15 +29,17 @@ class _State(NamedTuple):
     count: Array
     residual_norm: Array
     broken: Array
+    memory: PyTree[Array]  # of a variable preconditioner
 
 
 class FlexibleCG(AbstractIterativeSolver):
     """Conjugate gradients for a preconditioner that is not symmetric, or not a linear function.
 
-    Use it with inner iterations, nonlinear multigrid cycles or learned directions as preconditioner.  Every
-    new direction is made A-orthogonal to the last `truncation` directions explicitly; `truncation=1` with a
-    fixed symmetric preconditioner is CG up to rounding.  The operator must be tagged positive semidefinite;
-    the preconditioner needs no tag.
+    Use it with inner iterations, nonlinear multigrid cycles or networks as preconditioner: it takes any
+    function `z = preconditioner(r)` of a residual (see `nsolve.preconditioners.Variable`).  Every new
+    direction is made A-orthogonal to the last `truncation` directions explicitly; `truncation=1` with a fixed
+    symmetric preconditioner is CG up to rounding.  The operator must be tagged positive semidefinite; the
+    preconditioner needs no tag.
 
     Cost of a step: one product, one application of `M`, `truncation + 2` inner products; `2 truncation + 2`
     vectors are kept.  `p^H A p <= 0` ends with `RESULTS.breakdown`.
@@ -52,6 +55,9 @@ class FlexibleCG(AbstractIterativeSolver):
     preconditioner: Preconditioner | None = None
     history: bool = False
     truncation: int = 2
+
+    takes_variable: ClassVar[bool] = True
+    preconditions_residuals: ClassVar[bool] = True
 
     def __check_init__(self):
         if not isinstance(self.truncation, int) or self.truncation < 1:
@@ -71,15 +77,15 @@ class FlexibleCG(AbstractIterativeSolver):
     def method(self, system: System) -> Method:
         window = self.truncation
 
-        def start(x: Vector, r: Vector) -> _State:
+        def start(x: Vector, r: Vector, memory: PyTree[Array] = None) -> _State:
             stack = jax.tree.map(lambda a: jnp.zeros((window, *a.shape), a.dtype), r)
             r_norm = norm(r)
             curvatures = jnp.zeros(window, r_norm.dtype)
             count = jnp.zeros((), jnp.int32)
-            return _State(x, r, stack, stack, curvatures, count, r_norm, jnp.array(False))
+            return _State(x, r, stack, stack, curvatures, count, r_norm, jnp.array(False), memory)
 
         def step(state: _State) -> _State:
-            z = system.precondition(state.r)
+            z, memory = system.apply(state.r, state.memory)
             overlaps = jax.vmap(lambda q: dot(q, z))(state.products)
             weights = safe_divide(overlaps, state.curvatures.astype(overlaps.dtype))
             p = jax.tree.map(
@@ -96,9 +102,9 @@ class FlexibleCG(AbstractIterativeSolver):
             products = jax.tree.map(lambda a, b: a.at[place].set(b), state.products, q)
             curvatures = state.curvatures.at[place].set(jnp.where(definite, curvature, 0))
             broken = ~definite | (alpha == 0)
-            return _State(x, r, directions, products, curvatures, state.count + 1, norm(r), broken)
+            return _State(x, r, directions, products, curvatures, state.count + 1, norm(r), broken, memory)
 
-        return Method(
+        method = Method(
             start,
             step,
             finish=lambda state: state.x,
@@ -107,3 +113,6 @@ class FlexibleCG(AbstractIterativeSolver):
             restarts_when_broken=False,
             broken_means="indefinite",
         )
+        if isinstance(system.preconditioner, AbstractVariablePreconditioner):
+            method = method.with_variable(system.memory(), lambda state: state.memory)
+        return method

@@ -75,7 +75,7 @@ class GCRODR(AbstractIterativeSolver):
     fewer products than the last one without, the next ones go without, for a while that doubles each time
     (`Recycled`); where a solve takes fewer than `3 recycle` products the subspace is not used at all.
 
-    The preconditioner may vary from step to step.  Cost of a step: one product, one application of `M`, four
+    Cost of a step: one product, one application of `M`, four
     passes over `restart + recycle + 1` vectors; of a cycle besides: three dense products with those vectors
     and an eigenvalue problem of size `restart + recycle`.  Kept: `restart + 5 recycle` vectors, and `restart`
     more with a preconditioner.  `num_steps` counts Arnoldi steps.  Ten cycles in a row that gain less than

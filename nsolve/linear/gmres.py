@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from .._stopping import Method
 from .._system import System
+from .._variable import AbstractVariablePreconditioner
 from .._vectors import Vector, axpy, size
 from ._arnoldi import Arnoldi, advance, begin, multiply, solution
 from .base import (
@@ -62,8 +63,8 @@ class _AbstractGMRES(AbstractIterativeSolver):
             z, r = multiply(jnp.stack([jnp.append(y, jnp.zeros_like(y[:1])), left]), s.basis)
             return axpy(1, system.precondition(unravel(z)), s.x), unravel(r), rounding
 
-        return Method(
-            start=lambda x, r: begin(x, r, m, self.keeps_corrections()),
+        method = Method(
+            start=lambda x, r, memory=None: begin(x, r, m, self.keeps_corrections(), memory),
             step=lambda s: advance(s, system),
             finish=lambda s: finish_with_residual(s)[0],
             cycle_length=m,
@@ -73,6 +74,9 @@ class _AbstractGMRES(AbstractIterativeSolver):
             flat_means="flat_cycle",
             finish_with_residual=finish_with_residual,
         )
+        if isinstance(system.preconditioner, AbstractVariablePreconditioner):
+            method = method.with_variable(system.memory(), lambda s: s.memory)
+        return method
 
 
 class GMRES(_AbstractGMRES):
@@ -105,10 +109,10 @@ class GMRES(_AbstractGMRES):
 
 
 class FGMRES(_AbstractGMRES):
-    """Flexible GMRES: the preconditioner may be anything, and differ from step to step.
+    """Flexible GMRES: the preconditioner may be any function of a vector, and differ from step to step.
 
     As `GMRES`, but the preconditioned vectors are kept as well (`2 restart + 1` vectors in all), so that the
-    solution is put together from what the preconditioner really did.
+    solution is put together from what the preconditioner really did.  See `nsolve.preconditioners.Variable`.
 
     Stopping rule, common fields, options and statistics: see `nsolve.linear.AbstractIterativeSolver`.
 
@@ -121,6 +125,8 @@ class FGMRES(_AbstractGMRES):
     preconditioner: Preconditioner | None = None
     history: bool = False
     restart: int = 30
+
+    takes_variable: ClassVar[bool] = True
 
     def keeps_corrections(self) -> bool:
         return True

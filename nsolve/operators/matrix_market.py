@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import lineax as lx
 import numpy as np
-import scipy.io
 import scipy.sparse as sp
 
 from .base import hermitian_tag
@@ -114,6 +113,8 @@ def _header(text: bytes) -> _Header:
 
 def _entries(text: bytes, header: _Header) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, columns and values of the stored entries."""
+    from scipy.io import mmread  # which is slow to import
+
     body, (m, n) = _checked(text, header), header.shape
     rows = columns = np.zeros(0, np.int32)
     values = np.zeros(0, complex if header.field == "complex" else float)
@@ -123,7 +124,7 @@ def _entries(text: bytes, header: _Header) -> tuple[np.ndarray, np.ndarray, np.n
         if header.coordinate:
             top = f"coordinate {field} general\n{m} {n} {header.count}\n"
         try:
-            read = scipy.io.mmread(io.BytesIO(f"%%MatrixMarket matrix {top}".encode() + body), **_options())
+            read = mmread(io.BytesIO(f"%%MatrixMarket matrix {top}".encode() + body), **_options())
         except (ValueError, OverflowError):  # an index out of range
             _refuse(text, header, body, range(header.count))
             raise
@@ -257,7 +258,9 @@ def _line_number(text: bytes, position: int) -> int:
 @functools.cache
 def _options() -> dict[str, Any]:
     """Newer SciPy has a word for sparse arrays, and warns without it."""
-    known = "spmatrix" in inspect.signature(scipy.io.mmread).parameters
+    from scipy.io import mmread
+
+    known = "spmatrix" in inspect.signature(mmread).parameters
     return {"spmatrix": False} if known else {}
 
 
@@ -267,6 +270,8 @@ def write_matrix_market(path: Any, operator: Any, comment: str = "") -> None:
     Symmetric (Hermitian, skew) matrices are stored as one triangle, 17 digits, so that reading gives back the
     same numbers.
     """
+    from scipy.io import mmwrite
+
     matrix = operator.as_scipy() if hasattr(operator, "as_scipy") else operator
     if not sp.issparse(matrix):
         matrix = np.asarray(matrix)
@@ -274,9 +279,9 @@ def write_matrix_market(path: Any, operator: Any, comment: str = "") -> None:
     path = os.fspath(path)
     if path.endswith(".gz"):
         with gzip.open(path, "wb") as file:
-            scipy.io.mmwrite(file, matrix, **options)
+            mmwrite(file, matrix, **options)
     else:
-        scipy.io.mmwrite(path, matrix, **options)
+        mmwrite(path, matrix, **options)
 
 
 def _symmetry(matrix: Any) -> str:

@@ -1,5 +1,6 @@
 """Preconditioners: constructors that turn an operator `A` into an operator `M ~ A^-1`."""
 
+from .._variable import AbstractVariablePreconditioner as AbstractVariablePreconditioner
 from .base import AbstractApproximateInverse as AbstractApproximateInverse
 from .base import AbstractPreconditioner as AbstractPreconditioner
 from .chebyshev import Chebyshev as Chebyshev
@@ -8,3 +9,4 @@ from .incomplete import IncompleteLU as IncompleteLU
 from .jacobi import Jacobi as Jacobi
 from .multigrid import Multigrid as Multigrid
 from .ssor import SSOR as SSOR
+from .variable import Variable as Variable

@@ -8,20 +8,26 @@ returns an *approximate inverse*: a lineax operator `M ~ A^-1`.
 * refresh: `M.refresh(A2)`, new values on the same pattern, numeric work only; legal under `jit` and `scan`.
 * apply: `M.mv(r)`; transpose: `M.transpose()`, exact, as adjoint solves need it.
 
+Operators on trees of arrays are preconditioned as the operator on one flat array, in the order of
+`jax.flatten_util.ravel_pytree`.
+
 The solution of a linear system does not depend on its preconditioner, and lineax forbids tangents there:
 `constructor(A)` does not differentiate through `A`.  `constructor.build(A)` does, where the method allows it;
 `nsolve.unroll` uses that one.
 """
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
 
-from ..operators.base import AbstractOperator, require_operator
+from ..operators.base import AbstractOperator, require_operator, tags_of
+from ..operators.convert import as_sparse, knows_its_entries
 
 
 class AbstractApproximateInverse(AbstractOperator):
@@ -56,7 +62,61 @@ class AbstractPreconditioner(eqx.Module):
     def __call__(self, operator: lx.AbstractLinearOperator) -> AbstractApproximateInverse:
         """`M ~ A^-1`, constant under differentiation with respect to `A`."""
         require_operator(operator, "operator")
-        return self.build(constant(operator))
+        return build_flat(self, constant(operator))
+
+
+class TreeInverse(AbstractOperator):
+    """A preconditioner on trees of arrays: that of the operator on their entries, in the order of
+    `jax.flatten_util.ravel_pytree`."""
+
+    flat: AbstractApproximateInverse
+    structure: PyTree[jax.ShapeDtypeStruct] = eqx.field(static=True)
+
+    @property
+    def tags(self) -> frozenset[object]:
+        return self.flat.tags
+
+    def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
+        flat, unravel = ravel_pytree(vector)
+        return unravel(self.flat.mv(flat))
+
+    def refresh(self, operator: lx.AbstractLinearOperator) -> "TreeInverse":
+        """The same preconditioner for an operator with other values."""
+        return TreeInverse(self.flat.refresh(flattened(operator)), self.structure)
+
+    def transpose(self) -> "TreeInverse":
+        return TreeInverse(self.flat.transpose(), self.structure)
+
+    def conj(self) -> "TreeInverse":
+        return TreeInverse(lx.conj(self.flat), self.structure)
+
+    def as_matrix(self) -> Array:
+        return self.flat.as_matrix()
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        return self.structure
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        return self.structure
+
+
+def build_flat(constructor: AbstractPreconditioner, operator: lx.AbstractLinearOperator) -> Any:
+    """`constructor.build(operator)`, also of an operator on trees of arrays."""
+    structure = operator.in_structure()
+    if isinstance(structure, jax.ShapeDtypeStruct):
+        return constructor.build(operator)
+    return TreeInverse(constructor.build(flattened(operator)), structure)
+
+
+def flattened(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
+    """An operator on trees as one on flat arrays: a matrix where it knows its entries, else a function."""
+    if knows_its_entries(operator):
+        return as_sparse(operator)
+    tags = tags_of(operator) & {lx.symmetric_tag, lx.positive_semidefinite_tag, lx.negative_semidefinite_tag}
+    example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), operator.in_structure())
+    flat, unravel = ravel_pytree(example)
+    structure = jax.ShapeDtypeStruct(flat.shape, flat.dtype)
+    return lx.FunctionLinearOperator(lambda x: ravel_pytree(operator.mv(unravel(x)))[0], structure, tags)
 
 
 def constant(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:

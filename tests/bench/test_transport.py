@@ -261,7 +261,7 @@ def test_rounding_of_potentials_is_not_held_against_a_column():
     outcome = exact(problem)
     row = judge.judge(problem, outcome, 1e-15)
     assert 0 < row["rounding"] < 1e-11
-    assert row["false_success"] == (row["marginal_error"] > 1e-15 * (1 + 1e-6) + row["rounding"])
+    assert row["marginal_error"] > 1e-15 and not row["false_success"]  # though it is above the tolerance
     above = {"problem": "cloud", "solver": "x", "result": "successful", "rtol": 1e-12, "true_residual": 2e-12}
     assert table.succeeded({**above, "rounding": 1e-12}) and not table.succeeded(above)
     shifted = Outcome("successful", outcome.f + 10 * row["rounding"] * problem.epsilon, outcome.g, True)

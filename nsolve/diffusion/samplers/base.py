@@ -23,6 +23,11 @@ class AbstractSampler(eqx.Module):
 
     `order`: the power of the step with which its error falls on smooth problems, of the drift where it adds
     noise; for predictors with a corrector, the predictor's.
+
+    `sample` works out a table once for all calls with equal numbers in the fields of this package's samplers,
+    schedules and grids. It does so for a class of yours if that has a method `cache_key()`: anything
+    hashable, equal only where the tables are (`return self.order, self.eta`), or None where they cannot be
+    shared.
     """
 
     order: eqx.AbstractVar[int]

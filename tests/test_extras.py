@@ -1,0 +1,90 @@
+"""What the library needs by itself, and what is said where an extra is missing."""
+
+import contextlib
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from tests.helpers import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def needed(requirements, seen):
+    """Names of distributions, with what they need in turn; extras and markers for them are left out."""
+    for requirement in requirements:
+        name = re.match(r"[A-Za-z0-9_.-]+", requirement).group().lower().replace("_", "-")
+        if name not in seen and "extra ==" not in requirement:
+            seen.add(name)
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # for another platform
+                needed(importlib.metadata.requires(name) or (), seen)
+    return seen
+
+
+def without_extras(program):
+    """Runs a program where nothing but this package and what it needs can be imported."""
+    allowed = needed(PROJECT["dependencies"], {"nsolve"})
+    hidden = [
+        module
+        for module, owners in importlib.metadata.packages_distributions().items()
+        if not {owner.lower().replace("_", "-") for owner in owners} & allowed
+    ]
+    assert {"typer", "rich", "optax", "matplotlib", "h5py", "pytest"} <= set(hidden)
+    hide = f"import sys\nfor name in {hidden!r}: sys.modules[name] = None\n"
+    return subprocess.run([sys.executable, "-c", hide + program], cwd=ROOT, capture_output=True, text=True)
+
+
+SOLVE = """
+import jax, numpy as np, lineax as lx, nsolve as ns, scipy.sparse as sp
+jax.config.update("jax_enable_x64", True)
+matrix = sp.diags_array([-1.0, 2.1, -1.0], offsets=[-1, 0, 1], shape=(50, 50)).tocsr()
+A = ns.SparseLinearOperator.from_scipy(matrix, lx.positive_semidefinite_tag)
+solver = ns.CG(rtol=1e-8, preconditioner=ns.preconditioners.IncompleteCholesky())
+x = lx.linear_solve(A, np.ones(50), solver).value
+assert np.linalg.norm(matrix @ x - 1) <= 1e-7
+loaded = {name.partition(".")[0] for name in sys.modules if sys.modules[name] is not None}
+print(loaded & {"optax", "rich", "typer", "matplotlib", "h5py", "orbax", "pyamg", "skfem"})
+"""
+
+
+def test_the_library_works_without_extras():
+    done = without_extras(SOLVE)
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
+
+
+@pytest.mark.parametrize("command, extra", [("bench", "bench"), ("train", "learned")])
+def test_a_command_says_which_extra_it_needs(command, extra):
+    done = without_extras(f"from nsolve._commands import {command}\n{command}()")
+    assert done.returncode == 2
+    assert f"pip install 'nsolve[{extra}]'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "call, what",
+    [
+        ("from nsolve._progress import progress_bar\nprogress_bar(True)", "`progress=True` needs rich"),
+        ("from nsolve._extras import needed\nneeded('optax', 'learned', '`tune`')", "`tune` needs optax"),
+    ],
+)
+def test_a_function_says_which_extra_it_needs(call, what):
+    done = without_extras(call)
+    assert done.returncode == 1 and what in done.stderr and "pip install" in done.stderr
+
+
+def test_no_extra_is_imported_with_the_library():
+    program = "import sys, nsolve; print({'optax', 'rich', 'typer', 'scipy.io'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
+def test_children_do_not_import_what_lies_in_the_folder(tmp_path):
+    """The folder has a `bench` of its own."""
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    command = [sys.executable, "-P", "-c", "import bench.stages"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
