@@ -151,8 +151,8 @@ def require_definite(operator: lx.AbstractLinearOperator, name: str) -> None:
         lx.AddLinearOperator | lx.MulLinearOperator | lx.DivLinearOperator | lx.ComposedLinearOperator,
     )
     hint = (
-        " What lineax composes loses the tag where a number's sign is not known, and inside a solve none is: "
-        "`ns.as_sparse(A)`, or `ns.operators.as_stencil(A)` on a grid, keeps it where called before."
+        " What lineax composes loses the tag where that depends on numbers which are traced, as all inside a "
+        "solve are: `ns.as_sparse(A)`, or `ns.operators.as_stencil(A)` on a grid, called before, keeps it."
     )
     raise ValueError(
         f"`{name}` solves positive definite systems, and the operator is not tagged so. If it is positive "
