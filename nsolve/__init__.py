@@ -21,6 +21,7 @@ from .linear import Richardson as Richardson
 from .operators import LowRankPlusDiagonalLinearOperator as LowRankPlusDiagonalLinearOperator
 from .operators import SparseLinearOperator as SparseLinearOperator
 from .operators import StencilLinearOperator as StencilLinearOperator
+from .operators import as_sparse as as_sparse
 from .operators import function_operator as function_operator
 from .operators import hermitian_tag as hermitian_tag
 from .operators import read_matrix_market as read_matrix_market

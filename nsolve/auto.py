@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import equinox as eqx
 import lineax as lx
 import numpy as np
 
 from . import preconditioners
 from .linear import CG, GMRES, MINRES, AbstractIterativeSolver
 from .operators import SparseLinearOperator, StencilLinearOperator
-from .operators.base import is_hermitian, require_operator, untagged
+from .operators.base import hermitian_tag, require_operator, tags_of
+from .operators.convert import as_sparse, as_stencil, has_few_entries
 
 
 def auto(
@@ -32,16 +34,17 @@ def auto(
     solver, to be handed to `lx.linear_solve`; what does not suit the operator after all is reported there.
     """
     require_operator(operator, "operator")
+    # Nothing is computed, and signs of numbers stay unknown, as they are to the solve.
     common = {"rtol": rtol, "atol": atol, "max_steps": max_steps}
-    inner = untagged(operator)
+    inner, known = eqx.filter_eval_shape(lambda operator: (_form_of(operator), tags_of(operator)), operator)
     grid = isinstance(inner, StencilLinearOperator)
-    if lx.is_positive_semidefinite(operator):
+    if lx.positive_semidefinite_tag in known:
         if grid and all(abs(step) <= 1 for offset in inner.offsets for step in offset):
             return CG(**common, preconditioner=preconditioners.Multigrid())
         if grid or isinstance(inner, SparseLinearOperator):
             return CG(**common, preconditioner=preconditioners.IncompleteCholesky())
         return CG(**common)
-    if is_hermitian(operator):
+    if hermitian_tag in known:
         return MINRES(**common)
     if grid:
         full_diagonal = (0,) * len(inner.shape) in inner.offsets
@@ -52,3 +55,9 @@ def auto(
     if full_diagonal:
         return GMRES(**common, restart=50, preconditioner=preconditioners.IncompleteLU())
     return GMRES(**common, restart=50)
+
+
+def _form_of(operator: lx.AbstractLinearOperator) -> Any:
+    """The stencil or the sparse matrix that the operator is or is composed to; else None."""
+    stencil = as_stencil(operator)
+    return as_sparse(operator) if stencil is None and has_few_entries(operator) else stencil

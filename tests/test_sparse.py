@@ -17,7 +17,7 @@ from jax.experimental import sparse as jsparse
 
 import nsolve as ns
 from nsolve.operators.base import is_hermitian
-from nsolve.operators.convert import as_sparse
+from nsolve.operators.convert import entries_of
 
 from .helpers import ROOT
 
@@ -418,7 +418,7 @@ def test_hermitian_operators_are_known(operator, known):
     ],
 )
 def test_what_is_no_operator_is_told_what_to_write(given, says):
-    for use in (is_hermitian, lambda operator: as_sparse(operator, "somebody")):
+    for use in (is_hermitian, lambda operator: entries_of(operator, "somebody"), ns.as_sparse):
         with pytest.raises(TypeError, match=f"must be a linear operator.*{says}"):
             use(given)
 

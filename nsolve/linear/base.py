@@ -23,7 +23,8 @@ from .._upstream import solve_throws
 from .._variable import AbstractVariablePreconditioner
 from .._vectors import Vector, size
 from ..operators import SparseLinearOperator, StencilLinearOperator
-from ..operators.base import EXPLICIT, require_operator, untagged
+from ..operators.base import EXPLICIT, is_positive_semidefinite, require_operator, untagged
+from ..operators.convert import as_one
 from ..preconditioners.variable import as_preconditioner
 
 #: A preconditioner: an operator `M ~ A^-1`, a variable one, or a constructor that makes either from `A`.
@@ -145,6 +146,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
                 f"{operator.out_structure()}."
             )
         self.check(operator)
+        operator = as_one(operator)
         given = options.get("preconditioner", self.preconditioner)
         where = "options['preconditioner']" if "preconditioner" in options else f"{name}(preconditioner=...)"
         _check_preconditioner(given, where)
@@ -376,7 +378,7 @@ def structure_zeros(structure: PyTree) -> Vector:
 def require_definite_preconditioner(system: System, name: str) -> None:
     """Raises unless the preconditioner is tagged positive semidefinite."""
     preconditioner = system.preconditioner
-    if preconditioner is None or lx.is_positive_semidefinite(preconditioner):
+    if preconditioner is None or is_positive_semidefinite(preconditioner):
         return
     raise ValueError(
         f"`{name}` needs a positive definite preconditioner, and this {type(preconditioner).__name__} is not "

@@ -1,6 +1,8 @@
 """Linear operators: what a system is."""
 
 from .base import hermitian_tag as hermitian_tag
+from .convert import as_sparse as as_sparse
+from .convert import as_stencil as as_stencil
 from .function import function_operator as function_operator
 from .low_rank import LowRankPlusDiagonalLinearOperator as LowRankPlusDiagonalLinearOperator
 from .matrix_market import read_matrix_market as read_matrix_market

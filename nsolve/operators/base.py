@@ -5,7 +5,7 @@ abstract base, so that a concrete operator is just a class: fields, `mv`, `as_ma
 """
 
 import abc
-from collections.abc import Iterable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,23 +15,12 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Array
 
-
-class _Tag:
-    def __init__(self, name: str):
-        self.name = name
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-#: `A` equals its conjugate transpose.  lineax 0.1 has no such tag yet; where lineax has one, it is this one.
-hermitian_tag = getattr(lx, "hermitian_tag", None) or _Tag("hermitian_tag")
-
-if not hasattr(lx, "hermitian_tag"):
-
-    @lx.transpose_tags_rules.append
-    def _(tags: frozenset[object]):
-        return hermitian_tag if hermitian_tag in tags else None
+from .tags import NSD, PSD
+from .tags import as_tags as as_tags
+from .tags import hermitian_tag as hermitian_tag
+from .tags import is_complex as is_complex
+from .tags import tags_of as tags_of
+from .tags import untagged as untagged
 
 
 class AbstractOperator(lx.AbstractLinearOperator):
@@ -39,9 +28,48 @@ class AbstractOperator(lx.AbstractLinearOperator):
 
     Subclasses have a static field `tags` and say what they know of their own structure through the
     methods below; everything lineax asks is answered from these.
+
+    Sums, multiples and products of sparse operators and of stencils, with lineax's identities and diagonals
+    too, are such operators again; the rules for their tags are in `nsolve.operators.tags`.  Others are
+    lineax's compositions.
     """
 
     tags: eqx.AbstractVar[frozenset[object]]
+
+    __array_ufunc__ = None  # `number * A`, with a number of NumPy's, is for `A.__rmul__`
+
+    # The arithmetic knows the classes that are derived from this one, and is imported when asked.
+
+    def __add__(self, other: Any) -> lx.AbstractLinearOperator:
+        from .algebra import add
+
+        return add(self, other)
+
+    def __sub__(self, other: Any) -> lx.AbstractLinearOperator:
+        return self + (-other if isinstance(other, lx.AbstractLinearOperator) else other)
+
+    def __mul__(self, other: Any) -> lx.AbstractLinearOperator:
+        from .algebra import multiply
+
+        return multiply(self, other)
+
+    def __rmul__(self, other: Any) -> lx.AbstractLinearOperator:
+        return self * other
+
+    def __truediv__(self, other: Any) -> lx.AbstractLinearOperator:
+        from .algebra import divide
+
+        return divide(self, other)
+
+    def __neg__(self) -> lx.AbstractLinearOperator:
+        from .algebra import negate
+
+        return negate(self)
+
+    def __matmul__(self, other: Any) -> lx.AbstractLinearOperator:
+        from .algebra import compose
+
+        return compose(self, other)
 
     @abc.abstractmethod
     def conj(self) -> "AbstractOperator":
@@ -62,58 +90,13 @@ class AbstractOperator(lx.AbstractLinearOperator):
         return False
 
 
-def as_tags(tags: object | Iterable[object]) -> frozenset[object]:
-    """One tag or several, as a frozen set."""
-    try:
-        return frozenset(tags)  # pyright: ignore[reportArgumentType]
-    except TypeError:
-        return frozenset([tags])
-
-
-def is_complex(operator: lx.AbstractLinearOperator) -> bool:
-    """Whether the operator acts on complex vectors."""
-    return any(
-        jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(operator.in_structure())
-    )
-
-
 #: lineax's operators that store their entries.
-EXPLICIT = lx.MatrixLinearOperator | lx.DiagonalLinearOperator | lx.TridiagonalLinearOperator
-
-
-def knows_its_entries(operator: lx.AbstractLinearOperator) -> bool:
-    """Whether entries can be read without products."""
-    return isinstance(untagged(operator), AbstractOperator | EXPLICIT)
-
-
-def untagged(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
-    """The operator inside any number of `lx.TaggedLinearOperator`s."""
-    while isinstance(operator, lx.TaggedLinearOperator):
-        operator = operator.operator
-    return operator
-
-
-def is_hermitian(operator: lx.AbstractLinearOperator) -> bool:
-    """Whether the operator is known to equal its conjugate transpose."""
-    require_operator(operator, "operator")
-    if lx.is_positive_semidefinite(operator) or lx.is_negative_semidefinite(operator):
-        return True
-    if not is_complex(operator) and lx.is_symmetric(operator):
-        return True
-    return _has_hermitian_tag(operator)
-
-
-def _has_hermitian_tag(operator: lx.AbstractLinearOperator) -> bool:
-    """Whether the tag is on the operator, on one inside, or follows by what was done with it."""
-    if hermitian_tag in getattr(operator, "tags", ()):
-        return True
-    if isinstance(operator, lx.TaggedLinearOperator | lx.NegLinearOperator):
-        return is_hermitian(operator.operator)
-    if isinstance(operator, lx.MulLinearOperator | lx.DivLinearOperator):
-        return not jnp.iscomplexobj(operator.scalar) and is_hermitian(operator.operator)
-    if isinstance(operator, lx.AddLinearOperator):
-        return is_hermitian(operator.operator1) and is_hermitian(operator.operator2)
-    return False
+EXPLICIT = (
+    lx.MatrixLinearOperator
+    | lx.DiagonalLinearOperator
+    | lx.TridiagonalLinearOperator
+    | lx.PyTreeLinearOperator
+)
 
 
 def is_jax_sparse(x: object) -> bool:
@@ -138,19 +121,43 @@ def require_operator(operator: object, name: str) -> None:
     raise TypeError(f"`{name}` must be a linear operator, but {hint}.")
 
 
+def is_hermitian(operator: lx.AbstractLinearOperator) -> bool:
+    """Whether the operator is known to equal its conjugate transpose."""
+    require_operator(operator, "operator")
+    return hermitian_tag in tags_of(operator)
+
+
+def is_positive_semidefinite(operator: lx.AbstractLinearOperator) -> bool:
+    """Whether the operator is known to be so, where it is composed of others by the rules of `tags`."""
+    return PSD in tags_of(operator)
+
+
+def is_negative_semidefinite(operator: lx.AbstractLinearOperator) -> bool:
+    """Whether the operator is known to be so, where it is composed of others by the rules of `tags`."""
+    return NSD in tags_of(operator)
+
+
 def require_definite(operator: lx.AbstractLinearOperator, name: str) -> None:
     """Raises unless the operator carries the promise that CG and its kin need."""
-    if lx.is_positive_semidefinite(operator):
+    if is_positive_semidefinite(operator):
         return
-    if lx.is_negative_semidefinite(operator):
+    if is_negative_semidefinite(operator):
         raise ValueError(
             f"`{name}` solves positive definite systems; this one is tagged negative semidefinite. Solve "
             "`-A x = -b` instead."
         )
+    composed = isinstance(
+        untagged(operator),
+        lx.AddLinearOperator | lx.MulLinearOperator | lx.DivLinearOperator | lx.ComposedLinearOperator,
+    )
+    hint = (
+        " What lineax composes loses the tag where that depends on numbers which are traced, as all inside a "
+        "solve are: `ns.as_sparse(A)`, or `ns.operators.as_stencil(A)` on a grid, called before, keeps it."
+    )
     raise ValueError(
         f"`{name}` solves positive definite systems, and the operator is not tagged so. If it is positive "
         "definite, say so: `lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)`. If it is symmetric "
-        "but indefinite use `MINRES`, otherwise `GMRES` or `BiCGStab`."
+        f"but indefinite use `MINRES`, otherwise `GMRES` or `BiCGStab`.{hint * composed}"
     )
 
 

@@ -68,6 +68,11 @@ class SparsityPattern:
         """Where each row's diagonal entry stands among the values; `nnz` where the row has none."""
         return _frozen(self.band_positions(0))
 
+    @functools.cached_property
+    def lower_positions(self) -> np.ndarray:
+        """Where the entries of the lower triangle, diagonal included, stand among the values."""
+        return _frozen(np.flatnonzero(self.rows >= self.indices).astype(self.indptr.dtype))
+
     def band_positions(self, offset: int) -> np.ndarray:
         """The same for the diagonal `offset` places to the right of the main one."""
         length = min(self.shape[0] + min(offset, 0), self.shape[1] - max(offset, 0))

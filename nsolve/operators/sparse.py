@@ -59,13 +59,14 @@ class SparseLinearOperator(AbstractOperator):
 
     def __init__(
         self,
-        values: Array | np.ndarray,
+        values: Array | np.ndarray | Entries | Mirrored,
         pattern: SparsityPattern,
         tags: Any = (),
         *,
         tags_of_values: Any = (),
     ):
-        """Use the `from_…` constructors; this one takes values in CSR order and a ready pattern.
+        """Use the `from_…` constructors; this one takes values in CSR order, or the storage of another
+        operator, and a ready pattern.
 
         `tags_of_values` are further tags, which `with_values` drops."""
         if not isinstance(pattern, SparsityPattern):
@@ -73,13 +74,15 @@ class SparseLinearOperator(AbstractOperator):
                 f"`pattern` must be a `SparsityPattern`, but is a {type(pattern).__name__}; build operators "
                 "with `SparseLinearOperator.from_scipy(matrix)` or `from_coo(values, rows, cols, shape)`."
             )
-        values = as_values(values, "values")
-        if values.shape != (pattern.nnz,):
-            raise ValueError(
-                f"`values` must have shape ({pattern.nnz},), one for each entry of the pattern in CSR "
-                f"order, but has shape {values.shape}."
-            )
-        self._storage = store(values, pattern)
+        if not isinstance(values, Entries | Mirrored):
+            values = as_values(values, "values")
+            if values.shape != (pattern.nnz,):
+                raise ValueError(
+                    f"`values` must have shape ({pattern.nnz},), one for each entry of the pattern in CSR "
+                    f"order, but has shape {values.shape}."
+                )
+            values = store(values, pattern)
+        self._storage = values
         self.pattern = pattern
         self._of_these_values = as_tags(tags_of_values) - as_tags(tags)
         self.tags = as_tags(tags) | self._of_these_values
@@ -112,9 +115,9 @@ class SparseLinearOperator(AbstractOperator):
                 f'`symmetry="{symmetry}"` needs a symmetric pattern, but some entries have no mirror image; '
                 "store explicit zeros there, or use `matrix = (matrix + matrix.conj().T) / 2`."
             )
-        general = SparseLinearOperator(matrix.data, pattern, tags, tags_of_values=tag)
-        triangle = matrix.data[pattern.rows >= pattern.indices]
-        return _with_storage(general, mirror(as_values(triangle, "matrix"), pattern, symmetry == "hermitian"))
+        triangle = as_values(matrix.data[pattern.lower_positions], "matrix")
+        storage = mirror(triangle, pattern, symmetry == "hermitian")
+        return SparseLinearOperator(storage, pattern, tags, tags_of_values=tag)
 
     @staticmethod
     def from_coo(
@@ -125,7 +128,7 @@ class SparseLinearOperator(AbstractOperator):
         Entries at the same position are summed.  `A.values` are in CSR order, whatever the order given.
         """
         values = jnp.asarray(as_values(values, "values"))
-        rows, cols = _concrete_indices(rows, "rows"), _concrete_indices(cols, "cols")
+        rows, cols = concrete_indices(rows, "rows"), concrete_indices(cols, "cols")
         if not (values.shape == rows.shape == cols.shape and values.ndim == 1):
             raise ValueError(
                 "`values`, `rows` and `cols` must be flat and of one length, but have shapes "
@@ -163,7 +166,7 @@ class SparseLinearOperator(AbstractOperator):
                 f"{matrix.shape}, n_batch = {matrix.n_batch}, n_dense = {matrix.n_dense}; "
                 "to batch, `jax.vmap` over the values."
             )
-        indices = _concrete_indices(matrix.indices, "matrix.indices")
+        indices = concrete_indices(matrix.indices, "matrix.indices")
         inside = np.all(indices < np.asarray(matrix.shape), axis=1)  # BCOO pads with indices out of range
         (kept,) = np.nonzero(inside)
         return SparseLinearOperator.from_coo(
@@ -214,14 +217,39 @@ class SparseLinearOperator(AbstractOperator):
         return SparseLinearOperator(values, self.pattern, self.tags - self._of_these_values)
 
     def with_triangle(self, triangle: Array) -> "SparseLinearOperator":
-        """Symmetric storage with another lower triangle, `(entries,)` in CSR order; legal while tracing."""
+        """Symmetric storage with another lower triangle, `(entries,)` in CSR order; legal while tracing.
+
+        Keeps the tags that the user gave, and the symmetry."""
         storage, triangle = self._mirrored(), jnp.asarray(as_values(triangle, "triangle"))
         if triangle.shape != storage.triangle.shape:
             raise ValueError(
                 f"`triangle` must have shape {storage.triangle.shape}, one for each entry of the lower "
                 f"triangle, but has shape {triangle.shape}."
             )
-        return _with_storage(self, eqx.tree_at(lambda mirrored: mirrored.triangle, storage, triangle))
+        storage = eqx.tree_at(lambda mirrored: mirrored.triangle, storage, triangle)
+        symmetry = self._of_these_values & {lx.symmetric_tag, hermitian_tag}
+        return SparseLinearOperator(
+            storage, self.pattern, self.tags - self._of_these_values, tags_of_values=symmetry
+        )
+
+    def add_diagonal(self, d: Any) -> "SparseLinearOperator":
+        """`A + diag(d)`, `d` a number or `(rows,)`, which may be traced; sparse, and differentiable in both.
+
+        Keeps the tags by the rules of sums: positive semidefinite stays so where `d` is known to be nowhere
+        negative."""
+        from .algebra import add_diagonal
+
+        return add_diagonal(self, d)
+
+    def select(self, rows: Any = None, cols: Any = None) -> "SparseLinearOperator":
+        """The matrix at the chosen rows and columns, in the order chosen.
+
+        `rows`, `cols`: integers `(k,)` (negative ones count from the end, repeated ones are taken again), a
+        mask, a slice, or None for all; concrete.  Where the two choices are one and the same, symmetry and
+        definiteness stay."""
+        from .algebra import select
+
+        return select(self, rows, cols)
 
     def written_out(self) -> "SparseLinearOperator":
         """The same matrix with all entries stored, as products need them."""
@@ -324,7 +352,8 @@ def _as_csr(matrix: Any) -> sp.csr_array:
     return matrix
 
 
-def _concrete_indices(index: Any, name: str) -> np.ndarray:
+def concrete_indices(index: Any, name: str) -> np.ndarray:
+    """Integers whose values are known."""
     if isinstance(index, Tracer):
         raise TypeError(
             f"`{name}` must be concrete: the sparsity pattern is static. Build the operator outside of "

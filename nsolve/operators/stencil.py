@@ -186,6 +186,15 @@ class StencilLinearOperator(AbstractOperator):
         total = sum(c * self.neighbour(vector, offset) for c, offset in terms)
         return jnp.asarray(total)
 
+    def add_diagonal(self, d: ArrayLike) -> "StencilLinearOperator":
+        """`A + diag(d)`, `d` a number or an array that broadcasts to the grid; may be traced.
+
+        Keeps the tags by the rules of sums: positive semidefinite stays so where `d` is known to be
+        nowhere negative."""
+        from .algebra import add_diagonal
+
+        return add_diagonal(self, d)
+
     def as_sparse(self) -> SparseLinearOperator:
         """As a sparse matrix on flat vectors (C order).  Legal while tracing."""
         pattern, source, segments = _assembly(self.shape, self.offsets, self.periodic)

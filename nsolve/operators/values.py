@@ -78,3 +78,18 @@ def fit(values: Any, dtype: Any, name: str) -> np.ndarray:
             f"{int(lost.sum()) - 1} more of {values.size} numbers. {advice}"
         )
     return converted
+
+
+def common_dtype(first: Any, second: Any) -> Any:
+    """The dtype of a sum or product of two operators of one precision."""
+    if jnp.finfo(first).bits != jnp.finfo(second).bits:
+        raise ValueError(
+            f"Operators of one precision can be added and multiplied, but these are {first} and {second}: "
+            "convert the values of one of them."
+        )
+    return complex_dtype(first) if jnp.dtype(first) != jnp.dtype(second) else first
+
+
+def complex_dtype(dtype: Any) -> np.dtype:
+    """The complex type of the same precision."""
+    return np.dtype({32: np.complex64, 64: np.complex128}[jnp.finfo(dtype).bits])

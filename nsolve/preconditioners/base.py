@@ -26,7 +26,8 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from ..operators.base import AbstractOperator, require_operator, untagged
+from ..operators.base import AbstractOperator, require_operator, tags_of
+from ..operators.convert import as_sparse, knows_its_entries
 
 
 class AbstractApproximateInverse(AbstractOperator):
@@ -108,21 +109,14 @@ def build_flat(constructor: AbstractPreconditioner, operator: lx.AbstractLinearO
 
 
 def flattened(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
-    """An operator on trees as one on flat arrays: a matrix where it stores its entries, else a function."""
-    tags = {tag for check, tag in _CHECKS if check(operator)}
-    if isinstance(untagged(operator), lx.PyTreeLinearOperator):
-        return lx.MatrixLinearOperator(operator.as_matrix(), tags)
+    """An operator on trees as one on flat arrays: a matrix where it knows its entries, else a function."""
+    if knows_its_entries(operator):
+        return as_sparse(operator)
+    tags = tags_of(operator) & {lx.symmetric_tag, lx.positive_semidefinite_tag, lx.negative_semidefinite_tag}
     example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), operator.in_structure())
     flat, unravel = ravel_pytree(example)
     structure = jax.ShapeDtypeStruct(flat.shape, flat.dtype)
     return lx.FunctionLinearOperator(lambda x: ravel_pytree(operator.mv(unravel(x)))[0], structure, tags)
-
-
-_CHECKS = (
-    (lx.is_symmetric, lx.symmetric_tag),
-    (lx.is_positive_semidefinite, lx.positive_semidefinite_tag),
-    (lx.is_negative_semidefinite, lx.negative_semidefinite_tag),
-)
 
 
 def constant(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:

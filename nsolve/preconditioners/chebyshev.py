@@ -10,7 +10,8 @@ from jaxtyping import Array
 
 from .._lanczos import check_bounds, extreme_eigenvalues
 from .._system import System
-from ..operators.base import knows_its_entries, require_definite
+from ..operators.base import require_definite
+from ..operators.convert import as_one, knows_its_entries
 from .base import AbstractApproximateInverse, AbstractPreconditioner, array_structure
 from .jacobi import Jacobi, JacobiInverse
 
@@ -92,6 +93,7 @@ class Chebyshev(AbstractPreconditioner):
     def build(self, operator: lx.AbstractLinearOperator) -> ChebyshevInverse:
         structure = array_structure(operator, "Chebyshev")
         require_definite(operator, "preconditioners.Chebyshev")
+        operator = as_one(operator)
         inner: JacobiInverse | None = Jacobi().build(operator) if knows_its_entries(operator) else None
         system = System(lx.linearise(operator), inner)
         if self.bounds is None:

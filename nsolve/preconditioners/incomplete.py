@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from .._vectors import take
 from ..operators.base import is_hermitian
-from ..operators.convert import as_sparse
+from ..operators.convert import entries_of
 from ..operators.pattern import SparsityPattern
 from ..operators.sparse import SparseLinearOperator
 from .base import AbstractPreconditioner, array_structure
@@ -68,7 +68,7 @@ class IncompleteCholesky(AbstractPreconditioner):
                 "operator is not tagged so. If it is, say so: `lx.TaggedLinearOperator(A, "
                 "lx.positive_semidefinite_tag)`; otherwise use `IncompleteLU`."
             )
-        matrix = as_sparse(operator, who)  # tags do not matter from here on
+        matrix = entries_of(operator, who)
         require_diagonal_entries(matrix.pattern, who)
         lower, scale, upper, shift = _cholesky(
             jax.lax.stop_gradient(matrix), jnp.asarray(self.shift, jnp.finfo(matrix.dtype).dtype)
@@ -100,7 +100,7 @@ class IncompleteLU(AbstractPreconditioner):
     def build(self, operator: lx.AbstractLinearOperator) -> TriangularInverse:
         who = "IncompleteLU"
         structure = array_structure(operator, who)
-        matrix = as_sparse(operator, who)  # tags do not matter from here on
+        matrix = entries_of(operator, who)
         require_diagonal_entries(matrix.pattern, who)
         lower, scale, upper = _lu(jax.lax.stop_gradient(matrix))
         _require_pivots(matrix, scale)

@@ -7,7 +7,8 @@ import lineax as lx
 from jax.core import Tracer
 from jaxtyping import Array
 
-from ..operators.base import is_complex, knows_its_entries, untagged
+from ..operators.base import is_complex, is_positive_semidefinite
+from ..operators.convert import diagonal_of, knows_its_entries, what_lacks_entries
 from .base import AbstractApproximateInverse, AbstractPreconditioner, array_structure
 
 
@@ -57,19 +58,17 @@ class Jacobi(AbstractPreconditioner):
         structure = array_structure(operator, "Jacobi")
         if not knows_its_entries(operator):
             raise ValueError(
-                f"`Jacobi` reads the diagonal, but a {type(untagged(operator)).__name__} only has products. "
-                "Pass a sparse, stencil or explicit operator, or "
+                f"`Jacobi` reads the diagonal, but {what_lacks_entries(operator)} Or write "
                 "`lx.TaggedLinearOperator(lx.DiagonalLinearOperator(1 / diagonal), "
                 "lx.positive_semidefinite_tag)` as the preconditioner."
             )
-        diagonal = lx.diagonal(operator)
+        diagonal = diagonal_of(operator)
         require_nonzero(diagonal, "Jacobi")
         tags = {lx.diagonal_tag}
-        if lx.is_positive_semidefinite(operator) and not is_complex(operator):
+        if is_positive_semidefinite(operator):
             tags |= {lx.positive_semidefinite_tag}
-        elif lx.is_positive_semidefinite(operator):
-            diagonal = diagonal.real.astype(structure.dtype)
-            tags |= {lx.positive_semidefinite_tag}
+            if is_complex(operator):
+                diagonal = diagonal.real.astype(structure.dtype)
         return JacobiInverse((1 / diagonal).reshape(structure.shape), structure, frozenset(tags))
 
 

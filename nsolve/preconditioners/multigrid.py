@@ -1,6 +1,5 @@
 """Geometric multigrid on stencils: the V-cycle."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,8 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array
 
-from ..operators.base import is_complex, is_hermitian, untagged
+from ..operators.base import require_operator, tags_of, untagged
+from ..operators.convert import as_stencil
 from ..operators.finite_volumes import is_traced
 from ..operators.stencil import StencilLinearOperator
 from .base import AbstractApproximateInverse, AbstractPreconditioner
@@ -19,6 +19,9 @@ from .multigrid_constant import constant_hierarchy, is_constant
 from .multigrid_galerkin import galerkin_hierarchy
 from .multigrid_levels import Level, Plan, make_plan
 from .multigrid_transfer import coarser, fitted
+
+#: What is true of the cycle where it is true of the operator.
+_TAGS = {lx.positive_semidefinite_tag, lx.negative_semidefinite_tag, lx.symmetric_tag}
 
 
 class MultigridInverse(AbstractApproximateInverse):
@@ -68,7 +71,7 @@ class MultigridInverse(AbstractApproximateInverse):
                 f"`operator` must have the grid and the stencil that this multigrid was made for, "
                 f"{self.structure}, but is {stencil}. Build a new one with `Multigrid()(operator)`."
             )
-        return _build(jax.lax.stop_gradient(operator), self.plan)
+        return _build(jax.lax.stop_gradient(stencil), self.plan)
 
     def transpose(self) -> "MultigridInverse":
         if lx.is_symmetric(self):
@@ -136,32 +139,26 @@ class Multigrid(AbstractPreconditioner):
 
     def build(self, operator: lx.AbstractLinearOperator) -> MultigridInverse:
         stencil = _as_stencil(operator)
-        return _build(operator, make_plan(stencil, is_constant(stencil)))
+        return _build(stencil, make_plan(stencil, is_constant(stencil)))
 
 
-def _build(operator: lx.AbstractLinearOperator, plan: Plan) -> MultigridInverse:
-    stencil = _as_stencil(operator)
+def _build(stencil: StencilLinearOperator, plan: Plan) -> MultigridInverse:
     hierarchy = constant_hierarchy if plan.constant else galerkin_hierarchy
     if any(map(is_traced, stencil.coefficients)):
         # One compilation, even where a transformation traces without `jit`.
         hierarchy = eqx.filter_jit(hierarchy)
     levels, small, coarse = hierarchy(stencil, plan)
-    tags = set()
-    if lx.is_positive_semidefinite(operator):
-        tags.add(lx.positive_semidefinite_tag)
-    elif lx.is_negative_semidefinite(operator):
-        tags.add(lx.negative_semidefinite_tag)
-    if lx.is_symmetric(operator):
-        tags.add(lx.symmetric_tag)
-    return MultigridInverse(levels, small, coarse, plan, stencil.in_structure(), frozenset(tags))
+    tags = tags_of(stencil) & _TAGS
+    return MultigridInverse(levels, small, coarse, plan, stencil.in_structure(), tags)
 
 
 def _as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
-    stencil = untagged(operator)
-    if not isinstance(stencil, StencilLinearOperator):
+    require_operator(operator, "operator of Multigrid")
+    stencil = as_stencil(operator)
+    if stencil is None:
         raise ValueError(
             "`Multigrid` is geometric: it needs a grid and takes a `StencilLinearOperator`, but "
-            f"was given a {type(stencil).__name__}. For matrices without a grid choose an "
+            f"was given a {type(untagged(operator)).__name__}. For matrices without a grid choose an "
             "algebraic preconditioner, such as `preconditioners.IncompleteCholesky`."
         )
     if any(abs(step) > 1 for offset in stencil.offsets for step in offset):
@@ -169,9 +166,6 @@ def _as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
             "`Multigrid` takes compact stencils, whose offsets lie in {-1, 0, 1}, but this one has "
             f"the offsets {stencil.offsets}."
         )
-    if is_hermitian(operator) and not is_complex(operator) and not lx.is_symmetric(stencil):
-        tags = stencil.tags | {lx.symmetric_tag}
-        stencil = dataclasses.replace(stencil, tags=tags)
     return stencil
 
 

@@ -9,7 +9,8 @@ import lineax as lx
 from jaxtyping import Array
 
 from .._vectors import take
-from ..operators.convert import as_sparse
+from ..operators.base import is_positive_semidefinite
+from ..operators.convert import entries_of
 from ..operators.sparse import SparseLinearOperator
 from .base import AbstractPreconditioner, array_structure
 from .incomplete import require_diagonal_entries
@@ -92,14 +93,14 @@ def _build(
     ordering: Ordering,
 ) -> TriangularInverse:
     structure = array_structure(operator, who)
-    matrix = as_sparse(operator, who)  # tags do not matter from here on
+    matrix = entries_of(operator, who)
     require_diagonal_entries(matrix.pattern, who)
     require_nonzero(matrix.diagonal(), who)
     omega = jnp.asarray(omega, jnp.finfo(matrix.dtype).dtype).astype(matrix.dtype)
     if omega.shape != ():
         raise ValueError(f"`{who}(omega=...)` must be a scalar, but has shape {omega.shape}.")
     lower, scale, upper, order = _factors(matrix, omega, sweep, ordering)
-    definite = sweep == "symmetric" and lx.is_positive_semidefinite(operator)
+    definite = sweep == "symmetric" and is_positive_semidefinite(operator)
     tags = frozenset([lx.positive_semidefinite_tag] if definite else [])
     return TriangularInverse(lower, scale, upper, order, None, constructor, matrix.pattern, structure, tags)
 
