@@ -40,13 +40,16 @@ def main(folder: str = "", *suites: str) -> int:
             return 2
         path = os.pathsep.join([str(HERE), str(HERE.parent.parent)])
         command = [sys.executable, "-m", "pytest", "-p", "plugin", "-p", "no:cacheprovider", "-q", "-rfE"]
-        done = subprocess.run(
-            [*command, "--tb=line", "-o", "addopts=", *FILES[suite]],
-            cwd=checkout,
-            env={**os.environ, "PYTHONPATH": path, "UPSTREAM_SUITE": suite},
-        )
-        if done.returncode:
-            failed.append(suite)
+        # A process for each file: one that has compiled some ten thousand programs runs out of memory maps.
+        for file in FILES[suite]:
+            print(f"{suite}/{file}", flush=True)
+            done = subprocess.run(
+                [*command, "--tb=line", "-o", "addopts=", file],
+                cwd=checkout,
+                env={**os.environ, "PYTHONPATH": path, "UPSTREAM_SUITE": suite},
+            )
+            if done.returncode not in (0, 5):  # 5: all of a file's tests are about other solvers
+                failed.append(f"{suite}/{file}")
     print("Unexpected failures: " + ", ".join(failed) if failed else "All as expected.")
     return len(failed)
 
