@@ -51,7 +51,8 @@ def pytest_configure():
     else:
         choices = importlib.import_module("lineax._solver")
         choices.LU = lambda: ns.GMRES(rtol=1e-12)
-        choices.Cholesky = lambda: ns.CG(rtol=1e-12)
+        # 1e-12 is out of reach for the damped steps of BFGS on Rosenbrock's function, and said to be so.
+        choices.Cholesky = lambda: ns.CG(rtol=1e-10)
 
 
 def pytest_collection_modifyitems(config, items):
