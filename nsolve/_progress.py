@@ -20,7 +20,7 @@ def progress_bar(shown: bool) -> Any:
     if not shown:
         return nullcontext(_NoBar())
     progress, console = (
-        needed(f"rich.{name}", "bench", "`progress=True`") for name in ("progress", "console")
+        needed(f"rich.{name}", "learned", "`progress=True`") for name in ("progress", "console")
     )
     return progress.Progress(
         progress.TextColumn("{task.description}"),

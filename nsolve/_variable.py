@@ -19,7 +19,10 @@ class AbstractVariablePreconditioner(eqx.Module):
     systems by the transpose of its `linear_part`.  `nsolve.unroll` differentiates through the map, its
     parameters included.
 
-    `FlexibleCG` hands it residuals, in the units of the problem; `FGMRES` vectors of length one.
+    `FlexibleCG` hands it residuals, in the units of the problem; `FGMRES` vectors of length one.  It is
+    applied once a step; the state goes on from cycle to cycle, and begins anew with the next solve.
+
+    Notay (2000), doi:10.1137/S1064827599362314; Saad (1993), doi:10.1137/0914028.
     """
 
     @abc.abstractmethod

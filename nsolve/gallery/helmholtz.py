@@ -48,6 +48,5 @@ def helmholtz(
     shift = jnp.asarray(-(k**2), dtype)
     if not (isinstance(damping, int | float) and damping == 0):
         shift = jax.lax.complex(*jnp.broadcast_arrays(shift, -shift * jnp.asarray(damping, dtype)))
-        laplacian = jax.tree.map(lambda c: c.astype(shift.dtype), laplacian)
     operator = combined(laplacian, 1, shift, lx.symmetric_tag)
     return with_normal_vector(operator, key, {"wave_number": jnp.asarray(k, dtype)})

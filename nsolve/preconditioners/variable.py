@@ -26,6 +26,9 @@ class Variable(AbstractVariablePreconditioner):
       or a constructor that makes one from the operator, such as `nsolve.preconditioners.Jacobi()`.  Without
       it they are solved without a preconditioner.
 
+    The function is called once a step.  Another structure or dtype than the vector's is a `ValueError`; NaN
+    or infinity for a finite vector ends the solve with `RESULTS.breakdown` (`REASONS.variable_failed`).
+
     See `AbstractVariablePreconditioner` for what solvers and derivatives do with it.
     """
 
@@ -72,9 +75,8 @@ def as_preconditioner(
     `varies`: whether a function of a vector is what would rather be expected."""
     structure, why_no_map = operator.in_structure(), None
     constructs = callable(given) and not _is_made(given)
-    if constructs and not isinstance(
-        given, AbstractPreconditioner
-    ):  # a function of a vector, or one of the operator
+    # A function may be one of a vector, or of the operator.
+    if constructs and not isinstance(given, AbstractPreconditioner):
         try:
             found = eqx.filter_eval_shape(given, structure)
         except Exception as error:  # whatever it does with what it is not meant for
