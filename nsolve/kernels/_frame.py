@@ -12,7 +12,17 @@ from numba import types
 from numba.extending import intrinsic
 
 from .._ffi import warn_once
-from ._layout import ARGUMENTS, DATA, DIMENSIONS, EXTENSION, METADATA, REPORTED_VERSION, RESULTS, TRAITS, VERSION
+from ._layout import (
+    ARGUMENTS,
+    DATA,
+    DIMENSIONS,
+    EXTENSION,
+    METADATA,
+    REPORTED_VERSION,
+    RESULTS,
+    TRAITS,
+    VERSION,
+)
 
 
 def _kept_on_disk(decorator: Callable[..., Any]) -> Callable[[Any], Any]:
