@@ -11,6 +11,7 @@ is traced, and its schedule made.  The kernels' files import numba: import them 
 the top of a file.
 """
 
+import functools
 import os
 import threading
 import warnings
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jaxtyping import Array
@@ -105,13 +107,19 @@ _call.multiple_results = True
 
 @_call.def_impl
 def _run(*arguments: Any, **parameters: Any) -> Any:
-    return jax.jit(lambda *arguments: _call.bind(*arguments, **parameters))(*arguments)
+    with jax.disable_jit(False):
+        return _jitted(*arguments, **parameters)
+
+
+@functools.partial(jax.jit, static_argnames=("kernel", "static", "results", "axes", "sizes"))
+def _jitted(*arguments: Any, **parameters: Any) -> Any:
+    return _call.bind(*arguments, **parameters)
 
 
 @_call.def_abstract_eval
 def _shapes(*arguments: Any, results: Any, sizes: Any, **_: Any) -> Any:
     # The axis of the innermost vmap stands last among those in front.
-    return [jax.core.ShapedArray((*reversed(sizes), *like.shape), like.dtype) for like in results]
+    return [ShapedArray((*reversed(sizes), *like.shape), like.dtype) for like in results]
 
 
 def _batch(arguments: Any, dims: Any, *, axes: Any, sizes: Any, **parameters: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Compiled kernels and their fallbacks: the same results, one switch, one warning where kernels cannot be had."""
+"""Compiled kernels and their fallbacks: the same results, one switch, one warning where kernels fail."""
 
 import json
 import os
@@ -31,16 +31,27 @@ def fresh(monkeypatch):
     monkeypatch.setattr(_ffi, "_said", set())
 
 
-def cholesky_arguments(matrix):
+def cholesky(matrix):
+    """The kernel, the fallback, and what both take."""
     strict, positions = triangle(matrix.pattern, True)
-    arrays = jnp.asarray(strict.indptr), jnp.asarray(strict.indices)
-    return strict, *arrays, matrix.values[positions], matrix.diagonal()
+    arrays = matrix.values[positions], matrix.diagonal()
+
+    def portable(*arrays):
+        indices = jnp.asarray(strict.indptr), jnp.asarray(strict.indices)
+        return incomplete_cholesky._portable(strict, *indices, *arrays)
+
+    return lambda *arrays: incomplete_cholesky.factorise(strict, *arrays), portable, arrays
 
 
-def lu_arguments(matrix):
+def lu(matrix):
+    """The same."""
     pattern = matrix.pattern
-    arrays = pattern.indptr, pattern.indices, pattern.diagonal_positions
-    return pattern, *map(jnp.asarray, arrays), matrix.values
+
+    def portable(values):
+        indices = pattern.indptr, pattern.indices, pattern.diagonal_positions
+        return incomplete_lu._portable(pattern, *map(jnp.asarray, indices), values)
+
+    return lambda values: incomplete_lu.factorise(pattern, values), portable, (matrix.values,)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -48,7 +59,8 @@ def lu_arguments(matrix):
 def test_fallbacks_of_factorisations_are_the_definitions(dtype, density):
     n = 30
     a = hermitian(n, density, dtype)
-    factor, inverse = incomplete_cholesky._portable(*cholesky_arguments(sparse(a)))
+    _, portable, arrays = cholesky(sparse(a))
+    factor, inverse = portable(*arrays)
     low = dense_ic(a)
     expected = (low / np.diag(low))[np.tril(a, -1) != 0]
     np.testing.assert_allclose(factor, expected, atol=tolerance(dtype))
@@ -56,7 +68,8 @@ def test_fallbacks_of_factorisations_are_the_definitions(dtype, density):
     assert factor.dtype == inverse.dtype == dtype
 
     a = general(n, density, dtype)
-    factor, inverse = incomplete_lu._portable(*lu_arguments(sparse(a)))
+    _, portable, arrays = lu(sparse(a))
+    factor, inverse = portable(*arrays)
     low, up = dense_ilu(a)
     np.testing.assert_allclose(factor, (low - np.eye(n) + up)[a != 0], atol=10 * tolerance(dtype))
     np.testing.assert_allclose(1 / inverse, np.diag(up), rtol=10 * tolerance(dtype))
@@ -64,7 +77,7 @@ def test_fallbacks_of_factorisations_are_the_definitions(dtype, density):
 
 
 def grid(side):
-    """An unsymmetric matrix with fill to drop, on the pattern of a nine-point stencil, reordered at random."""
+    """An unsymmetric matrix with fill to drop, on the pattern of a nine-point stencil, in random order."""
     line = sp.diags_array([np.ones(side - 1), np.ones(side), np.ones(side - 1)], offsets=[-1, 0, 1])
     rng = np.random.default_rng(0)
     matrix = sp.csr_array(sp.kron(line, line))
@@ -77,29 +90,23 @@ def grid(side):
 def test_fallbacks_equal_the_kernels_on_a_grid():
     matrix = grid(40)
     general, symmetric = (ns.SparseLinearOperator.from_scipy(a) for a in (matrix, matrix + matrix.T))
-    for module, arguments in (
-        (incomplete_lu, lu_arguments(general)),
-        (incomplete_cholesky, cholesky_arguments(symmetric)),
-    ):
-        pattern, *arrays = arguments
-        compiled = jax.jit(lambda *a: module.factorise(pattern, *a))(*arrays)  # noqa: B023
-        portable = jax.jit(lambda *a: module._portable(pattern, *a))(*arrays)  # noqa: B023
-        for mine, theirs in zip(portable, compiled, strict=True):
+    for kernel, portable, arrays in (lu(general), cholesky(symmetric)):
+        for mine, theirs in zip(jax.jit(portable)(*arrays), jax.jit(kernel)(*arrays), strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-14)
     pattern = general.pattern
     colours = (
         f(pattern.indptr, pattern.indices) for f in (greedy_colouring._colours, greedy_colouring._portable)
     )
-    np.testing.assert_array_equal(*colours)
+    first, second = colours
+    np.testing.assert_array_equal(first, second)
 
 
 def test_fallbacks_break_down_as_the_kernels_do():
-    zero_pivot = lu_arguments(sparse(np.array([[1.0, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]])))
-    negative = cholesky_arguments(sparse(kershaw()))
-    for module, (pattern, *arrays) in ((incomplete_lu, zero_pivot), (incomplete_cholesky, negative)):
-        compiled, portable = module.factorise(pattern, *arrays), module._portable(pattern, *arrays)
+    zero_pivot = sparse(np.array([[1.0, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]]))
+    for kernel, portable, arrays in (lu(zero_pivot), cholesky(sparse(kershaw()))):
+        compiled = kernel(*arrays)
         assert jnp.isnan(compiled[1]).any() and jnp.isfinite(compiled[1]).any()
-        for mine, theirs in zip(portable, compiled, strict=True):
+        for mine, theirs in zip(portable(*arrays), compiled, strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-14)
 
 
@@ -114,7 +121,12 @@ def test_kernels_and_fallbacks_under_nested_vmap():
         both = jax.vmap(function, (1, 0))  # values and vectors
         return jax.jit(jax.vmap(both, (0, None), out_axes=1))(values, b)
 
-    compiled = solve(lambda v, b: solves.solve(pattern, True, v, *arrays, b))
+    def kernel(v, b):
+        return solves.solve(pattern, True, v, *arrays, b)
+
+    compiled = solve(kernel)
+    with jax.disable_jit():
+        np.testing.assert_array_equal(kernel(values[1, :, 2], b[2]), compiled[2, 1])
     np.testing.assert_allclose(solve(lambda v, b: solves.solve_by_levels(pattern, v, b)), compiled, rtol=1e-9)
     dense = np.eye(pattern.shape[0])
     dense[pattern.rows, pattern.indices] = values[1, :, 2]
@@ -208,8 +220,8 @@ def test_without_a_header_there_are_no_kernels(fresh, monkeypatch, tmp_path):
     monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
     matrix = sparse(general(11))
     with pytest.warns(RuntimeWarning, match="No such file.*c_api.h"):
-        # A function of this test's own: no other has compiled it with kernels.
-        factor, _ = jax.jit(lambda v: incomplete_lu.factorise(*lu_arguments(matrix)[:-1], v))(matrix.values)
+        kernel, _, arrays = lu(matrix)
+        factor, _ = jax.jit(kernel)(*arrays)
     low, up = dense_ilu(np.asarray(matrix.as_matrix()))
     np.testing.assert_allclose(factor, (low - np.eye(11) + up)[matrix.as_matrix() != 0], rtol=1e-12)
 

@@ -1,6 +1,7 @@
 """What the kernels' files take from numba.
 
-Without it, or with `NSOLVE_KERNELS=off`, these are stand-ins: the kernels stay plain functions that nobody calls.
+Without it, or with `NSOLVE_KERNELS=off`, these are stand-ins: the kernels stay plain functions that nobody
+calls.
 """
 
 from typing import Any
@@ -25,6 +26,9 @@ result: Any = None
 
 if _ffi.usable():
     try:
-        from ._frame import answers_metadata, argument, compiled, handler, result
+        from . import _frame
     except Exception as error:  # whatever a broken installation raises
         _ffi.give_up("numba, which compiles the kernels, cannot be imported", error)
+    else:
+        compiled, handler = _frame.compiled, _frame.handler
+        answers_metadata, argument, result = _frame.answers_metadata, _frame.argument, _frame.result

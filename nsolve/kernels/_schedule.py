@@ -56,8 +56,8 @@ def in_chunks(stage: np.ndarray, *entries: tuple[np.ndarray, int]) -> tuple[np.n
 def common_columns(
     pattern: SparsityPattern, first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For pairs of ranges of a pattern's entries, each range within a row and given by `(starts, stops)`: which
-    pair has a column in both ranges, and where it stands in the first and in the second."""
+    """For pairs of ranges of entries, each range within a row and given by `(starts, stops)`: which pair has
+    a column in both ranges, and where that stands in the first and in the second."""
     length, other = first[1] - first[0], second[1] - second[0]
     swapped = other < length  # the entries of the shorter range are looked up in the longer
     found = []
@@ -71,9 +71,10 @@ def common_columns(
             good = (place >= there[0][pair]) & (place < there[1][pair])
             hit = pair[good], position[good], place[good]
             found.append(hit if here is first else (hit[0], hit[2], hit[1]))
-    if not found:
-        return (np.zeros(0, np.int64),) * 3
-    pair, position, place = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    nothing = np.zeros(0, np.int64)
+    pair, position, place = (
+        np.concatenate(parts) for parts in zip(*found, (nothing, nothing, nothing), strict=True)
+    )
     return pair, position, place
 
 

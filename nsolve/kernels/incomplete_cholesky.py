@@ -83,8 +83,8 @@ def _portable(pattern, indptr, indices, lower, diagonal):
 
 @per_pattern
 def _schedule(pattern: SparsityPattern) -> tuple[np.ndarray, ...]:
-    """`entry (i, k) -= entry (i, j) conj(entry (k, j)) / pivot j`: the positions of the three, that of pivot `i`
-    being `nnz + i`, by the level of `j`."""
+    """`entry (i, k) -= entry (i, j) conj(entry (k, j)) / pivot j`: the positions of the three entries, by the
+    level of `j`; that of pivot `i` is `nnz + i`."""
     rows, entries = pattern.rows, np.arange(pattern.nnz, dtype=pattern.indptr.dtype)
     below = pattern.indices
     own, other = (pattern.indptr[rows], entries), (pattern.indptr[below], pattern.indptr[below + 1])
@@ -99,15 +99,12 @@ def _schedule(pattern: SparsityPattern) -> tuple[np.ndarray, ...]:
 _KERNEL = _ffi.Kernel("incomplete_cholesky", _handler, _portable)
 
 
-def factorise(
-    pattern: SparsityPattern, indptr: Array, indices: Array, lower: Array, diagonal: Array
-) -> tuple[Array, Array]:
-    """IC(0), `A ~ (I + L) diag(1 / inverse_pivots) (I + L)^H` with `L` on the strictly lower pattern of `A`,
-    whose arrays are `indptr, indices`: `L`'s entries, `(nnz,)`, and the inverse pivots, `(n,)`.
+def factorise(pattern: SparsityPattern, lower: Array, diagonal: Array) -> tuple[Array, Array]:
+    """IC(0), `A ~ (I + L) diag(1 / inverse_pivots) (I + L)^H` with `L` on the strictly lower pattern of `A`:
+    `L`'s entries, `(nnz,)` in CSR order, and the inverse pivots, `(n,)`.
 
     From the first pivot that is not positive (or not a number) on, everything is NaN.
     """
-    factor, inverse_pivots = _ffi.call(
-        _KERNEL, pattern, indptr, indices, lower, diagonal, like=[lower, diagonal]
-    )
+    arrays = jnp.asarray(pattern.indptr), jnp.asarray(pattern.indices), lower, diagonal
+    factor, inverse_pivots = _ffi.call(_KERNEL, pattern, *arrays, like=[lower, diagonal])
     return factor, inverse_pivots

@@ -100,15 +100,13 @@ def _schedule(pattern: SparsityPattern) -> tuple[np.ndarray, ...]:
 _KERNEL = _ffi.Kernel("incomplete_lu", _handler, _portable)
 
 
-def factorise(
-    pattern: SparsityPattern, indptr: Array, indices: Array, on_diagonal: Array, values: Array
-) -> tuple[Array, Array]:
-    """ILU(0) on a pattern, whose arrays are `indptr, indices, on_diagonal`: unit lower factor and upper factor
-    in one array, `(nnz,)` in CSR order, and the inverse pivots, `(n,)`.
+def factorise(pattern: SparsityPattern, values: Array) -> tuple[Array, Array]:
+    """ILU(0) on the pattern of `A`: unit lower and upper factor in one array, `(nnz,)` in CSR order, and the
+    inverse pivots, `(n,)`.
 
     From the first pivot that is zero (or not a number) on, everything is NaN.
     """
-    pivots = jax.ShapeDtypeStruct(on_diagonal.shape, values.dtype)
-    arguments = indptr, indices, on_diagonal, values
-    factor, inverse_pivots = _ffi.call(_KERNEL, pattern, *arguments, like=[values, pivots])
+    arrays = (jnp.asarray(a) for a in (pattern.indptr, pattern.indices, pattern.diagonal_positions))
+    pivots = jax.ShapeDtypeStruct((pattern.shape[0],), values.dtype)
+    factor, inverse_pivots = _ffi.call(_KERNEL, pattern, *arrays, values, like=[values, pivots])
     return factor, inverse_pivots

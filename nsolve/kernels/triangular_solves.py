@@ -169,8 +169,8 @@ _BOTH = _ffi.Kernel("solve_both", _both_handler, _portable_both)
 def solve(
     pattern: SparsityPattern, lower: bool, values: Array, indptr: Array, indices: Array, b: Array
 ) -> Array:
-    """`(I + N)^-1 b`: `values` on a strictly lower or upper pattern, whose arrays are `indptr, indices`; all of
-    `b`'s dtype."""
+    """`(I + N)^-1 b`: `values` on a strictly lower or upper pattern, whose arrays are `indptr, indices`; all
+    of `b`'s dtype."""
     (x,) = _ffi.call(_LOWER if lower else _UPPER, pattern, indptr, indices, values, b, like=[b])
     return x
 

@@ -114,13 +114,12 @@ def _cholesky(
     from ..kernels import incomplete_cholesky  # here, since it imports numba
 
     strict, positions = triangle(matrix.pattern, True)
-    arrays = jnp.asarray(strict.indptr), jnp.asarray(strict.indices)
     lower, diagonal = take(matrix.values, positions), matrix.diagonal()
     sound = jnp.isfinite(lower).all() & jnp.isfinite(diagonal).all() & (diagonal.real > 0).all()
 
     def attempt(shift):
         shifted = diagonal * (1 + shift).astype(diagonal.dtype)
-        return incomplete_cholesky.factorise(strict, *arrays, lower, shifted)
+        return incomplete_cholesky.factorise(strict, lower, shifted)
 
     def failed(carry):
         _, scale, _, tries = carry
@@ -142,8 +141,7 @@ def _lu(matrix: SparseLinearOperator) -> tuple[UnitTriangular, Array, UnitTriang
     from ..kernels import incomplete_lu  # here, since it imports numba
 
     pattern, values = matrix.pattern, matrix.values
-    arrays = pattern.indptr, pattern.indices, pattern.diagonal_positions
-    factor, scale = incomplete_lu.factorise(pattern, *map(jnp.asarray, arrays), values)
+    factor, scale = incomplete_lu.factorise(pattern, values)
     below, lower_positions = triangle(pattern, True)
     above, upper_positions = triangle(pattern, False)
     lower = UnitTriangular(take(factor, lower_positions), below, True)
