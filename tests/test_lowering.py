@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 import nsolve as ns
 from nsolve import preconditioners as precond
-from nsolve.preconditioners import multigrid_levels
+from nsolve.preconditioners.multigrid import plan
 
 PSD = lx.positive_semidefinite_tag
 #: No test besides has systems of this size: what is traced here must not be found by others in a cache.
@@ -83,7 +83,7 @@ def targets(function, *arguments, platform="cuda") -> set[str]:
 @pytest.fixture
 def few_levels(monkeypatch):
     """Several grids for tiny problems, and no error to raise by a host callback: equinox has one for that."""
-    monkeypatch.setattr(multigrid_levels, "_COARSEST", {True: 30, False: 30})
+    monkeypatch.setattr(plan, "_COARSEST", {True: 30, False: 30})
     monkeypatch.setattr("equinox._errors.EQX_ON_ERROR", "nan")
 
 

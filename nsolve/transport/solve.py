@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
-from ..operators.finite_volumes import is_traced
+from .._arrays import is_traced
 from ._implicit import dual_value, potentials
 from ._problem import Problem
 from .base import AbstractTransportSolver, Outcome
