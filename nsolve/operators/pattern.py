@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable
 
 import numpy as np
-import scipy.sparse as sp
 
 
 def _frozen(array) -> np.ndarray:
@@ -86,6 +85,8 @@ class SparsityPattern:
     @functools.cached_property
     def transposed(self) -> tuple["SparsityPattern", np.ndarray]:
         """The transpose's pattern, and `order` such that `values[order]` are the transpose's values."""
+        import scipy.sparse as sp  # slow to import
+
         numbered = sp.csr_array((np.arange(self.nnz), self.indices, self.indptr), shape=self.shape)
         transpose = numbered.T.tocsr()
         transpose.sort_indices()

@@ -10,6 +10,7 @@ What is known to fail is listed in `exceptions.py`, each with its reason.
 
 import importlib
 import os
+from pathlib import Path
 
 import jax
 import lineax as lx
@@ -50,8 +51,8 @@ def pytest_configure():
         importlib.import_module("tests.helpers").make_operators.append(sparse_operator)
     else:
         choices = importlib.import_module("lineax._solver")
-        choices.LU = lambda: ns.GMRES(rtol=1e-12)
-        # 1e-12 is out of reach for the damped steps of BFGS on Rosenbrock's function, and said to be so.
+        # On Rosenbrock's function of twenty unknowns (condition 4e4) less is out of reach, and said to be so.
+        choices.LU = lambda: ns.GMRES(rtol=1e-11)
         choices.Cholesky = lambda: ns.CG(rtol=1e-10)
 
 
@@ -72,3 +73,13 @@ def pytest_collection_modifyitems(config, items):
         for names, condition, raises, reason in EXPECTED[SUITE]:
             if item.originalname in names and condition(_row(item)):
                 item.add_marker(pytest.mark.xfail(reason=reason, raises=raises, strict=True))
+
+
+_MAPS = Path("/proc/self/maps")
+
+
+def pytest_runtest_teardown():
+    """Drops compiled programs before the process has as many memory maps as Linux allows (65 530): XLA aborts
+    there."""
+    if _MAPS.exists() and len(_MAPS.read_bytes().splitlines()) > 30_000:
+        jax.clear_caches()

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._progress import progress_bar
-from ._arrays import on_host
-from .grids import grid_points
-from .plan import Plan, build
-from .samplers._multistep import Step, exact_moments, is_free_of_noise
-from .schedules import AbstractSchedule
+from ..._progress import progress_bar
+from .._arrays import on_host
+from ..grids import grid_points
+from ..plan import Plan, build
+from ..samplers._multistep import Step, exact_moments, is_free_of_noise
+from ..schedules import AbstractSchedule
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def search_plan(
 ) -> SearchResult:
     """Breed plans: keep the best quarter, cross and mutate them.
 
-    - `score`: of a plan, lower is better: `lambda plan: distance(ns.diffusion.sample(denoiser, plan, x_T))`.
+    - `score`: of a plan, lower is better: `lambda p: distance(ns.diffusion.sample(denoiser, p, x_T).value)`.
       NaN counts as worst. Called once for every new plan, at most `population * (generations + 1)` times.
     - `grid`: where to begin; its ends and its number of steps stay.
     - `forms`, `max_order`, `correctors`, `move_times`: what may be chosen.
