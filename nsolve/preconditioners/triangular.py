@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from .. import _ffi as _ffi  # here already, so that its switch is read when the package is imported
 from .._vectors import take
 from ..operators.pattern import SparsityPattern, per_pattern
 from .base import AbstractApproximateInverse
