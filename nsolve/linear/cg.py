@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -98,7 +97,7 @@ class CG(AbstractIterativeSolver):
                     "recycle, `CG(recycle=...)`."
                 )
             return _conjugate_gradients(system, system.preconditioner is None, system.precondition)
-        if eqx.is_array_like(system.recycled):
+        if not isinstance(system.recycled, Recycled | None):
             raise TypeError(
                 "`options['recycled']` of `CG` must be the `stats['recycled']` of an earlier solve: vectors "
                 "alone lack the values that go with them."
