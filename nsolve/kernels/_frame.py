@@ -12,17 +12,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .._ffi import warn_once
-from ._layout import (
-    ARGUMENTS,
-    DATA,
-    DIMENSIONS,
-    EXTENSION,
-    METADATA,
-    REPORTED_VERSION,
-    RESULTS,
-    TRAITS,
-    VERSION,
-)
+from ._layout import DATA, DIMENSIONS, EXTENSION, METADATA, REPORTED_VERSION, TRAITS, VERSION
 
 
 def _kept_on_disk(decorator: Callable[..., Any]) -> Callable[[Any], Any]:
@@ -62,7 +52,7 @@ def _pointer(typing_context, address):
 
 
 @intrinsic
-def _word(typing_context, address, place):
+def word(typing_context, address, place):
     """The word at a place of a struct, or of a list of words."""
 
     def generate(context, builder, signature, arguments):
@@ -89,28 +79,17 @@ def _place(builder, address, place):
 @_helper
 def answers_metadata(frame):
     """XLA's first call asks for the version of the interface instead of work."""
-    extension = _word(frame, EXTENSION)  # pyright: ignore
+    extension = word(frame, EXTENSION)  # pyright: ignore
     if extension == 0:
         return False
-    metadata = _word(extension, METADATA)
+    metadata = word(extension, METADATA)
     _set_word(metadata, REPORTED_VERSION, VERSION)
     _set_word(metadata, TRAITS, 0)
     return True
 
 
 @_helper
-def _array(buffer, dtype):
-    data, size = _word(buffer, DATA), _word(_word(buffer, DIMENSIONS), 0)  # pyright: ignore
+def array(buffer, dtype):
+    """An argument or result, which has one axis."""
+    data, size = word(buffer, DATA), word(word(buffer, DIMENSIONS), 0)  # pyright: ignore
     return numba.carray(_pointer(data), size, dtype)  # pyright: ignore
-
-
-@_helper
-def argument(frame, number, dtype):
-    """An argument of a call, which has one axis."""
-    return _array(_word(_word(frame, ARGUMENTS), number), dtype)  # pyright: ignore
-
-
-@_helper
-def result(frame, number, dtype):
-    """The place for a result, which has one axis."""
-    return _array(_word(_word(frame, RESULTS), number), dtype)  # pyright: ignore

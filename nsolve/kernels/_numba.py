@@ -21,8 +21,8 @@ def _as_it_is(function: Any) -> Any:
 compiled: Any = _as_it_is
 handler: Any = _as_it_is
 answers_metadata: Any = None
-argument: Any = None
-result: Any = None
+word: Any = None
+array: Any = None
 
 if _ffi.usable():
     try:
@@ -31,4 +31,4 @@ if _ffi.usable():
         _ffi.give_up("numba, which compiles the kernels, cannot be imported", error)
     else:
         compiled, handler = _frame.compiled, _frame.handler
-        answers_metadata, argument, result = _frame.answers_metadata, _frame.argument, _frame.result
+        answers_metadata, word, array = _frame.answers_metadata, _frame.word, _frame.array

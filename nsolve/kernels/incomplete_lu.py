@@ -9,7 +9,8 @@ from jaxtyping import Array
 from .. import _ffi
 from .._vectors import take
 from ..operators.pattern import SparsityPattern, per_pattern
-from ._numba import INDEX, answers_metadata, argument, compiled, handler, result
+from ._layout import ARGUMENTS, RESULTS
+from ._numba import INDEX, answers_metadata, array, compiled, handler, word
 from ._schedule import common_columns, from_first, in_chunks, levels
 
 
@@ -44,13 +45,14 @@ def _handler(dtype):
     @handler
     def run(frame):
         if not answers_metadata(frame):
+            arguments, results = word(frame, ARGUMENTS), word(frame, RESULTS)
             incomplete_lu(
-                argument(frame, 0, INDEX),
-                argument(frame, 1, INDEX),
-                argument(frame, 2, INDEX),
-                argument(frame, 3, dtype),
-                result(frame, 0, dtype),
-                result(frame, 1, dtype),
+                array(word(arguments, 0), INDEX),
+                array(word(arguments, 1), INDEX),
+                array(word(arguments, 2), INDEX),
+                array(word(arguments, 3), dtype),
+                array(word(results, 0), dtype),
+                array(word(results, 1), dtype),
             )
         return 0
 

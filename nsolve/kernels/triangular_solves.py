@@ -14,7 +14,8 @@ from jaxtyping import Array
 from .. import _ffi
 from .._vectors import take
 from ..operators.pattern import SparsityPattern, per_pattern
-from ._numba import INDEX, answers_metadata, argument, compiled, handler, result
+from ._layout import ARGUMENTS, RESULTS
+from ._numba import INDEX, answers_metadata, array, compiled, handler, word
 from ._schedule import in_chunks, levels
 
 # Loops and methods of numbers instead of slices and NumPy's functions: numba compiles them sooner, which the
@@ -76,12 +77,13 @@ def _lower_handler(dtype):
     @handler
     def run(frame):
         if not answers_metadata(frame):
+            arguments, results = word(frame, ARGUMENTS), word(frame, RESULTS)
             solve_lower(
-                argument(frame, 0, INDEX),
-                argument(frame, 1, INDEX),
-                argument(frame, 2, dtype),
-                argument(frame, 3, dtype),
-                result(frame, 0, dtype),
+                array(word(arguments, 0), INDEX),
+                array(word(arguments, 1), INDEX),
+                array(word(arguments, 2), dtype),
+                array(word(arguments, 3), dtype),
+                array(word(results, 0), dtype),
             )
         return 0
 
@@ -92,12 +94,13 @@ def _upper_handler(dtype):
     @handler
     def run(frame):
         if not answers_metadata(frame):
+            arguments, results = word(frame, ARGUMENTS), word(frame, RESULTS)
             solve_upper(
-                argument(frame, 0, INDEX),
-                argument(frame, 1, INDEX),
-                argument(frame, 2, dtype),
-                argument(frame, 3, dtype),
-                result(frame, 0, dtype),
+                array(word(arguments, 0), INDEX),
+                array(word(arguments, 1), INDEX),
+                array(word(arguments, 2), dtype),
+                array(word(arguments, 3), dtype),
+                array(word(results, 0), dtype),
             )
         return 0
 
@@ -108,16 +111,17 @@ def _both_handler(dtype):
     @handler
     def run(frame):
         if not answers_metadata(frame):
+            arguments, results = word(frame, ARGUMENTS), word(frame, RESULTS)
             solve_both(
-                argument(frame, 0, INDEX),
-                argument(frame, 1, INDEX),
-                argument(frame, 2, dtype),
-                argument(frame, 3, dtype),
-                argument(frame, 4, INDEX),
-                argument(frame, 5, INDEX),
-                argument(frame, 6, dtype),
-                argument(frame, 7, dtype),
-                result(frame, 0, dtype),
+                array(word(arguments, 0), INDEX),
+                array(word(arguments, 1), INDEX),
+                array(word(arguments, 2), dtype),
+                array(word(arguments, 3), dtype),
+                array(word(arguments, 4), INDEX),
+                array(word(arguments, 5), INDEX),
+                array(word(arguments, 6), dtype),
+                array(word(arguments, 7), dtype),
+                array(word(results, 0), dtype),
             )
         return 0
 
