@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
-from ..operators.finite_volumes import is_traced
+from .._arrays import is_traced
 
 # A cost matrix with at most so many entries may be stored: 32 MiB of float64.  Larger ones are computed tile
 # by tile, each a sixteenth of this, which stays in a core's cache.

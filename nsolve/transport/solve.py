@@ -10,9 +10,9 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
+from .._arrays import is_traced
 from .._frozen import asynchronous_jit
 from .._results import AbstractSolution, Stats, raised_in_words
-from ..operators.finite_volumes import is_traced
 from ._implicit import dual_value, potentials
 from ._problem import Problem
 from .base import AbstractTransportSolver, Outcome
