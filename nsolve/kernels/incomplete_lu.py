@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse as sp
 from jaxtyping import Array
 
 from .. import _ffi
@@ -92,6 +91,8 @@ def _schedule(pattern: SparsityPattern) -> tuple[np.ndarray, ...]:
     beyond = lower + 1, pattern.indptr[rows + 1]
     above = pattern.diagonal_positions[columns] + 1, pattern.indptr[columns + 1]
     pair, target, right = common_columns(pattern, beyond, above)
+    import scipy.sparse as sp  # slow to import
+
     matrix = sp.csr_array((np.ones(pattern.nnz, bool), pattern.indices, pattern.indptr), shape=pattern.shape)
     both = sp.csr_array(sp.tril(matrix + matrix.T, -1))
     both.sort_indices()
