@@ -6,6 +6,8 @@ import hypothesis
 import jax
 import pytest
 
+from .compiling import Compiling
+
 # Programs that run for milliseconds are not worth optimising, nor a second thread.
 _FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_multi_thread_eigen=false"]
 _FLAGS += ["--xla_cpu_parallel_codegen_split_count=1"]
@@ -26,3 +28,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # Their asserts stand outside test files; without this a failure would not show the values.
 pytest.register_assert_rewrite("tests.laws", "tests.cases", "tests.helpers")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Compiling())
