@@ -1,7 +1,7 @@
 # Each target does its own set-up: a virtual environment in .venv with everything that it needs.
 # The machine has to bring Python >= 3.11 and make; `make test PYTHON=python3.12` names another Python.
 .POSIX:
-.PHONY: help test smoke stress test-upstream bench lint types docs check clean
+.PHONY: help test test-all smoke stress test-upstream bench lint types docs check clean
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -17,14 +17,18 @@ EXTRAS = dev,peers
 
 help:
 	@echo "make bench   solve the quick suite beside SciPy, PyAMG, lineax, JAX and solvax; ends with a table and a page"
-	@echo "make test    run every test                    make stress  large batches, ten times: nothing may hang"
-	@echo "make smoke   run a few tests of every kind"
+	@echo "make test    run the tests                     make stress  large batches, ten times: nothing may hang"
+	@echo "make smoke   run a few tests of every kind     make test-all  and every solver with every preconditioner"
 	@echo "make lint    ruff: style and formatting        make types   pyright"
 	@echo "make docs    build the site into site/         make clean   remove what these commands made"
 
 test: $(VENV)/.installed
 	@mkdir -p .cache
 	$(CACHE) $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+# For the night: derivatives of every solver with every preconditioner and kind of operator.
+test-all:
+	$(MAKE) test PYTEST_ARGS='-m "not stress"'
 
 # What other versions of Python, JAX, NumPy and SciPy would break first.
 smoke:

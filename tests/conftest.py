@@ -27,7 +27,7 @@ hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # Their asserts stand outside test files; without this a failure would not show the values.
-pytest.register_assert_rewrite("tests.laws", "tests.cases", "tests.helpers")
+pytest.register_assert_rewrite("tests.contract", "tests.linear_laws", "tests.helpers")
 
 
 def pytest_configure(config):
