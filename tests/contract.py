@@ -3,8 +3,8 @@
 `tests/subjects/` lists the subjects, a table for each wing; a new function is one row.  Linear solvers
 have laws of their own beside these (`tests/linear_laws.py`).
 
-Compiling is what these laws cost: a subject has one program for values, one for its batch, one for all
-its derivatives and one for single precision.  References are NumPy's, and derivatives are differences of them.
+Compiling is what these laws cost: a subject has one program for values, one for its batch, one for all its
+derivatives and one for single precision.  References are NumPy's, and derivatives are differences of them.
 """
 
 import dataclasses
