@@ -166,7 +166,7 @@ class Chains:
         if self._on_grid:
             vectors = jax.vmap(family.solution_field)(parameters, vectors)
         make = family.stencil if self._on_grid else family.operator
-        sequence = solve_sequence(make, parameters, vectors, solver, recycle=self._recycle)
+        sequence = solve_sequence(make, parameters, vectors, solver, recycle=self._recycle, throw=False)
         x = jax.vmap(family.flatten)(sequence.value) if self._on_grid else sequence.value
         fields = jax.vmap(family.solution_field)(parameters, x)
         return x, fields, sequence.stats["num_steps"], result_code(sequence.result)

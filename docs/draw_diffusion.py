@@ -35,7 +35,7 @@ def main() -> None:
         axis.set_title(f"{num_steps} evaluations", fontsize=10)
     for row, (name, sampler) in zip(axes, SAMPLERS.items(), strict=True):
         for axis, num_steps in zip(row, EVALUATIONS, strict=True):
-            digits = D.sample(denoiser, sampler, x_T, D.log_snr_grid(num_steps))
+            digits = D.sample(denoiser, sampler, x_T, D.log_snr_grid(num_steps)).value
             strip = np.pad(np.asarray(digits)[..., 0], ((0, 0), (1, 1), (1, 1)), constant_values=-1)
             axis.imshow(np.concatenate(strip, axis=1), cmap="gray", vmin=-1, vmax=1)
             axis.set(xticks=[], yticks=[])

@@ -221,7 +221,7 @@ def generate(
     labelled = eqx.tree_at(lambda d: d.model, denoiser, _Labelled(denoiser.model, labels))
     noise = jax.random.normal(key, (len(labels), *shape), jnp.float32)
     sigma = float(schedule.sigma(np.asarray(times.start)))
-    return sample(labelled, DPMSolverPP(order=2), sigma * noise, times)
+    return sample(labelled, DPMSolverPP(order=2), sigma * noise, times).value
 
 
 class _Labelled(eqx.Module):

@@ -9,6 +9,7 @@ import lineax as lx
 from jaxtyping import Array, PyTree
 
 from ._frozen import Frozen, freeze
+from ._results import described
 from ._variable import AbstractVariablePreconditioner, InUnits
 from ._vectors import Vector, scale
 
@@ -37,6 +38,10 @@ class System(eqx.Module):
         given: bool = False,
     ):
         self.arrays, self.rest = freeze((operator, preconditioner, extra, recycled, unit, given))
+
+    def __pdoc__(self, **kwargs: Any) -> Any:
+        parts = [type(part).__name__ for part in (self.operator, self.preconditioner) if part is not None]
+        return described(f"System({', '.join(parts)})")
 
     def _part(self, index: int) -> Any:
         return self.rest.thaw(self.arrays)[index]

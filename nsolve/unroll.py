@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 
+from ._results import Stats
 from ._stopping import power_of_two_scale, tolerance
 from ._vectors import Vector, norm, scale, subtract, where, zeros_like
 from .linear.base import AbstractIterativeSolver, as_vector
@@ -98,11 +99,11 @@ def _run(
         lx.RESULTS.successful,
         lx.RESULTS.max_steps_reached,
     )
-    stats = {
-        "num_steps": num_steps,
-        "residual_norm": unit * residual_norm,
-        "residual_norms": unit * jnp.concatenate(norms),
-    }
+    stats = Stats(
+        num_steps=num_steps,
+        residual_norm=unit * residual_norm,
+        residual_norms=unit * jnp.concatenate(norms),
+    )
     value = scale(unit, x)
     if system.unit is not None:
         value = scale(1 / system.unit, value)

@@ -63,7 +63,7 @@ def test_states_are_pytrees_and_the_first_row_and_shifts_count():
     denoiser = D.Denoiser(model, "x0", SCHEDULE, threshold)
     x = {"a": STARTS, "b": jnp.ones((4, 3))}
     solution = solve(D.as_diffrax(denoiser, plan), x)
-    expected = D.sample(denoiser, plan, x)
+    expected = D.sample(denoiser, plan, x).value
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-14), solution.ys, expected)
 
 
@@ -81,7 +81,7 @@ def test_gradients_equal_those_of_sample():
     @eqx.filter_grad
     def by_sample(inputs):
         denoiser, x = inputs
-        return jnp.sum(D.sample(denoiser, D.UniPC(2), x, TIMES) ** 2)
+        return jnp.sum(D.sample(denoiser, D.UniPC(2), x, TIMES).value ** 2)
 
     inputs = mixture(), STARTS
     ours, theirs = (jax.tree.leaves(g(inputs)) for g in (by_sample, by_diffrax))
@@ -180,7 +180,7 @@ def test_float32():
         x = jnp.asarray(np.asarray(STARTS), jnp.float32)
         denoiser = D.Denoiser(lambda x, t: t * jnp.sin(x), "x0", SCHEDULE)
         solution = solve(D.as_diffrax(denoiser, D.DPMSolverPP(2), TIMES), x)
-        expected = D.sample(denoiser, D.DPMSolverPP(2), x, TIMES)
+        expected = D.sample(denoiser, D.DPMSolverPP(2), x, TIMES).value
         assert solution.ys.dtype == jnp.float32
         np.testing.assert_allclose(solution.ys[0], expected, rtol=1e-5)
 

@@ -66,15 +66,15 @@ def test_every_sampler_ends_in_the_clean_state(sampler):
 def test_runs_to_the_end(sampler, error):
     """Against the exact flow; as times, with a traced schedule, and as an explicit array."""
     grid = D.log_snr_grid(20, final="sigma0")
-    run = eqx.filter_jit(lambda d, x, grid: D.sample(d, sampler, x, grid))
-    x = D.sample(denoiser(SCHEDULE), sampler, X, grid)
+    run = eqx.filter_jit(lambda d, x, grid: D.sample(d, sampler, x, grid).value)
+    x = D.sample(denoiser(SCHEDULE), sampler, X, grid).value
     np.testing.assert_allclose(x, exact(X, SCHEDULE, 999.0), atol=error)
     np.testing.assert_allclose(run(denoiser(SCHEDULE), X, grid), x, rtol=1e-9)
-    np.testing.assert_array_equal(D.sample(denoiser(SCHEDULE), sampler, X, grid(SCHEDULE)), x)
+    np.testing.assert_array_equal(D.sample(denoiser(SCHEDULE), sampler, X, grid(SCHEDULE)).value, x)
 
 
 def test_a_single_step_to_the_end():
-    x = D.sample(denoiser(SCHEDULE), D.UniPC(3), X, D.uniform_grid(1, final="sigma0"))
+    x = D.sample(denoiser(SCHEDULE), D.UniPC(3), X, D.uniform_grid(1, final="sigma0")).value
     np.testing.assert_allclose(x, denoiser(SCHEDULE).x0(X, 999.0), rtol=1e-12)
 
 
@@ -100,7 +100,7 @@ def test_single_steps_reach_sigma_zero(sampler):
     """On EDM's grids, which end at t = 0, with a last step of first order."""
     schedule = D.EDM()
     grid = np.append(D.karras_grid(30)(schedule), 0.0)
-    x = D.sample(denoiser(schedule), sampler, 80.0 * X, grid)
+    x = D.sample(denoiser(schedule), sampler, 80.0 * X, grid).value
     np.testing.assert_allclose(x, exact(80.0 * X, schedule, 80.0), atol=5e-3)
 
 
@@ -108,8 +108,9 @@ def test_noise_ends_before_the_end():
     """Stochastic samplers, too; the same path whatever is behind it."""
     grid = D.log_snr_grid(40, final="sigma0")
     for sampler in (D.DDPM(), D.SASolver(), D.ERSDE(), D.EDMHeun(churn=5.0)):
-        x, path = D.sample(denoiser(SCHEDULE), sampler, X, grid, jr.key(0), trajectory=True)
-        np.testing.assert_allclose(x, denoiser(SCHEDULE).x0(path.x[-2], 0.0), rtol=1e-10)
+        found = D.sample(denoiser(SCHEDULE), sampler, X, grid, jr.key(0), trajectory=True)
+        last = denoiser(SCHEDULE).x0(found.trajectory.x[-2], 0.0)
+        np.testing.assert_allclose(found.value, last, rtol=1e-10)
     D.sample(denoiser(SCHEDULE), D.DDPM(), X, grid, D.BrownianPath(jr.key(0)))
 
 
@@ -124,19 +125,19 @@ def test_a_plan_with_such_a_step_is_kept(tmp_path):
 def test_other_loops_take_it_or_say_no():
     grid, den = D.log_snr_grid(5, final="sigma0"), denoiser(SCHEDULE)
     identity = D.KrylovConsistency(lambda x: x, X, gamma=1e-12)
-    x = D.sample_decomposed(den, identity, X, grid)
-    np.testing.assert_allclose(x, D.sample(den, D.DDIM(), X, grid), rtol=1e-8)
+    x = D.sample_decomposed(den, identity, X, grid).value
+    np.testing.assert_allclose(x, D.sample(den, D.DDIM(), X, grid).value, rtol=1e-8)
     D.sample_predictor_corrector(den, X, grid, jr.key(0))
     refused = {
         "invert": lambda: D.invert(den, D.DDIM(), X, grid),
         "likelihood": lambda: D.log_likelihood(den, X, grid),
         "diffrax": lambda: D.as_diffrax(den, D.DDIM(), grid),
         "particles": lambda: D.sample_feynman_kac(den, 1.0, X, grid, jr.key(0)),
-        "ensemble": lambda: D.sample_ensemble_kalman(den, lambda x: x, X[0], 1.0, X, grid, jr.key(0)),
+        "ensemble": lambda: D.sample_ensemble_kalman(den, lambda x: x, X[0], 1.0, X, grid, jr.key(0)).value,
         "choices": lambda: D.plan_of_choices([D.Choice()] * 4, grid, SCHEDULE),
         "twice": lambda: D.DDIM().plan(D.uniform_grid(3, end=0.0, final="sigma0"), D.VPLinear()),
     }
     for call in refused.values():
         with pytest.raises(ValueError, match="`grid`"):
             call()
-    assert np.isfinite(jax.grad(lambda x: jnp.sum(D.sample(den, D.UniPC(2), x, grid)))(X)).all()
+    assert np.isfinite(jax.grad(lambda x: jnp.sum(D.sample(den, D.UniPC(2), x, grid).value))(X)).all()

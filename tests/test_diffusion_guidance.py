@@ -40,15 +40,17 @@ def test_ends_of_the_scale(scale, which):
     x_T = jr.normal(jr.key(0), (3, 2))
     grid, sampler = D.log_snr_grid(6), D.DPMSolverPP(2)
     alone = D.Denoiser(lambda x, t: network(x, t, (MEANS[which], VARIANCES[which])), "eps", SCHEDULE)
-    expected = D.sample(alone, sampler, x_T, grid)
-    np.testing.assert_allclose(D.sample(guided(scale), sampler, x_T, grid), expected, rtol=1e-12)
+    expected = D.sample(alone, sampler, x_T, grid).value
+    np.testing.assert_allclose(D.sample(guided(scale), sampler, x_T, grid).value, expected, rtol=1e-12)
 
 
 def test_gradient_in_the_scale():
     x_T = jr.normal(jr.key(1), (4, 3))
 
     def loss(scale):
-        return jnp.sum(D.sample(guided(scale, rescale=0.7), D.DPMSolverPP(2), x_T, D.log_snr_grid(5)) ** 2)
+        return jnp.sum(
+            D.sample(guided(scale, rescale=0.7), D.DPMSolverPP(2), x_T, D.log_snr_grid(5)).value ** 2
+        )
 
     loss = jax.jit(loss)
     scale, step = 2.0, 1e-5
@@ -105,7 +107,7 @@ def test_threshold_is_numpy_s(quantile, minimum):
 
 def test_threshold_in_sampling():
     wide = D.Denoiser(lambda x, t: 10 * jnp.ones_like(x), "x0", SCHEDULE, transform=DynamicThreshold())
-    x = D.sample(wide, D.DDIM(), jnp.zeros((2, 3), jnp.bfloat16), jnp.array([0.9, 0.5, 0.0]))
+    x = D.sample(wide, D.DDIM(), jnp.zeros((2, 3), jnp.bfloat16), jnp.array([0.9, 0.5, 0.0])).value
     np.testing.assert_array_equal(x, np.ones((2, 3)))
     assert x.dtype == jnp.bfloat16
 

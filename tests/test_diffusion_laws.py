@@ -124,7 +124,7 @@ def test_sample_runs_the_plan(case: Case):
         return np.asarray(D.noise.normal_like(key, row, jnp.asarray(x)))
 
     expected = reference.run_plan(plan, x, noise=noise if plan.stochastic else None)
-    result = D.sample(flow_denoiser(schedule), case.sampler, jnp.asarray(x), grid, key)
+    result = D.sample(flow_denoiser(schedule), case.sampler, jnp.asarray(x), grid, key).value
     np.testing.assert_allclose(result, expected, rtol=1e-11, atol=1e-12)
 
 

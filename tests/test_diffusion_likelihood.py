@@ -186,35 +186,35 @@ def test_backward_run():
     sampler = D.UniPC(3, prediction="eps", lower_order_final=False)
     found = D.invert(denoiser("eps"), sampler, X, TIMES)
     expected = reference.run_plan(backward_plan(sampler, VP, TIMES), np.asarray(X))
-    np.testing.assert_allclose(found.x_T, expected, rtol=1e-11)
+    np.testing.assert_allclose(found.value, expected, rtol=1e-11)
     _, latent = D.log_likelihood(denoiser("eps"), X, TIMES)
-    np.testing.assert_allclose(found.x_T, latent, rtol=1e-12)
+    np.testing.assert_allclose(found.value, latent, rtol=1e-12)
     back = reference.run_plan(sampler.plan(TIMES, VP), expected)
     relative = np.linalg.norm(back - X, axis=1) / np.linalg.norm(X, axis=1)
     np.testing.assert_allclose(found.residual, relative, rtol=1e-6)
-    assert int(found.num_evaluations) == 40 and 1e-6 < np.max(relative) < 1e-2
+    assert int(found.stats["num_evaluations"]) == 40 and 1e-6 < np.max(relative) < 1e-2
 
 
 @pytest.mark.parametrize("sampler", [D.DDIM(), D.DPMSolverPP(2), D.UniPC(3)], ids=lambda s: type(s).__name__)
 def test_exact_inversion(sampler):
     found = D.invert(denoiser("eps"), sampler, X, TIMES, rtol=1e-11)
-    back = reference.run_plan(sampler.plan(TIMES, VP), np.asarray(found.x_T))
+    back = reference.run_plan(sampler.plan(TIMES, VP), np.asarray(found.value))
     np.testing.assert_allclose(back, X, rtol=1e-9, atol=1e-10)
     assert np.all(found.residual <= 1e-11)
-    assert int(found.num_evaluations) < (25 if sampler.order == 1 else 2 * 15) * 20
+    assert int(found.stats["num_evaluations"]) < (25 if sampler.order == 1 else 2 * 15) * 20
 
 
 def test_first_order_samplers_have_one_latent():
     """Clean states or noise kept: the same steps, so the same latent."""
     ddim, solver = (
-        D.invert(denoiser("eps"), s, X, TIMES, rtol=1e-11).x_T for s in (D.DDIM(), D.DPMSolverPP(1))
+        D.invert(denoiser("eps"), s, X, TIMES, rtol=1e-11).value for s in (D.DDIM(), D.DPMSolverPP(1))
     )
     np.testing.assert_allclose(ddim, solver, rtol=1e-9)
 
 
 def test_exact_inversion_has_forward_derivatives():
     def latent(x):
-        return D.invert(denoiser("eps"), D.DDIM(), x, TIMES, rtol=1e-12, throw=False).x_T
+        return D.invert(denoiser("eps"), D.DDIM(), x, TIMES, rtol=1e-12, throw=False).value
 
     direction = jnp.asarray(np.random.default_rng(1).normal(size=X.shape))
     derivative = jax.jit(lambda x, v: jax.jvp(latent, (x,), (v,))[1])(X, direction)
@@ -229,7 +229,7 @@ def test_inversion_that_fails_says_so():
         D.invert(*arguments, rtol=1e-11, max_steps=2)
     found = D.invert(*arguments, rtol=1e-11, max_steps=2, throw=False)
     assert np.all(np.isfinite(found.residual)) and np.max(found.residual) > 1e-11
-    assert int(found.num_evaluations) == 3 * 20
+    assert int(found.stats["num_evaluations"]) == 3 * 20
 
     broken = D.Denoiser(lambda x, t: jnp.where(t < 0.3, jnp.nan, x), "eps", VP)
     with pytest.raises(FloatingPointError, match="NaN or infinity"):
@@ -237,7 +237,7 @@ def test_inversion_that_fails_says_so():
     with pytest.raises(FloatingPointError, match="NaN or infinity"):
         D.log_likelihood(broken, X, TIMES)
     with pytest.raises(Exception, match="NaN or infinity"):
-        jax.block_until_ready(eqx.filter_jit(D.invert)(broken, D.DDIM(), X, TIMES, rtol=1e-6).x_T)
+        jax.block_until_ready(eqx.filter_jit(D.invert)(broken, D.DDIM(), X, TIMES, rtol=1e-6).value)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_float32():
         net = D.Denoiser(lambda x, t: jnp.sin(x) * t, "v", VP)
         value, x_T = D.log_likelihood(net, x, TIMES)
         found = D.invert(net, D.DDIM(), x, TIMES, rtol=1e-5)
-        assert value.dtype == x_T.dtype == found.x_T.dtype == found.residual.dtype == jnp.float32
+        assert value.dtype == x_T.dtype == found.value.dtype == found.residual.dtype == jnp.float32
     exact, latent = D.log_likelihood(net, X, TIMES)
     np.testing.assert_allclose(value, exact, rtol=1e-5)
     np.testing.assert_allclose(x_T, latent, rtol=1e-5)

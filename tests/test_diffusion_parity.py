@@ -254,7 +254,8 @@ def test_sample_passes_through_recorded_states(name):
     denoiser = nd.Denoiser(Network(record.network, record.schedule), record.prediction, record.schedule)
     noise = RecordedNoise(jnp.asarray(record.noise))
     x_T = jnp.asarray(record.states[0])
-    x, trajectory = nd.sample(denoiser, SAMPLED[name], x_T, record.times, noise, trajectory=True)
+    found = nd.sample(denoiser, SAMPLED[name], x_T, record.times, noise, trajectory=True)
+    x, trajectory = found.value, found.trajectory
     assert x.dtype == record.states.dtype
     scale = np.abs(record.states).max()
     np.testing.assert_array_equal(x, trajectory.x[-1])
@@ -292,5 +293,7 @@ def test_predictor_corrector_is_the_authors(corrector_steps, monkeypatch):
     grid = np.unique(record.times)[::-1]
     denoiser = nd.Denoiser(Network(record.network, record.schedule), record.prediction, record.schedule)
     x_T = jnp.asarray(record.states[0])
-    x = nd.sample_predictor_corrector(denoiser, x_T, grid, jax.random.key(0), corrector_steps=corrector_steps)
+    x = nd.sample_predictor_corrector(
+        denoiser, x_T, grid, jax.random.key(0), corrector_steps=corrector_steps
+    ).value
     np.testing.assert_allclose(x, record.states[-1], rtol=0, atol=1e-10)

@@ -91,7 +91,7 @@ def test_sampling_ends_in_the_data_evenly():
     grid = np.append(D.karras_grid(17)(schedule), 0.0)
     x_T = D.pfgm_noise(jax.random.key(4), (400, 3), 16.0, sigma=80.0)
     denoiser = D.Denoiser(D.PFGMField(jnp.asarray(DATA), 16.0), "x0", schedule)
-    x = np.asarray(D.sample(denoiser, D.EDMHeun(), x_T, grid))
+    x = np.asarray(D.sample(denoiser, D.EDMHeun(), x_T, grid).value)
     distance = np.linalg.norm(x[:, None] - DATA, axis=2)
     assert np.mean(distance.min(axis=1) < 1e-3) > 0.99
     counts = np.bincount(distance.argmin(axis=1), minlength=4)

@@ -84,13 +84,13 @@ def test_consistency_in_sampling():
     def residual(x):
         return float(np.sqrt(np.mean((np.asarray(x) @ A.T - Y) ** 2)))
 
-    free = residual(D.sample(PRIOR, D.DDIM(), x_T, grid))
+    free = residual(D.sample(PRIOR, D.DDIM(), x_T, grid).value)
     exact = D.KrylovConsistency(MATRIX, jnp.asarray(Y), None, ROWS)
-    held = residual(D.sample_decomposed(PRIOR, exact, x_T, grid))
+    held = residual(D.sample_decomposed(PRIOR, exact, x_T, grid).value)
     assert free > 1.0
     assert held < 0.1  # what is left is the noise of the grid's last level
     as_transform = D.Denoiser(normal_model, "x0", SCHEDULE, transform=exact)
-    assert residual(D.sample(as_transform, D.DPMSolverPP(2), x_T, grid)) < 0.05
+    assert residual(D.sample(as_transform, D.DPMSolverPP(2), x_T, grid).value) < 0.05
 
 
 def test_gradients_of_consistent_sampling():
@@ -100,7 +100,9 @@ def test_gradients_of_consistent_sampling():
     def loss(parameters):
         gamma, matrix, y = parameters
         consistency = D.KrylovConsistency(lx.MatrixLinearOperator(matrix), y, gamma, 2)
-        x = D.sample_decomposed(PRIOR, consistency, x_T, jnp.array([10.0, 3.0, 1.0, 0.1]), jr.key(2), eta=0.8)
+        x = D.sample_decomposed(
+            PRIOR, consistency, x_T, jnp.array([10.0, 3.0, 1.0, 0.1]), jr.key(2), eta=0.8
+        ).value
         return jnp.sum(x**2)
 
     point = (jnp.asarray(1.3), jnp.asarray(A), jnp.asarray(Y))
@@ -143,7 +145,7 @@ def test_total_variation_is_the_reference_loop():
 
     expected = reference_decomposed(x_T, times, eta, noises, step)
     consistency = D.TotalVariationConsistency(lambda x: jnp.asarray(A) @ x, jnp.asarray(y), weight, rho, 3)
-    x = D.sample_decomposed(PRIOR, consistency, jnp.asarray(x_T), times, key, eta=eta)
+    x = D.sample_decomposed(PRIOR, consistency, jnp.asarray(x_T), times, key, eta=eta).value
     np.testing.assert_allclose(x, expected, rtol=1e-9)
 
 
@@ -153,7 +155,7 @@ def test_bias_of_decomposed_sampling():
     grid = D.karras_grid(40, start=start, end=0.01)
     consistency = D.KrylovConsistency(lambda x: jnp.asarray(A) @ x, jnp.asarray(Y), 1.0 / NOISE**2, DIM)
     columns = jnp.concatenate([jnp.zeros((1, DIM)), start * jnp.eye(DIM)])
-    x = np.asarray(D.sample_decomposed(PRIOR, consistency, columns, grid))
+    x = np.asarray(D.sample_decomposed(PRIOR, consistency, columns, grid).value)
     mean, root = x[0], (x[1:] - x[0]).T
     bias = np.linalg.norm(mean - POSTERIOR_MEAN) / np.linalg.norm(MEAN - POSTERIOR_MEAN)
     spread = np.trace(root @ root.T) / np.trace(POSTERIOR_COVARIANCE)
@@ -171,7 +173,7 @@ def ensemble(x_T=ENSEMBLE, forward=lambda x: x @ A.T, y=Y, noise_std=NOISE, samp
     grid = D.karras_grid(12, start=20.0, end=0.02)
     return D.sample_ensemble_kalman(
         PRIOR, forward, jnp.asarray(y), noise_std, x_T, grid, sampler=sampler, **options
-    )
+    ).value
 
 
 def test_ensemble_reaches_the_posterior():
@@ -223,7 +225,7 @@ def test_published_rule_is_the_reference_loop():
         np.array([20.0, 5.0, 0.5]),
         num_prediction_steps=2,
         guidance_scale=1.5,
-    )
+    ).value
     np.testing.assert_allclose(result, x, rtol=1e-9)
 
 
@@ -310,7 +312,7 @@ def test_tweedie_in_sampling():
     errors = []
     for steps in (60, 120):
         grid = D.log_snr_grid(steps, start=0.8, end=0.01)
-        x = D.sample(guided, D.DPMSolverPP(3, "single"), x_T, grid)
+        x = D.sample(guided, D.DPMSolverPP(3, "single"), x_T, grid).value
         errors.append(np.abs(x[0] - expected).max())
     assert errors[0] < 2e-4 and errors[0] / errors[1] > 6  # third order, as without guidance
 
@@ -320,8 +322,8 @@ def test_tweedie_keeps_the_schedule_s_time():
     told = D.Denoiser(lambda x, t: t * x, "flow", flow)
     flat = D.second_order_tweedie(told, lambda x0: jnp.zeros(len(x0)), curvature=0)
     x, grid = jnp.ones((2, 3)), D.uniform_grid(4, start=0.99)
-    expected = D.sample(told, D.DDIM(), x, grid)
-    np.testing.assert_allclose(D.sample(flat, D.DDIM(), x, grid), expected, rtol=1e-12)
+    expected = D.sample(told, D.DDIM(), x, grid).value
+    np.testing.assert_allclose(D.sample(flat, D.DDIM(), x, grid).value, expected, rtol=1e-12)
 
 
 # ---------------------------------------------------------------- Feynman-Kac correctors
@@ -401,14 +403,14 @@ def test_weighted_particles(name):
     denoisers, powers, reward, bounds, moment, bias = PRODUCTS[name]
     for threshold in (0.0, 0.5):
         result, mean, variance, log_ratio = particles(denoisers, powers, reward, threshold)
-        x, weights = np.asarray(result.x[:, 0]), np.exp(result.log_weights)
+        x, weights = np.asarray(result.value[:, 0]), np.exp(result.log_weights)
         np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-12)
         np.testing.assert_allclose(result.effective_size, 1 / np.sum(weights**2), rtol=1e-12)
         seen = np.sum(weights * x)
         errors = seen - mean, np.sum(weights * (x - seen) ** 2) - variance, result.log_normaliser - log_ratio
         assert all(abs(error) < bound for error, bound in zip(errors, bounds, strict=True))
         if threshold == 0.0:
-            assert result.num_resamplings == 0
+            assert result.stats["num_resamplings"] == 0
             assert abs({"mean": x.mean() - mean, "variance": x.var() - variance}[moment]) > bias
 
 
@@ -419,7 +421,7 @@ def test_particles_are_of_second_order():
     def factor(steps):
         grid = D.log_snr_grid(steps, start=START, end=END)
         run = partial(D.sample_feynman_kac, FIRST, power, grid=grid, key=jr.key(0), threshold=0.0)
-        zero, one = (run(x_T=jnp.full((1, 1), x)).x[0, 0] for x in (0.0, 1.0))
+        zero, one = (run(x_T=jnp.full((1, 1), x)).value[0, 0] for x in (0.0, 1.0))
         return float(one - zero)
 
     exact = ((0.5 + END**2) / (0.5 + START**2)) ** power  # dz = 2 power (x0(z) - z) dlam
@@ -438,7 +440,7 @@ def test_log_normaliser_in_any_schedule():
     times = vp.t_of_lam(np.asarray(lam))
     a = D.sample_feynman_kac(FIRST, 2.0, x_T, SCHEDULE.t_of_lam(np.asarray(lam)), **shared)
     b = D.sample_feynman_kac(in_vp, 2.0, x_T * vp.alpha(times[0]), times, **shared)
-    np.testing.assert_allclose(b.x / vp.alpha(times[-1]), a.x, rtol=1e-9)
+    np.testing.assert_allclose(b.value / vp.alpha(times[-1]), a.value, rtol=1e-9)
     np.testing.assert_allclose(b.log_weights, a.log_weights, rtol=1e-9)
     volume = np.log(vp.alpha(times[0]) / vp.alpha(times[-1]))
     np.testing.assert_allclose(b.log_normaliser, a.log_normaliser + volume, rtol=1e-9)
@@ -451,7 +453,7 @@ def test_gradients_through_particles():
     def loss(power):
         grid = jnp.array([1.5, 0.7, 0.3])
         result = D.sample_feynman_kac(FIRST, power, x_T, grid, jr.key(14), reward=ramp, threshold=0.0)
-        return result.log_normaliser + jnp.sum(jnp.exp(result.log_weights) * result.x[:, 0] ** 2)
+        return result.log_normaliser + jnp.sum(jnp.exp(result.log_weights) * result.value[:, 0] ** 2)
 
     difference = (loss(0.8 + 1e-5) - loss(0.8 - 1e-5)) / 2e-5
     np.testing.assert_allclose(jax.grad(loss)(0.8), difference, rtol=1e-6)
@@ -471,11 +473,13 @@ def consistency(**options):
 
 
 def decomposed(denoiser=PRIOR, made=None, x_T=STATES, grid=GRID, key=None, **options):
-    return D.sample_decomposed(denoiser, made or consistency(), x_T, grid, key, **options)
+    return D.sample_decomposed(denoiser, made or consistency(), x_T, grid, key, **options).value
 
 
 def kalman(denoiser=PRIOR, x_T=STATES, y=Y, noise_std=0.1, key=KEY, forward=FORWARD, **options):
-    return D.sample_ensemble_kalman(denoiser, forward, jnp.asarray(y), noise_std, x_T, GRID, key, **options)
+    return D.sample_ensemble_kalman(
+        denoiser, forward, jnp.asarray(y), noise_std, x_T, GRID, key, **options
+    ).value
 
 
 def feynman_kac(denoisers=PRIOR, powers=1.0, x_T=STATES, grid=GRID, key=KEY, **options):
@@ -483,7 +487,7 @@ def feynman_kac(denoisers=PRIOR, powers=1.0, x_T=STATES, grid=GRID, key=KEY, **o
 
 
 @pytest.mark.parametrize(
-    "run, step", [(decomposed, 1), (kalman, 0), (lambda d, **options: feynman_kac(d, **options).x, 1)]
+    "run, step", [(decomposed, 1), (kalman, 0), (lambda d, **options: feynman_kac(d, **options).value, 1)]
 )
 def test_a_network_that_fails(run, step):
     broken = D.Denoiser(lambda x, t: jnp.where(t < 1.5, jnp.nan, 1.0) * x, "x0", SCHEDULE)
@@ -502,7 +506,7 @@ def test_states_of_half_precision():
         decomposed(model, volume, x_T=x_T, key=KEY, eta=0.5),
         plane(x_T, 0.0),
         kalman(model, x_T=x_T),
-        feynman_kac([model, model], [1.0, 1.0], x_T={"part": x_T}).x["part"],
+        feynman_kac([model, model], [1.0, 1.0], x_T={"part": x_T}).value["part"],
     ):
         assert x.dtype == dtype
         assert np.isfinite(np.asarray(x, np.float64)).all()

@@ -52,15 +52,15 @@ def test_times_outside_a_schedule(name):
 
 
 CALLS = {
-    "sample": lambda grid: D.sample(DENOISER, D.DDIM(), X, grid),
+    "sample": lambda grid: D.sample(DENOISER, D.DDIM(), X, grid).value,
     "invert": lambda grid: D.invert(DENOISER, D.DDIM(), X, grid),
     "log_likelihood": lambda grid: D.log_likelihood(DENOISER, X, grid),
     "as_diffrax": lambda grid: D.as_diffrax(DENOISER, None, grid),
-    "sample_decomposed": lambda grid: D.sample_decomposed(
-        DENOISER, D.KrylovConsistency(lambda x: x, X[0]), X, grid
+    "sample_decomposed": lambda grid: (
+        D.sample_decomposed(DENOISER, D.KrylovConsistency(lambda x: x, X[0]), X, grid).value
     ),
     "sample_adaptive": lambda grid: D.sample_adaptive(DENOISER, D.AdaptiveMultistep(), X, *grid),
-    "uniform_grid": lambda grid: D.sample(DENOISER, D.DDIM(), X, D.uniform_grid(1, *grid)),
+    "uniform_grid": lambda grid: D.sample(DENOISER, D.DDIM(), X, D.uniform_grid(1, *grid)).value,
     "log_snr_grid": lambda grid: D.log_snr_grid(1, *grid)(DISCRETE),
     "x0": lambda grid: [DENOISER.x0(X, t) for t in grid],
     "score": lambda grid: [DENOISER.score(X, t) for t in grid],
@@ -94,9 +94,9 @@ def test_a_traced_grid_outside_a_schedule_fails():
         (lambda: D.karras_grid(True), "num_steps"),
         (lambda: D.uniform_grid(4, final="zero"), "final"),  # pyright: ignore
         (lambda: D.log_snr_grid(4, start=np.nan)(D.VPLinear()), "grid"),
-        (lambda: D.sample(DENOISER, D.DDIM(), X.astype(int), D.uniform_grid(2)), "x_T"),
-        (lambda: D.sample(DENOISER, D.DDIM(), X, np.array([9.0, 5.0, 5.0])), "grid"),
-        (lambda: D.sample(DENOISER, D.DDIM(), X, np.array([9.0, np.nan, 5.0])), "grid"),
+        (lambda: D.sample(DENOISER, D.DDIM(), X.astype(int), D.uniform_grid(2)).value, "x_T"),
+        (lambda: D.sample(DENOISER, D.DDIM(), X, np.array([9.0, 5.0, 5.0])).value, "grid"),
+        (lambda: D.sample(DENOISER, D.DDIM(), X, np.array([9.0, np.nan, 5.0])).value, "grid"),
         (lambda: D.DDIM(eta=np.nan), "eta"),
     ],
 )
@@ -164,7 +164,7 @@ def test_an_ensemble_that_fits_exactly_has_derivatives():
         return jnp.sum(D.sample_ensemble_kalman(
             D.Denoiser(lambda x, t: x, "x0", D.EDM()), lambda x: 0.0 * x, jnp.zeros(2), 1.0, x,
             np.array([1.0, 0.5]), guidance_scale=2.0, num_prediction_steps=1,
-        ) ** 2)  # fmt: skip
+        ).value ** 2)  # fmt: skip
 
     np.testing.assert_allclose(jax.grad(function)(X), symmetric(function, X, 1e-5), atol=1e-6)
 
@@ -184,7 +184,7 @@ def test_langevin_without_a_score():
     denoiser = D.Denoiser(lambda x, t: jnp.zeros_like(x), "eps", D.VPLinear())
 
     def function(x):
-        return jnp.sum(D.sample_predictor_corrector(denoiser, x, np.array([0.9, 0.5]), jr.key(0)) ** 2)
+        return jnp.sum(D.sample_predictor_corrector(denoiser, x, np.array([0.9, 0.5]), jr.key(0)).value ** 2)
 
     assert np.isfinite(jax.grad(function)(X)).all()
 
@@ -195,7 +195,7 @@ def test_interpolants_differentiate_in_the_ends_of_their_grid():
         x = D.sample_interpolant(
             D.Interpolant(), lambda x, t: -x, X, times, jr.key(0),
             denoiser=lambda x, t: x, diffusion=lambda t: t * (1.0 - t),
-        )  # fmt: skip
+        ).value  # fmt: skip
         return jnp.sum(x**2)
 
     # The noise vanishes like a root there, whose slope counts as zero.

@@ -44,8 +44,10 @@ TIMES = np.asarray(D.log_snr_grid(5, end=0.05)(VP))
 
 @pytest.mark.parametrize("prediction", ["x0", "v", "score", "flow"])
 def test_predictions_are_one(prediction):
-    expected = D.sample(denoiser("eps"), D.UniPC(2), X, TIMES)
-    np.testing.assert_allclose(D.sample(denoiser(prediction), D.UniPC(2), X, TIMES), expected, rtol=1e-10)
+    expected = D.sample(denoiser("eps"), D.UniPC(2), X, TIMES).value
+    np.testing.assert_allclose(
+        D.sample(denoiser(prediction), D.UniPC(2), X, TIMES).value, expected, rtol=1e-10
+    )
 
 
 def test_faces_of_a_denoiser():
@@ -69,27 +71,27 @@ SAMPLERS = {
 
 
 def of_x_T(sampler, key, step):
-    return D.sample(denoiser(), sampler, X * (1 + step), TIMES, key)
+    return D.sample(denoiser(), sampler, X * (1 + step), TIMES, key).value
 
 
 def of_the_network(sampler, key, step):
     net = denoiser("v")
-    return D.sample(eqx.tree_at(lambda d: d.model.scale, net, 1.0 + step), sampler, X, TIMES, key)
+    return D.sample(eqx.tree_at(lambda d: d.model.scale, net, 1.0 + step), sampler, X, TIMES, key).value
 
 
 def of_the_schedule(sampler, key, step):
     schedule = D.VPLinear(beta_max=20.0 * (1 + step))
-    return D.sample(denoiser(schedule=schedule), sampler, X, TIMES, key)
+    return D.sample(denoiser(schedule=schedule), sampler, X, TIMES, key).value
 
 
 def of_the_grid(sampler, key, step):
-    return D.sample(denoiser(), sampler, X, jnp.asarray(TIMES) * (1 + step * np.arange(6.0) / 10), key)
+    return D.sample(denoiser(), sampler, X, jnp.asarray(TIMES) * (1 + step * np.arange(6.0) / 10), key).value
 
 
 def of_the_coefficients(sampler, key, step):
     plan = sampler.plan(TIMES, VP)
     plan = eqx.tree_at(lambda p: p.weights, plan, plan.weights * (1 + step * np.cos(plan.weights)))
-    return D.sample(denoiser(), plan, X, key=key)
+    return D.sample(denoiser(), plan, X, key=key).value
 
 
 ARGUMENTS = [of_x_T, of_the_network, of_the_schedule, of_the_grid, of_the_coefficients]
@@ -114,7 +116,7 @@ def test_gradients(sampler, argument):
 def test_eta_is_differentiable():
     @jax.jit
     def loss(eta):
-        return jnp.sum(jnp.sin(D.sample(denoiser(), D.DDIM(eta), X, TIMES, jax.random.key(0))))
+        return jnp.sum(jnp.sin(D.sample(denoiser(), D.DDIM(eta), X, TIMES, jax.random.key(0)).value))
 
     finite = (loss(0.5 + 1e-5) - loss(0.5 - 1e-5)) / 2e-5
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(0.5), finite, rtol=1e-6)
@@ -125,7 +127,7 @@ def test_checkpoints_change_nothing_but_memory():
 
     def gradient(checkpoints):
         def loss(x):
-            x = D.sample(denoiser(), D.UniPC(2), x, grid, checkpoints=checkpoints, throw=False)
+            x = D.sample(denoiser(), D.UniPC(2), x, grid, checkpoints=checkpoints, throw=False).value
             return jnp.sum(jnp.sin(x))
 
         return jax.jit(jax.grad(loss))(X)
@@ -142,7 +144,7 @@ def test_memory_of_reverse_mode():
     def bytes_of(num_steps, checkpoints):
         plan = D.DDIM().plan(D.log_snr_grid(num_steps, end=0.05), VP)
         gradient = jax.grad(
-            lambda x: jnp.sum(D.sample(denoiser(), plan, x, checkpoints=checkpoints, throw=False))
+            lambda x: jnp.sum(D.sample(denoiser(), plan, x, checkpoints=checkpoints, throw=False).value)
         )
         return jax.jit(gradient).lower(x).compile().memory_analysis().temp_size_in_bytes
 
@@ -163,8 +165,8 @@ def test_memory_of_reverse_mode():
 def test_precision(dtype, tolerance):
     """The state keeps its dtype; small numbers of bits cost no more than their rounding."""
     grid = D.log_snr_grid(12, end=0.05)
-    exact = D.sample(denoiser(), D.DPMSolverPP(2), X, grid)
-    result = D.sample(denoiser(), D.DPMSolverPP(2), X.astype(dtype), grid)
+    exact = D.sample(denoiser(), D.DPMSolverPP(2), X, grid).value
+    result = D.sample(denoiser(), D.DPMSolverPP(2), X.astype(dtype), grid).value
     assert result.dtype == dtype
     assert float(jnp.abs(result.astype(float) - exact).max()) < tolerance
 
@@ -174,25 +176,26 @@ def test_pytree_state():
         return jax.tree.map(lambda leaf: leaf / (1 + t), x)
 
     tree = {"a": X, "b": (X[:, 0], jnp.ones(()))}
-    result = D.sample(D.Denoiser(model, "eps", VP), D.UniPC(2), tree, TIMES)
+    result = D.sample(D.Denoiser(model, "eps", VP), D.UniPC(2), tree, TIMES).value
     for got, leaf in zip(jax.tree.leaves(result), jax.tree.leaves(tree), strict=True):
-        alone = D.sample(D.Denoiser(model, "eps", VP), D.UniPC(2), leaf, TIMES)
+        alone = D.sample(D.Denoiser(model, "eps", VP), D.UniPC(2), leaf, TIMES).value
         np.testing.assert_allclose(got, alone, rtol=1e-14)
 
 
 def test_noise_does_not_depend_on_the_batch():
     key, sampler = jax.random.key(1), D.DPMSolverPP(2, sde=True)
-    whole = D.sample(denoiser(), sampler, X, TIMES, key)
-    part = D.sample(denoiser(), sampler, X[:2], TIMES, key)
+    whole = D.sample(denoiser(), sampler, X, TIMES, key).value
+    part = D.sample(denoiser(), sampler, X[:2], TIMES, key).value
     np.testing.assert_allclose(whole[:2], part, rtol=1e-14)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(3))
-    np.testing.assert_allclose(D.sample(denoiser(), sampler, X, TIMES, keys), whole, rtol=1e-14)
-    last = D.sample(denoiser(), sampler, X[2:], TIMES, keys[2:])
+    np.testing.assert_allclose(D.sample(denoiser(), sampler, X, TIMES, keys).value, whole, rtol=1e-14)
+    last = D.sample(denoiser(), sampler, X[2:], TIMES, keys[2:]).value
     np.testing.assert_allclose(last, whole[2:], rtol=1e-14)
 
 
 def test_trajectory():
-    x, path = D.sample(denoiser(), D.DDIM(), X, TIMES, trajectory=True)
+    found = D.sample(denoiser(), D.DDIM(), X, TIMES, trajectory=True)
+    x, path = found.value, found.trajectory
     assert path.x.shape == (6, 3, 2) and path.x0.shape == (5, 3, 2)
     np.testing.assert_array_equal(path.x[-1], x)
     np.testing.assert_array_equal(path.x[0], X)
@@ -201,10 +204,10 @@ def test_trajectory():
 
 
 def test_vmap_and_jit():
-    expected = D.sample(denoiser(), D.UniPC(2), X, TIMES)
-    inside = jax.jit(lambda x: D.sample(denoiser(), D.UniPC(2), x, TIMES))(X)
+    expected = D.sample(denoiser(), D.UniPC(2), X, TIMES).value
+    inside = jax.jit(lambda x: D.sample(denoiser(), D.UniPC(2), x, TIMES).value)(X)
     np.testing.assert_allclose(inside, expected, rtol=1e-12)
-    one_by_one = jax.vmap(lambda x: D.sample(denoiser(), D.UniPC(2), x[None], TIMES)[0])(X)
+    one_by_one = jax.vmap(lambda x: D.sample(denoiser(), D.UniPC(2), x[None], TIMES).value[0])(X)
     np.testing.assert_allclose(one_by_one, expected, rtol=1e-12)
 
 
@@ -230,14 +233,14 @@ def test_one_compilation_for_all_plans_of_a_size():
 
 
 def test_unrolled_loop():
-    expected = D.sample(denoiser(), D.UniPC(2), X, TIMES)
+    expected = D.sample(denoiser(), D.UniPC(2), X, TIMES).value
     for options in (
         {"unroll": 2},
         {"unroll": 5, "checkpoints": "none"},
         {"unroll": 2, "checkpoints": "sqrt"},
     ):
         np.testing.assert_allclose(
-            D.sample(denoiser(), D.UniPC(2), X, TIMES, **options), expected, rtol=1e-12
+            D.sample(denoiser(), D.UniPC(2), X, TIMES, **options).value, expected, rtol=1e-12
         )
 
 
@@ -245,7 +248,7 @@ def test_tables_are_shared_by_equal_numbers_alone():
     def run(schedule, grid, sampler=D.DDIM()):  # noqa: B008
         network = D.Denoiser(lambda x, t: 0.1 * x, "eps", schedule)
         plan = sampler.plan(grid, schedule)
-        result = D.sample(network, sampler, X, grid)
+        result = D.sample(network, sampler, X, grid).value
         expected = reference.run_plan(plan, np.asarray(X), lambda x, a, s: (x - s * 0.1 * x) / a)
         np.testing.assert_allclose(result, expected, rtol=1e-12)
 
@@ -265,12 +268,12 @@ def test_tables_are_shared_by_equal_numbers_alone():
 
     for read["steepness"] in (1.0, 0.5):
         told = D.Denoiser(lambda x, t: t * x, "eps", Steep())
-        x, path = D.sample(told, D.DDIM(), X, D.log_snr_grid(2), trajectory=True)
+        path = D.sample(told, D.DDIM(), X, D.log_snr_grid(2), trajectory=True).trajectory
         np.testing.assert_allclose(path.x0[0], told.x0(X, 1.0), rtol=1e-9)
     for sampler in (D.DPMSolverPP(2), D.DPMSolverPP(2, variant="heun"), D.DPMSolverPP(2, sde=False)):
         run(VP, D.log_snr_grid(5), sampler)
-    traced = jax.jit(lambda x: D.sample(denoiser(), D.UniPC(1), x, TIMES))(X)
-    np.testing.assert_allclose(D.sample(denoiser(), D.UniPC(1), X, TIMES), traced, rtol=1e-12)
+    traced = jax.jit(lambda x: D.sample(denoiser(), D.UniPC(1), x, TIMES).value)(X)
+    np.testing.assert_allclose(D.sample(denoiser(), D.UniPC(1), X, TIMES).value, traced, rtol=1e-12)
 
 
 class _Counting(D.AbstractSampler):
@@ -290,7 +293,7 @@ class _Counting(D.AbstractSampler):
 
 def test_tables_of_others_are_shared_where_they_give_a_key():
     def run(*samplers):
-        return [np.asarray(D.sample(denoiser(), sampler, X, TIMES)) for sampler in samplers]
+        return [np.asarray(D.sample(denoiser(), sampler, X, TIMES).value) for sampler in samplers]
 
     unknown = _Counting()
     run(unknown, unknown)
@@ -306,7 +309,7 @@ def test_tables_of_others_are_shared_where_they_give_a_key():
 
 def test_transform_sees_every_clean_state():
     net = denoiser(transform=lambda x0, t: jnp.clip(x0, -0.3, 0.3))
-    _, path = D.sample(net, D.DPMSolverPP(2), X, TIMES, trajectory=True)
+    path = D.sample(net, D.DPMSolverPP(2), X, TIMES, trajectory=True).trajectory
     assert float(jnp.abs(path.x0).max()) <= 0.3
     plan = D.DPMSolverPP(2).plan(TIMES, VP)
     expected = reference.run_plan(plan, np.asarray(X), lambda *a: np.clip(reference.clean(*a), -0.3, 0.3))
@@ -316,8 +319,8 @@ def test_transform_sees_every_clean_state():
 def test_the_end_without_noise_is_the_clean_state():
     for sampler in (D.DDIM(), D.DPMSolverPP(3), D.UniPC(3)):
         grid = np.array([80.0, 10, 2, 0.5, 0.1, 0.0])
-        x, path = D.sample(denoiser(schedule=D.EDM()), sampler, 80.0 * X, grid, trajectory=True)
-        np.testing.assert_allclose(x, path.x0[-1], rtol=1e-9, atol=1e-12)
+        found = D.sample(denoiser(schedule=D.EDM()), sampler, 80.0 * X, grid, trajectory=True)
+        np.testing.assert_allclose(found.value, found.trajectory.x0[-1], rtol=1e-9, atol=1e-12)
 
 
 def test_the_start_without_signal():
@@ -330,7 +333,7 @@ def test_the_start_without_signal():
             plan = sampler.plan(np.linspace(1.0, 0.05, num_steps + 1), flow)
             errors.append(float(np.abs(reference.run_plan(plan, np.asarray(X)) - fine).max()))
         assert slope([20, 40, 80], errors) > 0.8
-    x = D.sample(denoiser("flow", flow), D.UniPC(2), X, np.linspace(1.0, 0.05, 6))
+    x = D.sample(denoiser("flow", flow), D.UniPC(2), X, np.linspace(1.0, 0.05, 6)).value
     plan = D.UniPC(2).plan(np.linspace(1.0, 0.05, 6), flow)
     np.testing.assert_allclose(x, reference.run_plan(plan, np.asarray(X)), rtol=1e-10)
 
@@ -355,7 +358,7 @@ def test_bad_grids(name):
 
 
 def test_bad_traced_grid():
-    run = jax.jit(lambda t: D.sample(denoiser(), D.DDIM(), X, t))
+    run = jax.jit(lambda t: D.sample(denoiser(), D.DDIM(), X, t).value)
     with pytest.raises(Exception, match="strictly from large to small"):
         jax.block_until_ready(run(jnp.array([0.9, 0.4, 0.5, 0.1])))
 
@@ -370,14 +373,14 @@ def test_no_signal_and_eps():
     grid = np.arange(9.0, -1.0, -3.0)
     with pytest.raises(ValueError, match="no signal"):
         D.sample(denoiser("eps", schedule), D.DDIM(), X, grid)
-    assert np.isfinite(D.sample(denoiser("v", schedule), D.DDIM(), X, grid)).all()
+    assert np.isfinite(D.sample(denoiser("v", schedule), D.DDIM(), X, grid).value).all()
     with pytest.raises(ValueError, match="needs noise and signal"):
         D.sample(denoiser("v", schedule), D.DDIM(), X, D.log_snr_grid(4))
 
 
 def test_order_above_the_number_of_steps():
     for sampler in (D.UniPC(5), D.DPMSolverPP(4), D.DPMSolverPP(3, "fast")):
-        assert np.isfinite(D.sample(denoiser(), sampler, X, D.log_snr_grid(2))).all()
+        assert np.isfinite(D.sample(denoiser(), sampler, X, D.log_snr_grid(2)).value).all()
 
 
 def test_wrong_network():
@@ -394,27 +397,43 @@ def test_network_that_fails():
     first = int(np.argmax(TIMES[:-1] < 0.5))
     with pytest.raises(FloatingPointError, match=f"NaN or infinity at evaluation {first}"):
         D.sample(net, D.DDIM(), X, TIMES)
-    assert np.isnan(D.sample(net, D.DDIM(), X, TIMES, throw=False)).all()
+    assert np.isnan(D.sample(net, D.DDIM(), X, TIMES, throw=False).value).all()
     with pytest.raises(Exception, match="NaN or infinity"):
-        jax.block_until_ready(jax.jit(lambda x: D.sample(net, D.DDIM(), x, TIMES))(X))
+        jax.block_until_ready(jax.jit(lambda x: D.sample(net, D.DDIM(), x, TIMES).value)(X))
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: D.sample(denoiser(), D.DDIM(1.0), X, TIMES), ValueError, "`key` is missing: DDIM"),
-        (lambda: D.sample(denoiser(), D.DDIM(1.0), X, TIMES, 0), TypeError, "`key` must be a jax.random key"),
+        (
+            lambda: D.sample(denoiser(), D.DDIM(1.0), X, TIMES, 0).value,
+            TypeError,
+            "`key` must be a jax.random key",
+        ),
         (lambda: D.sample(lambda x, t: x, D.DDIM(), X, TIMES), TypeError, "`denoiser`"),
         (lambda: D.sample(denoiser(), D.DDIM(), X), ValueError, "`grid` is missing"),
         (lambda: D.sample(denoiser(), "ddim", X, TIMES), TypeError, "`sampler`"),
-        (lambda: D.sample(denoiser(), D.DDIM().plan(TIMES, VP), X, TIMES), ValueError, "`grid` must be None"),
+        (
+            lambda: D.sample(denoiser(), D.DDIM().plan(TIMES, VP), X, TIMES).value,
+            ValueError,
+            "`grid` must be None",
+        ),
         (lambda: D.sample(denoiser(), D.DDIM(), jnp.ones(3, int), TIMES), TypeError, "`x_T`"),
         (lambda: D.sample(denoiser(), D.DDIM(), jnp.ones(3, complex), TIMES), TypeError, "two reals"),
         (lambda: D.sample(denoiser(), D.DDIM(), {}, TIMES), ValueError, "no array"),
         (lambda: D.sample(denoiser(), D.DDIM(), X, TIMES, checkpoints=0), ValueError, "`checkpoints`"),
-        (lambda: D.sample(denoiser(), D.DDIM(), X, TIMES, checkpoints=True), ValueError, "`checkpoints`"),
+        (
+            lambda: D.sample(denoiser(), D.DDIM(), X, TIMES, checkpoints=True).value,
+            ValueError,
+            "`checkpoints`",
+        ),
         (lambda: D.sample(denoiser(), D.DDIM(), X, TIMES, unroll=0), ValueError, "`unroll`"),
-        (lambda: D.sample(denoiser(), D.DDIM(), X, TIMES, unroll=2, checkpoints=3), ValueError, "`unroll`"),
+        (
+            lambda: D.sample(denoiser(), D.DDIM(), X, TIMES, unroll=2, checkpoints=3).value,
+            ValueError,
+            "`unroll`",
+        ),
         (lambda: D.Denoiser(lambda x, t: x, "noise", VP), ValueError, "`prediction`"),
         (lambda: D.Denoiser(lambda x, t: x, "eps", "vp"), TypeError, "`schedule`"),
         (lambda: D.Denoiser(3, "eps", VP), TypeError, "`model`"),

@@ -213,7 +213,7 @@ def test_networks_at_pure_noise(prediction):
 
     result = D.sample(
         D.Denoiser(network, prediction, schedule), D.RFSolver(), jnp.asarray(reference.starts(4)), grid
-    )
+    ).value
     expected = reference.run_plan(D.RFSolver().plan(grid, schedule), reference.starts(4), x0_of)
     np.testing.assert_allclose(result, expected, rtol=1e-11, atol=1e-12)
 

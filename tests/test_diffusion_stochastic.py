@@ -327,7 +327,7 @@ def test_solutions_converge_path_by_path(sampler):
     x_T = jr.normal(jr.key(0), (200,))
 
     def solve(num_steps, key):
-        return D.sample(DENOISER, sampler, x_T, even(num_steps), key)
+        return D.sample(DENOISER, sampler, x_T, even(num_steps), key).value
 
     fine = solve(256, D.BrownianPath(jr.key(1)))
     steps = np.array([8, 16, 32])
@@ -368,13 +368,13 @@ def test_sample_on_a_path():
     """Batch-invariant to the bit, and differentiable in the grid."""
     sampler, path, times = D.DPMSolverPP(2, sde=True), D.BrownianPath(jr.key(3), depth=7), even(5)
     x_T = jr.normal(jr.key(4), (3, 2))
-    whole = D.sample(DENOISER, sampler, x_T, times, path)
-    np.testing.assert_array_equal(D.sample(DENOISER, sampler, x_T[:1], times, path), whole[:1])
+    whole = D.sample(DENOISER, sampler, x_T, times, path).value
+    np.testing.assert_array_equal(D.sample(DENOISER, sampler, x_T[:1], times, path).value, whole[:1])
 
     @jax.jit
     @jax.value_and_grad
     def loss(times):
-        return jnp.sum(D.sample(DENOISER, sampler, x_T, times, path) ** 2)
+        return jnp.sum(D.sample(DENOISER, sampler, x_T, times, path).value ** 2)
 
     direction, h = np.array([0.0, 1.0, -1.0, 0.5, 1.0, 0.0]), 1e-6
     _, gradient = loss(jnp.asarray(times))
@@ -403,7 +403,7 @@ def test_corrector_is_langevin_dynamics():
     plan = D.DDPM().plan(times, VP)
     result = D.sample_predictor_corrector(
         DENOISER, jnp.asarray(x), times, key, snr=snr, corrector_steps=2, predictor=D.DDPM()
-    )
+    ).value
     count = 0
     for k in range(3):
         alpha, sigma = plan.alpha[k], plan.sigma[k]
@@ -427,7 +427,9 @@ def test_corrector_heals_the_predictor():
 
     def variance(steps):
         return float(
-            jnp.var(D.sample_predictor_corrector(DENOISER, x_T, grid, key, snr=0.16, corrector_steps=steps))
+            jnp.var(
+                D.sample_predictor_corrector(DENOISER, x_T, grid, key, snr=0.16, corrector_steps=steps).value
+            )
         )
 
     errors = [abs(variance(steps) - expected) for steps in (0, 4)]
@@ -499,8 +501,10 @@ def test_interpolant_flow():
     steps, errors = np.array([20, 40, 80]), []
     for n in steps:
         times = np.linspace(0, 1, n + 1)
-        there = D.sample_interpolant(D.Interpolant(), fields.velocity, jnp.asarray(x), times)
-        back = D.sample_interpolant(D.Interpolant(), fields.velocity, jnp.asarray(expected), times[::-1])
+        there = D.sample_interpolant(D.Interpolant(), fields.velocity, jnp.asarray(x), times).value
+        back = D.sample_interpolant(
+            D.Interpolant(), fields.velocity, jnp.asarray(expected), times[::-1]
+        ).value
         errors.append(max(np.abs(there - expected).max(), np.abs(back - x).max()))
     assert abs(slope(steps, errors) - 2) < 0.15, errors
 
@@ -522,7 +526,7 @@ def test_interpolant_diffusion(monkeypatch, backwards):
             jr.key(0),
             denoiser=fields.denoiser,
             diffusion=lambda t: 3 * t * (1 - t),
-        )
+        ).value
         errors.append(abs(float(jnp.sum(coefficients**2)) - last[1]))
     assert slope(steps, errors) > 1.5 and errors[-1] < 5e-3, errors
 
@@ -538,7 +542,7 @@ def test_interpolant_of_samples():
         jr.key(1),
         denoiser=fields.denoiser,
         diffusion=lambda t: t * (1 - t),
-    )
+    ).value
     deviation = np.sqrt(END[1] / 20000)
     assert (
         abs(end.mean() - END[0]) < 4 * deviation
@@ -568,7 +572,7 @@ def test_one_sided_interpolant():
         rtol=1e-12,
     )
     grid = denoiser.schedule.t_of_lam(np.linspace(-2, 2, 41))
-    result = D.sample(denoiser, D.UniPC(3), jnp.asarray(x), grid)
+    result = D.sample(denoiser, D.UniPC(3), jnp.asarray(x), grid).value
     (first, begin), (last, end) = (marginal(mean, variance, np.cos(u), np.sin(u)) for u in grid[[0, -1]])
     np.testing.assert_allclose(result, last + np.sqrt(end / begin) * (x - first), atol=1e-5)
     flow = D.one_sided_denoiser(lambda x, t: x, lambda t: 1 - t, lambda t: t, noise_time=1.0, data_time=0.0)

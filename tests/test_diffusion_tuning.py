@@ -21,7 +21,7 @@ TRAIN, TEST = (jax.random.normal(jax.random.key(k), (64, 2)) for k in (0, 1))
 def error(plan, x) -> float:
     """Against the flow itself, from a fine grid."""
     fine = D.UniPC(3).plan(D.log_snr_grid(400), VP)
-    difference = np.asarray(D.sample(DENOISER, plan, x)) - reference.run_plan(fine, np.asarray(x))
+    difference = np.asarray(D.sample(DENOISER, plan, x).value) - reference.run_plan(fine, np.asarray(x))
     return float(np.sqrt(np.mean(difference**2)))
 
 

@@ -134,7 +134,13 @@ def test_one_bad_system_is_reported_and_the_rest_are_solved():
     vectors = jnp.asarray(rng.standard_normal((count, N)))
     solution = jax.jit(
         lambda shifts, vectors: ns.solve_sequence(
-            shifted, shifts, vectors, ns.GCRODR(rtol=1e-8, restart=8, recycle=3), recycle=True, y0="previous"
+            shifted,
+            shifts,
+            vectors,
+            ns.GCRODR(rtol=1e-8, restart=8, recycle=3),
+            recycle=True,
+            y0="previous",
+            throw=False,
         )
     )(shifts, vectors)
     failed = np.flatnonzero(solution.result != lx.RESULTS.successful)
@@ -145,6 +151,31 @@ def test_one_bad_system_is_reported_and_the_rest_are_solved():
     assert (residuals <= 1.001e-8 * np.linalg.norm(np.delete(vectors, bad, 0), axis=1)).all()
 
 
+def test_a_system_that_is_not_solved_raises():
+    """By default, and where only a system of the derivative is not."""
+
+    def total(scale, max_steps):
+        solver = ns.CG(rtol=1e-8, max_steps=max_steps)
+        return jnp.sum(ns.solve_sequence(shifted, scale * SHIFTS, VECTORS, solver).value)
+
+    with pytest.raises(eqx.EquinoxRuntimeError, match="a system was not solved.*CG: All of `max_steps`"):
+        total(1.0, 2)
+
+    def start(shift):  # exact for the system itself, so that it takes no step
+        exact = jnp.linalg.solve(shifted(shift).as_matrix(), VECTORS[0])
+        solver = ns.SequenceSolver(ns.CG(rtol=1e-8, max_steps=2), y0="previous")
+        state = solver.init(shifted(shift))._replace(previous=jax.lax.stop_gradient(exact))
+        same = jnp.stack([shift, shift])
+        found = ns.solve_sequence(
+            shifted, same, VECTORS[:1].repeat(2, 0), solver.solvers[0], y0="previous", state=state
+        )
+        return jnp.sum(found.value)
+
+    assert jnp.isfinite(start(SHIFTS[0]))
+    with pytest.raises(RuntimeError, match="a system was not solved"):
+        jax.grad(start)(SHIFTS[0])
+
+
 def test_an_arm_that_diverges_is_capped_and_shunned():
     """Chebyshev bounds below the spectrum diverge: reported for those systems, and rarely chosen again."""
     count = 200
@@ -153,7 +184,14 @@ def test_an_arm_that_diverges_is_capped_and_shunned():
     tuner = ns.TsallisINF(jnp.asarray([[0.1, 8.0], [0.1, 2.0], [3.0, 3.5]]))
     solution = jax.jit(
         lambda vectors: ns.solve_sequence(
-            shifted, shifts, vectors, ns.Chebyshev(rtol=1e-8), tuner=tuner, tuned="bounds", key=KEY
+            shifted,
+            shifts,
+            vectors,
+            ns.Chebyshev(rtol=1e-8),
+            tuner=tuner,
+            tuned="bounds",
+            key=KEY,
+            throw=False,
         )
     )(vectors)
     good = np.asarray(solution.result == lx.RESULTS.successful)

@@ -32,7 +32,9 @@ def overhead(cell: Any, settings: Any, images: Images) -> dict[str, Any]:
     unroll = int(cell.spec.solver.options.get("unroll", 1))
 
     def solve() -> jax.Array:
-        return jax.block_until_ready(diffusion.sample(denoiser, made, x, grid, jr.key(0), unroll=unroll))
+        return jax.block_until_ready(
+            diffusion.sample(denoiser, made, x, grid, jr.key(0), unroll=unroll).value
+        )
 
     _, first = clock(solve)
     times: list[float] = []
@@ -68,7 +70,7 @@ def reverse_mode(cell: Any, settings: Any, images: Images) -> dict[str, Any]:
 
     def loss(given: Any) -> jax.Array:
         denoiser, x = given
-        return jnp.mean(diffusion.sample(denoiser, plan, x, checkpoints=checkpoints, throw=False) ** 2)
+        return jnp.mean(diffusion.sample(denoiser, plan, x, checkpoints=checkpoints, throw=False).value ** 2)
 
     given = denoiser, jnp.asarray(images.start(cell.dtype))
     program = eqx.filter_jit(eqx.filter_grad(loss))

@@ -40,7 +40,7 @@ def measure(cell: Any, digits: Digits) -> dict[str, Any]:
 
     denoiser = network(digits.model)
     plan = own.plan_of(cell.spec.solver, denoiser.schedule, cell.size, ends(denoiser))
-    x = np.asarray(diffusion.sample(denoiser, plan, start(denoiser), key=jr.key(0), checkpoints="none"))
+    x = np.asarray(diffusion.sample(denoiser, plan, start(denoiser), key=jr.key(0), checkpoints="none").value)
     reference = _reference(digits.model)
     return {
         "result": "successful",
@@ -92,7 +92,7 @@ def start(denoiser: diffusion.Denoiser) -> Any:
 def _reference(name: str) -> np.ndarray:
     denoiser = network(name)
     grid = diffusion.log_snr_grid(REFERENCE_STEPS, *ends(denoiser))
-    x = diffusion.sample(denoiser, diffusion.UniPC(3), start(denoiser), grid, checkpoints="none")
+    x = diffusion.sample(denoiser, diffusion.UniPC(3), start(denoiser), grid, checkpoints="none").value
     return np.asarray(x)
 
 

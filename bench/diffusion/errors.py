@@ -42,7 +42,7 @@ def measure(cell: Any, problem: Mixture) -> dict[str, Any]:
     if plan.stochastic:
         raise ValueError(f"{cell.spec} adds noise: measure it on gaussian, where its distribution is known")
     x_T = starts(problem, schedule(), SAMPLES)
-    x = diffusion.sample(denoiser(problem, schedule()), plan, jnp.asarray(x_T), checkpoints="none")
+    x = diffusion.sample(denoiser(problem, schedule()), plan, jnp.asarray(x_T), checkpoints="none").value
     return row | {"true_residual": rms(x, exact(cell.problem))}
 
 

@@ -78,7 +78,7 @@ def _error(cell: Any, problem: Mixture, made: diffusion.AbstractSampler, count: 
     known = whole.num_registers - 1 if whole.num_evaluations == count else 0
     path = _path(cell.problem, tuple(times[: known + 1]), float(times[-1]))
     plan = with_exact_start(made, times, path[:-1])
-    x = diffusion.sample(denoiser(problem, SCHEDULE), plan, jnp.asarray(path[0]))
+    x = diffusion.sample(denoiser(problem, SCHEDULE), plan, jnp.asarray(path[0])).value
     return float(np.sqrt(np.mean((np.asarray(x) - path[-1]) ** 2)))
 
 

@@ -71,6 +71,7 @@ def _run_given(
         context=shifts,
         y0=sequence.y0,
         key=key,
+        throw=False,
     )
     trace = _trace(found.stats, found.result, found.arms, shifts, vectors, axis=1)
     before = jnp.concatenate([jnp.zeros_like(vectors[:1]), found.value[:-1]])

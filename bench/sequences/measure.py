@@ -130,6 +130,7 @@ def _prepare(problem: str, size: int, spec: Spec, count: int, max_steps: int) ->
             solver,
             recycle="carried" in spec.mode,
             y0="previous" if "warm" in spec.mode else None,
+            throw=False,
         )
         stats = found.stats
         return (

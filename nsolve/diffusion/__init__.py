@@ -1,7 +1,5 @@
 """Diffusion models as differential equations: samplers of proven order, differentiable in everything."""
 
-from .adaptive import RESULTS as RESULTS
-from .adaptive import AdaptiveResult as AdaptiveResult
 from .adaptive import sample_adaptive as sample_adaptive
 from .as_diffrax import as_diffrax as as_diffrax
 from .brownian import BrownianPath as BrownianPath
@@ -35,6 +33,7 @@ from .pfgm import pfgm_noise as pfgm_noise
 from .plan import Plan as Plan
 from .points import Points as Points
 from .predictor_corrector import sample_predictor_corrector as sample_predictor_corrector
+from .sample import Sample as Sample
 from .sample import Trajectory as Trajectory
 from .sample import sample as sample
 from .samplers import DDIM as DDIM

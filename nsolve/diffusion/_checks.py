@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._arrays import accumulation_dtype, is_traced
@@ -45,6 +46,12 @@ def is_finite(*trees: PyTree[Array]) -> Array:
     # Sums of half precision would overflow.
     sums = [jnp.sum(leaf, dtype=accumulation_dtype(leaf.dtype)) for leaf in jax.tree.leaves(trees)]
     return jnp.stack([jnp.isfinite(total) for total in sums]).all()
+
+
+def verdict(failed: Array, *given: PyTree[Array]) -> lx.RESULTS:
+    """How a run ended, from the number of what was not finite (-1: nothing) and what it was given."""
+    blame = lx.RESULTS.where(is_finite(*given), lx.RESULTS.breakdown, lx.RESULTS.nonfinite_input)
+    return lx.RESULTS.where(failed < 0, lx.RESULTS.successful, blame)
 
 
 def raise_if_failed(

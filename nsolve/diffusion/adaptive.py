@@ -5,50 +5,33 @@ from typing import Any, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, PyTree
 
+from .._results import Stats, raised_in_words
 from .._upstream import checkpointed_while_loop
 from ._arrays import accumulation_dtype, is_traced, on_host
-from ._checks import check_state
+from ._checks import check_state, verdict
 from .denoiser import Denoiser, affine, combine, evaluate, transformed
 from .plan import reads
 from .points import Points
+from .sample import Sample
 from .samplers.base import AbstractAdaptiveSampler, Attempt, check_choice
 
-
-class RESULTS(eqx.Enumeration):
-    """How an adaptive run ended."""
-
-    successful = ""
-    max_steps_reached = (
-        "The sampler took `max_steps` steps without reaching `t_end`. Raise `max_steps`, or the tolerances."
-    )
-    step_too_small = (
-        "The sampler's steps shrank to nothing: the tolerances lie below what the precision attains, or the "
-        "network's output jumps."
-    )
-    nonfinite = "The network returned NaN or infinity."
-
-
-class AdaptiveResult(eqx.Module):
-    """A sample and how it was reached; the fields after `value` have the batch as leading axis, unless the
-    steps were shared.
-
-    - `value`: the sample, in the structure, shapes and dtypes of x_T.
-    - `t` (..., max_steps + 1): the times of the accepted steps, NaN after the last. `t[:num_steps + 1]` is a
-      grid for `sample`.
-    - `num_steps`, `num_rejected`: steps that were accepted and that were not.
-    - `num_evaluations`: calls of the network for this sample. A batch runs until its last sample is done.
-    - `result`: a member of `ns.diffusion.RESULTS` (`result == RESULTS.successful` is a mask).
-    """
-
-    value: PyTree[Array]
-    t: Float[Array, "... n"]
-    num_steps: Int[Array, "..."]
-    num_rejected: Int[Array, "..."]
-    num_evaluations: Int[Array, "..."]
-    result: RESULTS
+#: How a failure is raised, by the member of `lx.RESULTS`.
+_FAILED = {
+    "max_steps_reached": (
+        "sample_adaptive: all of `max_steps` were taken without reaching `t_end`. Raise `max_steps`, or the "
+        "tolerances."
+    ),
+    "stagnation": (
+        "sample_adaptive: the steps shrank to nothing: the tolerances lie below what the precision attains, "
+        "or the network's output jumps."
+    ),
+    "breakdown": "sample_adaptive: the network returned NaN or infinity.",
+    "nonfinite_input": "sample_adaptive: `x_T` holds NaN or infinity.",
+}
 
 
 def sample_adaptive(
@@ -64,7 +47,7 @@ def sample_adaptive(
     shared_steps: bool = False,
     derivatives: Literal["reverse", "forward"] = "reverse",
     throw: bool = True,
-) -> AdaptiveResult:
+) -> Sample:
     """Carry x_T from `t_start` to `t_end` with steps in lam = log(alpha / sigma) that keep the error of each
     below a tolerance.
 
@@ -85,7 +68,11 @@ def sample_adaptive(
     - `derivatives`: which mode of differentiation is open.
     - `throw`: raise if a sample does not reach `t_end`; otherwise see `result`.
 
-    **Returns:** an `AdaptiveResult`.
+    **Returns:** a `Sample`. `t`, `result` and what is in `stats` have the batch as leading axis, unless the
+    steps were shared. `result` may also be `max_steps_reached`, or `stagnation`: the steps shrank to nothing,
+    since the tolerances lie below what the precision attains or the network's output jumps. `stats`:
+    `num_steps`, `num_rejected` (steps that were accepted and that were not) and `num_evaluations` (calls of
+    the network for this sample; a batch runs until its last sample is done).
 
     Differentiable in x_T, the network, the schedule's parameters and both ends, with the inner times as
     constants: the same derivatives that `sample` has on the grid found. Reverse mode keeps about
@@ -100,8 +87,8 @@ def sample_adaptive(
         denoiser, sampler, x_T, start, end, tolerances, max_steps, shared_steps, derivatives == "reverse"
     )
     if throw:
-        failed = outcome.result != RESULTS.successful
-        outcome = eqx.tree_at(lambda o: o.value, outcome, outcome.result.error_if(outcome.value, failed))
+        value = raised_in_words(outcome.value, outcome.result, _FAILED)
+        outcome = eqx.tree_at(lambda o: o.value, outcome, value)
     return outcome
 
 
@@ -144,8 +131,8 @@ def _run(
     max_steps: int,
     shared_steps: bool,
     reverse: bool,
-) -> AdaptiveResult:
-    def one(x: PyTree[Array]) -> AdaptiveResult:
+) -> Sample:
+    def one(x: PyTree[Array]) -> Sample:
         return _integrate(denoiser, sampler, x, start, end, tolerances, max_steps, reverse)
 
     if shared_steps:
@@ -179,7 +166,7 @@ def _integrate(
     tolerances: tuple[Array, Array],
     max_steps: int,
     reverse: bool,
-) -> AdaptiveResult:
+) -> Sample:
     """One sequence of steps for the whole of x_T."""
     schedule = denoiser.schedule
 
@@ -250,16 +237,20 @@ def _integrate(
         state = checkpointed_while_loop(running, step, state, max_steps)
     else:
         state = jax.lax.while_loop(running, step, state)
-    result = RESULTS.where(state.status == _RUNNING, RESULTS.max_steps_reached, RESULTS.successful)
-    result = RESULTS.where(state.status == _SMALL, RESULTS.step_too_small, result)
-    result = RESULTS.where(state.status == _NONFINITE, RESULTS.nonfinite, result)
-    return AdaptiveResult(
+    known = lx.RESULTS
+    result = known.where(state.status == _RUNNING, known.max_steps_reached, known.successful)
+    result = known.where(state.status == _SMALL, known.stagnation, result)
+    failed = jnp.where(state.status == _NONFINITE, 0, -1)
+    result = known.where(failed < 0, result, verdict(failed, x_T))
+    return Sample(
         value=jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), state.x, x_T),
         t=state.grid,
-        num_steps=state.accepted,
-        num_rejected=state.tried - state.accepted,
-        num_evaluations=sampler.initial_evaluations + sampler.evaluations * state.tried,
         result=result,
+        stats=Stats(
+            num_steps=state.accepted,
+            num_rejected=state.tried - state.accepted,
+            num_evaluations=sampler.initial_evaluations + sampler.evaluations * state.tried,
+        ),
     )
 
 

@@ -14,10 +14,11 @@ from .._vectors import axpy, subtract, zeros_like
 from ..linear import CG
 from ..unroll import unroll
 from ._arrays import accumulation_dtype, in_precision_of, namespace
-from ._checks import check_batch, check_key, check_state, is_finite, raise_if_failed
+from ._checks import check_batch, check_key, check_state, is_finite
 from .denoiser import Denoiser, clean, combine
 from .grids import grid_points
 from .noise import normal_like
+from .sample import Sample, finished
 
 Operator = lx.AbstractLinearOperator | Callable[[Any], Any]
 
@@ -137,7 +138,7 @@ def sample_decomposed(
     *,
     eta: Any = 0.0,
     throw: bool = True,
-) -> PyTree[Array]:
+) -> Sample:
     """Sampling with the clean state made consistent with measurements at each level (DDS).
 
         x0' = consistency(x0),   x <- alpha x0' + sigma (sqrt(1 - eta^2) eps + eta xi)
@@ -150,7 +151,7 @@ def sample_decomposed(
     **Arguments:** `denoiser`; `consistency`: `KrylovConsistency` or `TotalVariationConsistency`; `x_T`,
     `grid`, `key` (needed unless eta = 0) and `throw` as for `sample`.
 
-    **Returns** the sample, like x_T. Order 1; one evaluation and one consistency step for each step of the
+    **Returns** a `Sample`. Order 1; one evaluation and one consistency step for each step of the
     grid. It is no sample of the posterior: its mean is near that of the posterior, its spread too small.
     Differentiable in everything.
 
@@ -171,7 +172,8 @@ def sample_decomposed(
         table = tuple(namespace(part).append(part, value) for part, value in zip(table, end, strict=True))
     table = in_precision_of(x_T, table)
     x, failed = _run(denoiser, consistency, table, x_T, key, in_precision_of(x_T, eta))
-    return raise_if_failed(x, failed, "the network or the consistency", "step") if throw else x
+    who, steps = "the network or the consistency", len(table[0]) - 1
+    return finished(x, table[0], failed, x_T, steps, throw, who, "step")
 
 
 @eqx.filter_jit

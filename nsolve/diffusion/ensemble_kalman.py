@@ -13,13 +13,13 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._dense import solve
 from .._vectors import norm
 from ._arrays import accumulation_dtype, beside, in_precision_of, is_traced, namespace, together, weighted
-from ._checks import check_batch, check_key, check_state, is_finite, raise_if_failed
+from ._checks import check_batch, check_key, check_state, is_finite
 from ._rows import Rows
 from .denoiser import Denoiser
 from .grids import grid_points
 from .noise import normal_like
 from .plan import Plan
-from .sample import run
+from .sample import Sample, finished, run
 from .samplers.base import AbstractSampler
 from .samplers.ddim import DDIM
 from .schedules import AbstractSchedule
@@ -38,7 +38,7 @@ def sample_ensemble_kalman(
     num_prediction_steps: int = 5,
     guidance_scale: Any = None,
     throw: bool = True,
-) -> PyTree[Array]:
+) -> Sample:
     """An ensemble that is guided by measurements y = G(x0) + noise, from values of G alone.
 
     At each level every particle is carried to the end of the grid by the probability-flow ODE, x -> p(x); the
@@ -64,6 +64,8 @@ def sample_ensemble_kalman(
       `DPMSolverPP(2, "single")`.
     - `num_prediction_steps`: of the sampler, from each level to the end of the grid, where G sees the
       state; 1 is Tweedie's estimate where the grid ends without noise.
+
+    **Returns** a `Sample`, the ensemble.
 
     Cost of N levels: N (num_prediction_steps + 1) steps of the sampler and N calls of G, for all particles;
     the gain and the update of n particles of size d take O(n min(n, m) (m + d)) operations.
@@ -99,7 +101,8 @@ def sample_ensemble_kalman(
     measurement, noise_std = in_precision_of(x_T, (measurement, noise_std))
     guidance_scale = in_precision_of(x_T, guidance_scale)
     x, failed = _run(denoiser, forward, rows, measurement, noise_std, x_T, key, guidance_scale)
-    return raise_if_failed(x, failed, "the network or `forward`", "step") if throw else x
+    calls = sum(plan.num_evaluations for plan in [*predict, *advance])
+    return finished(x, times, failed, x_T, calls, throw, "the network or `forward`", "step")
 
 
 def _plans(

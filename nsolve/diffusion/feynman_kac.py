@@ -8,12 +8,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import lineax as lx
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .._results import AbstractSolution, Stats
 from ._arrays import accumulation_dtype, in_precision_of, is_traced, namespace, on_host, weighted
 from ._backward import finite_points
-from ._checks import check_batch, check_key, check_state, is_finite, raise_if_failed
+from ._checks import check_batch, check_key, check_state, is_finite, raise_if_failed, verdict
 from .denoiser import Denoiser, clean, combine
 from .noise import normal_like
 from .phi import phi
@@ -22,19 +24,21 @@ from .points import Points
 Reward = Callable[[Any, Any], Any]
 
 
-class Particles(eqx.Module):
-    """Weighted samples: E f = sum_i exp(log_weights_i) f(x_i).
+class Particles(AbstractSolution):
+    """Weighted samples: E f = sum_i exp(log_weights_i) f(value_i).
 
-    - `x`: the samples along the leading axis. `log_weights` (n,): of sum one.
+    - `value`: the samples along the leading axis. `log_weights` (n,): the logarithms of weights of sum one.
     - `log_normaliser` (): log Z(t_N) - log Z(t_0), where Z(t) is the integral of the product whose samples
       these are. The exponential is an unbiased estimate, but for the error of the steps.
-    - `num_resamplings` (): how often particles were drawn anew.
+    - `result`: as in a `Sample`. `stats`: `num_evaluations`, of each network; `num_resamplings`, how often
+      particles were drawn anew.
     """
 
-    x: PyTree[Array]
+    value: PyTree[Array]
     log_weights: Float[Array, " n"]
     log_normaliser: Float[Array, ""]
-    num_resamplings: Int[Array, ""]
+    result: lx.RESULTS
+    stats: dict[str, Any]
 
     @property
     def effective_size(self) -> Float[Array, ""]:
@@ -235,7 +239,15 @@ def _run(
     size = sum(leaf[0].size for leaf in jax.tree.leaves(x_T))
     scaling = size * (1.0 - powers.sum()) * (jnp.log(alpha[-1]) - jnp.log(alpha[0]))
     log_normaliser = log_normaliser + mass - math.log(count) + scaling
-    return Particles(x, log_weights - mass, log_normaliser, resamplings), failed
+    stats = Stats(num_evaluations=jnp.asarray(num_steps + 1), num_resamplings=resamplings)
+    particles = Particles(
+        value=x,
+        log_weights=log_weights - mass,
+        log_normaliser=log_normaliser,
+        result=verdict(failed, x_T),
+        stats=stats,
+    )
+    return particles, failed
 
 
 def _systematic(key: PRNGKeyArray, weights: Array) -> Array:

@@ -19,10 +19,11 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._arrays import accumulation_dtype, as_times, is_traced, root, weighted
-from ._checks import check_state, is_finite, raise_if_failed
+from ._checks import check_state, is_finite
 from .denoiser import Denoiser, _check_like
 from .noise import normal_like
 from .own_schedules import FromFunctions
+from .sample import Sample, finished
 
 Field = Callable[[PyTree[Array], Array], PyTree[Array]]
 
@@ -67,7 +68,7 @@ def sample_interpolant(
     denoiser: Field | None = None,
     diffusion: Callable[[Any], Any] | None = None,
     throw: bool = True,
-) -> PyTree[Array]:
+) -> Sample:
     """Carry a sample along an interpolant, by the ODE or, with `denoiser` and `diffusion`, the SDE.
 
     Heun's method on the drift: two evaluations a step (of both networks for the SDE), order 2; for the SDE of
@@ -85,7 +86,7 @@ def sample_interpolant(
       e / gamma vanishes, too), or the grid must stay away from there.
     - `throw`: raise if a network returns NaN or infinity.
 
-    **Returns:** the state at the grid's last time, in the structure, shapes and dtypes of x. Differentiable
+    **Returns:** a `Sample` at the grid's last time, in the structure, shapes and dtypes of x. Differentiable
     in x, both networks, the interpolant, the diffusion and the grid; reverse mode keeps a state a step.
     """
     check_state(x)
@@ -108,8 +109,8 @@ def sample_interpolant(
     if diffusion is not None:
         table = _diffusion_table(interpolant, diffusion, times)
     fields = (velocity, denoiser)
-    x, failed = _run(fields, x, times.astype(dtype), jax.tree.map(lambda v: v.astype(dtype), table), key)
-    return raise_if_failed(x, failed) if throw else x
+    end, failed = _run(fields, x, times.astype(dtype), jax.tree.map(lambda v: v.astype(dtype), table), key)
+    return finished(end, times, failed, x, 2 * (len(times) - 1), throw)
 
 
 def _diffusion_table(

@@ -19,11 +19,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+import lineax as lx
+from jaxtyping import Array, Float, PyTree
 
+from .._results import AbstractSolution, Stats
 from ._arrays import accumulation_dtype, is_traced, namespace, root, weighted
 from ._backward import backward_plan
-from ._checks import check_batch
+from ._checks import check_batch, verdict
 from ._rows import Row, Rows, form_point, look
 from .denoiser import Denoiser
 from .plan import Plan
@@ -31,17 +33,20 @@ from .sample import run
 from .samplers.base import AbstractSampler
 
 
-class Inversion(eqx.Module):
+class Inversion(AbstractSolution):
     """A latent, and how well it leads back.
 
-    - `x_T`: the latent, in the structure, shapes and dtypes of x0.
+    - `value`: the latent x_T, in the structure, shapes and dtypes of x0.
     - `residual` (B,): ||sample(x_T) - x0|| / ||x0|| of each sample.
-    - `num_evaluations`: how often the network was called, the check of the residual included.
+    - `result` (B,): members of `lineax.RESULTS`: `successful`; `max_steps_reached`, the residual is above
+      `rtol`; `breakdown`, the network returned NaN or infinity; `nonfinite_input`, these were in x0.
+    - `stats`: `num_evaluations`, how often the network was called, the check of the residual included.
     """
 
-    x_T: PyTree[Array]
+    value: PyTree[Array]
     residual: Float[Array, " batch"]
-    num_evaluations: Int[Array, ""]
+    result: lx.RESULTS
+    stats: dict[str, Any]
 
 
 def invert(
@@ -95,7 +100,7 @@ def _by_backward_run(denoiser: Denoiser, rows: Any, x0: PyTree[Array]) -> Invers
     forward, backward = rows
     x_T = _carry(denoiser, backward, x0)
     residual = _relative(_carry(denoiser, forward, x_T), x0)
-    return Inversion(x_T, residual, jnp.asarray(len(forward) + len(backward)))
+    return _judged(x_T, residual, jnp.asarray(len(forward) + len(backward)), None, x0)
 
 
 @eqx.filter_jit
@@ -134,7 +139,7 @@ def _by_steps(
 
     (x, evaluations), _ = jax.lax.scan(invert_row, (x0, jnp.asarray(0)), in_eps.row, reverse=True)
     x_T, _ = correct(x, x, jax.tree.map(jnp.zeros_like, x), *in_eps.first)
-    return Inversion(x_T, _relative(_carry(denoiser, rows, x_T), x0), evaluations + len(rows))
+    return _judged(x_T, _relative(_carry(denoiser, rows, x_T), x0), evaluations + len(rows), rtol, x0)
 
 
 @eqx.filter_jit
@@ -163,7 +168,25 @@ def _by_defect_correction(
     infinite = jnp.full_like(_norm(x0), jnp.inf)
     _, best, residual, steps = jax.lax.while_loop(goes_on, turn, (goal, goal, infinite, jnp.asarray(0)))
     per_turn = len(forward) + len(backward)
-    return Inversion(best, residual, len(backward) + steps * per_turn)
+    return _judged(best, residual, len(backward) + steps * per_turn, rtol, x0)
+
+
+def _judged(
+    x_T: PyTree[Array], residual: Array, num_evaluations: Array, rtol: Array | None, x0: PyTree[Array]
+) -> Inversion:
+    """A latent with its verdict."""
+
+    def judge(residual: Array) -> lx.RESULTS:
+        result = verdict(jnp.where(jnp.isfinite(residual), -1, 0), x0)
+        missed = jnp.asarray(False) if rtol is None else residual > rtol
+        return lx.RESULTS.where(missed, lx.RESULTS.max_steps_reached, result)
+
+    return Inversion(
+        value=x_T,
+        residual=residual,
+        result=jax.vmap(judge)(residual),
+        stats=Stats(num_evaluations=num_evaluations),
+    )
 
 
 def _carry(denoiser: Denoiser, rows: Rows, x: PyTree[Array]) -> PyTree[Array]:

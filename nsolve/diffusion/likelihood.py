@@ -25,7 +25,7 @@ from ._divergence import divergence, random_signs
 from ._rows import Rows
 from .as_diffrax import ProbabilityFlow, import_diffrax
 from .denoiser import Denoiser
-from .sample import Checkpoints, check_checkpoints, compiled_run
+from .sample import Checkpoints, check_checkpoints, judged_run
 from .samplers.base import AbstractSampler
 from .samplers.unipc import UniPC
 from .schedules import TrueTime
@@ -86,7 +86,7 @@ def log_likelihood(
         augmented = Denoiser(model, "eps", TrueTime(schedule))
         plan = backward_plan(method, augmented.schedule, grid)
         rows = Rows.of(plan, augmented, start)
-        (x_T, integral), _, failed = compiled_run(augmented, rows, start, None, False, checkpoints)
+        (x_T, integral), _, failed, _ = judged_run(augmented, rows, start, None, False, checkpoints)
         if throw:
             x_T, integral = raise_if_failed((x_T, integral), failed)
         volume = _dimension(x0) * (ends.log_alpha[0] - ends.log_alpha[-1])

@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._arrays import accumulation_dtype, is_traced, namespace, root, weighted
-from ._checks import check_key, check_state, is_finite, raise_if_failed
+from ._checks import check_key, check_state, is_finite
 from ._rows import Row, Rows, form_point, look
 from .denoiser import Denoiser
 from .noise import normal_like
 from .plan import Plan
+from .sample import Sample, finished
 from .samplers.base import AbstractSampler
 from .samplers.ddim import DDIM
 
@@ -29,7 +30,7 @@ def sample_predictor_corrector(
     corrector_steps: int = 1,
     predictor: AbstractSampler | None = None,
     throw: bool = True,
-) -> PyTree[Array]:
+) -> Sample:
     """Carry x_T along the grid, each time mending the state's distribution before the step to the next time.
 
     At a time of the grid `corrector_steps` times
@@ -51,7 +52,7 @@ def sample_predictor_corrector(
       (VP).
     - `predictor`: a sampler of one evaluation a step and no history; None is `DDIM(1.0)`, ancestral sampling.
 
-    **Returns:** the sample, in the structure, shapes and dtypes of x_T.
+    **Returns:** a `Sample`.
 
     Differentiable like `sample`; reverse mode keeps a state a step. Raises ValueError for a predictor that is
     not of one step, and FloatingPointError if the network returns NaN or infinity.
@@ -77,7 +78,7 @@ def sample_predictor_corrector(
     dtype = accumulation_dtype(*jax.tree.leaves(x_T))
     sigma = jnp.asarray(plan.sigma, dtype)
     x, failed = _run(denoiser, *rows, sigma, x_T, key, jnp.asarray(snr, dtype), corrector_steps)
-    return raise_if_failed(x, failed) if throw else x
+    return finished(x, plan.t, failed, x_T, len(rows[0]) * (corrector_steps + 1), throw)
 
 
 def _begins_plainly(plan: Plan) -> bool:

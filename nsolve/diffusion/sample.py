@@ -6,12 +6,15 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, PyTree
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
+from .._results import AbstractSolution, Stats
 from .._upstream import checkpointed_scan
 from ._arrays import is_traced
 from ._cache import prepared
-from ._checks import check_key, check_state, is_finite, raise_if_failed
+from ._checks import check_key, check_state, is_finite, raise_if_failed, verdict
 from ._rows import Row, Rows, form_point, look, store
 from .denoiser import Denoiser
 from .noise import AbstractNoise, IndependentNoise
@@ -25,9 +28,29 @@ class Trajectory(eqx.Module):
     """All points of a run: times `t` (K+1,), states `x` (K+1, ...), the last of them the result, and the
     clean states `x0` (K, ...) that the network saw in the others."""
 
-    t: Array
+    t: ArrayLike
     x: PyTree[Array]
     x0: PyTree[Array]
+
+
+class Sample(AbstractSolution):
+    """What `sample` and the other functions `sample_...` of `nsolve.diffusion` return.
+
+    - `value`: the sample, in the structure, shapes and dtypes of x_T.
+    - `t`: the times of its path: where the network was called, and the last. Of `sample_adaptive` those of
+      the accepted steps, with the batch as leading axis unless steps were shared, NaN after the last:
+      `t[:num_steps + 1]` is a grid for `sample`.
+    - `trajectory`: all points, where it was asked for.
+    - `result`: how it ended, a member of `lineax.RESULTS`: `successful`; `breakdown`, the network returned
+      NaN or infinity; `nonfinite_input`, these were in x_T. `sample_adaptive` has more.
+    - `stats`: `num_evaluations`, how often the network was called. `sample_adaptive` has more.
+    """
+
+    value: PyTree[Array]
+    t: ArrayLike
+    result: lx.RESULTS
+    stats: dict[str, Any]
+    trajectory: Trajectory | None = None
 
 
 def sample(
@@ -41,7 +64,7 @@ def sample(
     checkpoints: Checkpoints = "step",
     unroll: int = 1,
     throw: bool = True,
-) -> Any:
+) -> Sample:
     """Carry x_T along the grid to a sample.
 
     **Arguments:**
@@ -55,15 +78,16 @@ def sample(
       `quadratic_grid`, `karras_grid`.
     - `key`: for stochastic samplers. A key, or one key a sample: sample i is then the same whatever the
       batch. Or a `BrownianPath`, which stays the same when the grid is refined.
-    - `trajectory`: return `(x, Trajectory)`.
+    - `trajectory`: keep all points.
     - `checkpoints`: what reverse mode keeps of N evaluations. `"step"` the N states (the network is evaluated
       again); `"none"` all that the network needs (fastest, and largest); `"sqrt"` about 2 sqrt(N) states; a
       number c at most c states, constant in N. Only the last excludes forward mode.
     - `unroll`: so many evaluations make one turn of the compiled loop. For networks that take microseconds;
       the program, and its compilation, grow with it. Not with a number of checkpoints.
-    - `throw`: raise if the network returns NaN or infinity (else such a sample is returned).
+    - `throw`: raise if the network returns NaN or infinity, which waits for the result. Else nothing waits,
+      and `result` tells.
 
-    **Returns:** the sample, in the structure, shapes and dtypes of x_T.
+    **Returns:** a `Sample`: `value`, in the structure, shapes and dtypes of x_T, `result`, `stats`.
 
     Differentiable in x_T, the network, guidance, the schedule's parameters, an explicit grid and a plan's
     numbers. The loop is compiled once for all plans of a size. Weighted sums of half-precision states are
@@ -93,12 +117,38 @@ def sample(
     plan, rows = prepared(denoiser, sampler, grid, x_T)
     noise = _noise(plan, key, type(sampler).__name__)
     arguments = denoiser, rows, x_T, noise, trajectory, checkpoints, unroll
-    x, points, failed = compiled_run(*arguments, watch=False)
+    x, points, failed, result = judged_run(*arguments, watch=False)
     if throw:
         if not is_traced(failed) and int(failed) >= 0:
-            _, _, failed = compiled_run(*arguments, watch=True)  # which evaluation it was
+            _, _, failed, _ = judged_run(*arguments, watch=True)  # which evaluation it was
         x = raise_if_failed(x, failed)
-    return (x, Trajectory(jnp.asarray(plan.t), *points)) if trajectory else x
+    points = Trajectory(plan.t, *points) if trajectory else None
+    return Sample(value=x, t=plan.t, result=result, stats=evaluations(len(rows)), trajectory=points)
+
+
+def finished(
+    x: PyTree[Array],
+    t: Any,
+    failed: Array,
+    x_T: PyTree[Array],
+    num_evaluations: int,
+    throw: bool,
+    who: str = "the network",
+    counted: str = "evaluation",
+) -> Sample:
+    """The sample `x` that was made of `x_T`, where `failed` is the number of what was not finite, or -1."""
+    result = _verdict(failed, x_T)
+    if throw:
+        x = raise_if_failed(x, failed, who, counted)
+    return Sample(value=x, t=t, result=result, stats=evaluations(num_evaluations))
+
+
+def evaluations(count: int) -> Stats:
+    """The statistics of a run whose length is known."""
+    return Stats(num_evaluations=np.asarray(count, np.int32))
+
+
+_verdict = eqx.filter_jit(verdict)
 
 
 def run(
@@ -147,7 +197,13 @@ def run(
     return x, points, failed
 
 
-compiled_run = eqx.filter_jit(run)
+@eqx.filter_jit
+def judged_run(
+    denoiser: Denoiser, rows: Rows, x_T: PyTree[Array], *settings: Any, watch: bool = True
+) -> tuple[PyTree[Array], Any, Array, lx.RESULTS]:
+    """What `run` gives, and how it ended."""
+    x, points, failed = run(denoiser, rows, x_T, *settings, watch=watch)
+    return x, points, failed, verdict(failed, x_T)
 
 
 def _scan(

@@ -121,7 +121,7 @@ def search_plan(
 ) -> SearchResult:
     """Breed plans: keep the best quarter, cross and mutate them.
 
-    - `score`: of a plan, lower is better: `lambda plan: distance(ns.diffusion.sample(denoiser, plan, x_T))`.
+    - `score`: of a plan, lower is better: `lambda p: distance(ns.diffusion.sample(denoiser, p, x_T).value)`.
       NaN counts as worst. Called once for every new plan, at most `population * (generations + 1)` times.
     - `grid`: where to begin; its ends and its number of steps stay.
     - `forms`, `max_order`, `correctors`, `move_times`: what may be chosen.

@@ -38,7 +38,8 @@ def reference_path(denoiser: Denoiser, plan: Plan, x_T: PyTree[Array], refine: i
     if not np.all(np.diff(t) < 0):
         raise ValueError("`plan` must visit times that fall strictly: one state belongs to each of them.")
     fine = _refined(denoiser.schedule, t, refine)
-    _, path = sample(denoiser, UniPC(3), x_T, fine, trajectory=True)
+    path = sample(denoiser, UniPC(3), x_T, fine, trajectory=True).trajectory
+    assert path is not None
     return jax.tree.map(lambda states: states[::refine], path.x)
 
 
@@ -164,7 +165,7 @@ def tune(
         # The whole way in equal steps: a stage of the sampler need not be a time of the grid.
         ends = np.asarray(start.t)[[0, -1]]
         fine = _refined(denoiser.schedule, ends, 40 * start.num_evaluations)
-        target = sample(denoiser, UniPC(3), x_T, fine)
+        target = sample(denoiser, UniPC(3), x_T, fine).value
     optax = needed("optax", "learned", "`tune`")
     adam = optax.adam(optax.cosine_decay_schedule(1e-2, num_steps))
     transform = adam if optimiser is None else optimiser
@@ -200,7 +201,7 @@ def tune(
     measure = _mean_square if loss is None else loss
 
     def objective(changes: _Changes, denoiser: Denoiser, x_T: Any, target: Any) -> Array:
-        return measure(sample(denoiser, plan_of(changes), x_T, throw=False), target)
+        return measure(sample(denoiser, plan_of(changes), x_T, throw=False).value, target)
 
     @eqx.filter_jit
     def advance(

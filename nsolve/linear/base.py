@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._reasons import as_reason, as_result, raise_in_words
+from .._results import Stats
 from .._stopping import Method, inexact_leaves, power_of_two_scale, solve_to_true_residual
 from .._system import System
 from .._upstream import solve_throws
@@ -244,7 +245,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         )
         if method.report is not None:
             stats |= method.report(memory, stats)
-        return value, as_result(code), stats
+        return value, as_result(code), Stats(stats)
 
     def _blame(self, state: System, made: bool) -> tuple[tuple[str, PyTree], ...]:
         """Where NaN may come from, and the reason to give for it."""

@@ -17,14 +17,17 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
-from .._vectors import Vector
+from .._reasons import raise_in_words
+from .._results import AbstractSolution, Stats, first_failure
+from .._upstream import solve_throws
+from .._vectors import Vector, norm
 from ..linear.base import AbstractIterativeSolver, as_vector
 from ..operators.base import AbstractOperator
 from .base import AbstractTuner
 from .steps import Cost, SequenceSolver, SequenceState, Start
 
 
-class SequenceSolution(eqx.Module):
+class SequenceSolution(AbstractSolution):
     """What `solve_sequence` returns; every leading axis is the systems', in the order in which they were
     given.
 
@@ -58,6 +61,7 @@ def solve_sequence(
     order: ArrayLike | None = None,
     key: PRNGKeyArray | None = None,
     state: SequenceState | None = None,
+    throw: bool = True,
 ) -> SequenceSolution:
     """Solves `make_operator(parameters[t]) x_t = vectors[t]` for `t = 0 ... T - 1`, one after the other.
 
@@ -72,8 +76,11 @@ def solve_sequence(
     * `order`: a permutation in which to solve them, e.g. from `nsolve.sort_systems(parameters)`.
     * `key`: for tuners that draw at random.
     * `state`: go on from an earlier sequence's `state`.
+    * `throw`: raise an error where a system is not solved, once all were tried; else look at `result`.  It
+      holds for the systems of derivatives as well, whose results nobody sees.  A tuner tries arms that may
+      fail: there False is usual.
 
-    **Returns** a `SequenceSolution`.  Nothing is raised for a system that is not solved: look at `result`.
+    **Returns** a `SequenceSolution`.
 
     Differentiable in `parameters`, `vectors` and whatever `make_operator` closes over, forward and reverse,
     to any order; `vmap` works.  Memory: the stacked solutions; operators are made and dropped one at a time.
@@ -109,7 +116,7 @@ def solve_sequence(
     loop = _Loop(
         sequence, jax.lax.stop_gradient(state), context, None if order is None else _permutation(order, count)
     )
-    solution = lx.linear_solve(operator, vectors, loop, throw=False)
+    solution = lx.linear_solve(operator, vectors, loop, throw=throw)
     return SequenceSolution(value=solution.value, **solution.stats)
 
 
@@ -167,6 +174,7 @@ class _Loop(lx.AbstractLinearSolver[_BlockDiagonal]):
         self, state: _BlockDiagonal, vector: Vector, options: dict[str, Any]
     ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
         del options
+        throws = solve_throws()
         systems = (state.parameters, vector, self.context)
         if self.order is not None:
             systems = jax.tree.map(lambda leaf: leaf[self.order], systems)
@@ -189,9 +197,14 @@ class _Loop(lx.AbstractLinearSolver[_BlockDiagonal]):
             inverse = jnp.argsort(self.order)
             outputs = jax.tree.map(lambda leaf: leaf[inverse], outputs)
         value, results, stats, arms = outputs
-        failed = results != lx.RESULTS.successful
-        overall = jax.tree.map(lambda leaf: leaf[jnp.argmax(failed)], results)
-        return value, overall, {"result": results, "stats": stats, "arms": arms, "state": last}
+        first, overall = first_failure(results)
+        if throws:
+            reached = stats["residual_norm"][first] / norm(jax.tree.map(lambda leaf: leaf[first], vector))
+            solvers = " or ".join(type(one).__name__ for one in self.sequence.solvers)
+            who = f"solve_sequence: a system was not solved (`throw=False` returns the others). {solvers}"
+            code = jax.tree.leaves(stats["reason"])[0][first]
+            value = raise_in_words(who, value, code, reached)
+        return value, overall, {"result": results, "stats": Stats(stats), "arms": arms, "state": last}
 
     def transpose(self, state: _BlockDiagonal, options: dict[str, Any]):
         return state.transpose(), options

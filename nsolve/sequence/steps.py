@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
+from .._results import Stats
 from .._upstream import bounded_cache
 from .._vectors import Vector, axpy, where
 from ..linear._recycled import Recycled
@@ -140,7 +141,7 @@ class SequenceSolver(eqx.Module):
         value, result, stats = jax.block_until_ready(program(arrays))
         seconds = time.perf_counter() - start
         state = self._learn(state, arm, value, result, stats, context, jnp.asarray(seconds))
-        stats = {**stats, "arm": arm, "seconds": seconds}
+        stats = Stats({**stats, "arm": arm, "seconds": seconds})
         return lx.Solution(value=value, result=result, stats=stats, state=None), state
 
     def advance(
@@ -161,7 +162,7 @@ class SequenceSolver(eqx.Module):
         ]
         value, result, stats = branches[0]() if len(branches) == 1 else jax.lax.switch(arm, branches)
         state = self._learn(state, arm, value, result, stats, context, jnp.asarray(jnp.nan))
-        return value, result, {k: v for k, v in stats.items() if k != "recycled"}, arm, state
+        return value, result, Stats({k: v for k, v in stats.items() if k != "recycled"}), arm, state
 
     def _select(self, state: SequenceState, context: ArrayLike | None) -> Array:
         if self.tuner is None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, ArrayLike
 
+from .._results import AbstractSolution, Stats
 from ._problem import Problem
 from .base import AbstractTransportSolver
 from .cost_matrix import CostMatrix
@@ -20,10 +21,10 @@ from .solve import Solved, Transport, as_given, as_problem, judged, numbers, pre
 _FILLED_UP = 256
 
 
-class Divergence(eqx.Module):
+class Divergence(AbstractSolution):
     """What `nsolve.transport.sinkhorn_divergence` returns: its value, and the three solutions behind it.
 
-    `result` is that of the first solve that failed.
+    `result` is that of the first solve that failed; `stats["num_steps"]` the steps of all three.
     """
 
     value: Array
@@ -31,6 +32,7 @@ class Divergence(eqx.Module):
     source: Transport
     target: Transport
     result: lx.RESULTS
+    stats: dict[str, Array]
 
 
 def sinkhorn_divergence(
@@ -92,7 +94,15 @@ def _divergence(problems: list[Problem], solver: AbstractTransportSolver) -> Div
     for earlier in (source, between):
         failed = earlier.result != lx.RESULTS.successful
         result = lx.RESULTS.where(failed, earlier.result, result)
-    return Divergence(value, between, source, target, result)
+    steps = sum(solution.stats["num_steps"] for solution in (between, source, target))
+    return Divergence(
+        value=value,
+        between=between,
+        source=source,
+        target=target,
+        result=result,
+        stats=Stats(num_steps=steps),
+    )
 
 
 def _solve_all(problems: list[Problem], solver: AbstractTransportSolver) -> list[Solved]:

@@ -10,6 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
+from .._results import AbstractSolution, Stats, raised_in_words
 from ..operators.finite_volumes import is_traced
 from ._implicit import dual_value, potentials
 from ._problem import Problem
@@ -19,18 +20,35 @@ from .geometry import AbstractGeometry, as_real
 from .plan import Plan
 from .sinkhorn_newton import SinkhornNewton
 
+#: How a failure is raised, by the member of `lx.RESULTS`.
+FAILED = {
+    "max_steps_reached": (
+        "transport.solve: all of `max_steps` were taken. Allow more, ask for less (a larger `rtol`), or use "
+        "a larger `epsilon`."
+    ),
+    "stagnation": (
+        "transport.solve: the marginal error no longer falls, and is above the tolerance. Either that "
+        "is below what rounding allows (about the dtype's eps times max|C| / epsilon), or the masses of `a` "
+        "and `b` differ. Use a larger `rtol` or `epsilon`, or float64; divide `a` and `b` by their sums, or "
+        "relax a marginal with `tau`."
+    ),
+    "nonfinite_input": "transport.solve: there is NaN or infinity among the costs or the weights.",
+    "breakdown": "transport.solve: a weight in `a` or `b` is negative, or none is positive.",
+}
 
-class Transport(eqx.Module):
+
+class Transport(AbstractSolution):
     """What `nsolve.transport.solve` returns.
 
+    * `value`: the potentials `(f, g)`, which `y0` of another solve takes.
     * `f`, `g`: the potentials, of the weights' shapes.  Where both marginals are exact they are unique up to
       a constant, which is chosen so that `sum a f = sum b g`.
     * `cost`: the regularised cost, `<P, C> + epsilon KL(P | a b^T)` plus the penalties of relaxed marginals.
     * `marginal_error`: `||P 1 - a'||_1 + ||P^T 1 - b'||_1`, computed from the potentials that are returned;
       `a'` is `a`, or `a exp(-f / rho)` where the marginal is relaxed.
     * `plan`: the plan `P_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon)`, not formed.
-    * `stats`: the solver's counts, and the certificate: `potential_error`, `cost_error`, `gradient_error`.
     * `result`: how the solve ended, a member of `lineax.RESULTS`.
+    * `stats`: the solver's counts, and the certificate: `potential_error`, `cost_error`, `gradient_error`.
     """
 
     f: Array
@@ -38,8 +56,13 @@ class Transport(eqx.Module):
     cost: Array
     marginal_error: Array
     plan: Plan
-    stats: dict[str, Array]
     result: lx.RESULTS
+    stats: dict[str, Array]
+
+    @property
+    def value(self) -> tuple[Array, Array]:
+        """The potentials."""
+        return self.f, self.g
 
     @property
     def transport_cost(self) -> Array:
@@ -158,13 +181,13 @@ def as_given(reduced: Problem, offsets: tuple[Array, Array], solved: Solved) -> 
     u, v = offsets
     f, g = _centred(reduced, solved.f + u, solved.g + v)
     return Transport(
-        f.reshape(geometry.source_shape),
-        g.reshape(geometry.target_shape),
-        solved.cost + jnp.sum(a * u) + jnp.sum(b * v),
-        solved.marginal_error,
-        Plan(geometry, solved.f, solved.g, a, b, offsets),
-        solved.stats,
-        solved.result,
+        f=f.reshape(geometry.source_shape),
+        g=g.reshape(geometry.target_shape),
+        cost=solved.cost + jnp.sum(a * u) + jnp.sum(b * v),
+        marginal_error=solved.marginal_error,
+        plan=Plan(geometry, solved.f, solved.g, a, b, offsets),
+        result=solved.result,
+        stats=Stats(solved.stats),
     )
 
 
@@ -173,8 +196,7 @@ def raising(solution: Any, where: Callable) -> Any:
 
     All that is selected waits for the verdict; what is not may still be left out of a program.
     """
-    failed = solution.result != lx.RESULTS.successful
-    return eqx.tree_at(where, solution, solution.result.error_if(where(solution), failed))
+    return eqx.tree_at(where, solution, raised_in_words(where(solution), solution.result, FAILED))
 
 
 def numbers(solution: Transport) -> tuple[Array, ...]:

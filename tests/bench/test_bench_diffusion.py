@@ -230,11 +230,12 @@ def test_exact_starts_are_the_first_points(made):
     path = np.random.default_rng(0).standard_normal((known + 1, 4, 1))
     plan = order.with_exact_start(made, times, path)
     network = mixtures.denoiser(problem, order.SCHEDULE)
-    x, way = diffusion.sample(network, plan, jnp.zeros((4, 1)), trajectory=True)
+    found = diffusion.sample(network, plan, jnp.zeros((4, 1)), trajectory=True)
+    x, way = found.value, found.trajectory
     assert np.allclose(way.x[: known + 1], path, rtol=0, atol=1e-15)
     # From there on it is the method itself, which is given the outputs at the first points.
     again = order.with_exact_start(made, times, np.asarray(way.x[: known + 1]))
-    assert np.array_equal(diffusion.sample(network, again, jnp.ones((4, 1))), x)
+    assert np.array_equal(diffusion.sample(network, again, jnp.ones((4, 1))).value, x)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,9 @@ def test_moments_are_those_of_samples(made):
     count = 40_000
     rng = np.random.default_rng(0)
     x_T = plan.alpha[0] * problem.draw(0, count) + plan.sigma[0] * rng.standard_normal((count, 2))
-    x = diffusion.sample(mixtures.denoiser(problem, schedule), plan, jnp.asarray(x_T), key=jax.random.key(0))
+    x = diffusion.sample(
+        mixtures.denoiser(problem, schedule), plan, jnp.asarray(x_T), key=jax.random.key(0)
+    ).value
     x = np.asarray(x) @ problem.basis
     assert np.allclose(x.mean(axis=0), mean, atol=5 * np.sqrt(variance.max() / count))
     assert np.allclose(x.var(axis=0), variance, rtol=5 * np.sqrt(2 / count))

@@ -240,7 +240,7 @@ def test_a_run_trains_and_the_same_command_goes_on(run, tmp_path, monkeypatch):
     assert eqx.tree_equal(denoiser, trained[0].average) and not eqx.tree_equal(denoiser, trained[0].model)
     x_T = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
     grid = ns.diffusion.log_snr_grid(5)
-    assert np.isfinite(ns.diffusion.sample(denoiser, ns.diffusion.DDIM(), x_T, grid)).all()
+    assert np.isfinite(ns.diffusion.sample(denoiser, ns.diffusion.DDIM(), x_T, grid).value).all()
 
     code, _, err = run("parts", "--steps", 12, "--prediction", "eps")
     assert code == 2 and "holds a run with prediction 'v', not 'eps'" in err

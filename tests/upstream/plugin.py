@@ -10,6 +10,7 @@ What is known to fail is listed in `exceptions.py`, each with its reason.
 
 import importlib
 import os
+from pathlib import Path
 
 import jax
 import lineax as lx
@@ -72,3 +73,13 @@ def pytest_collection_modifyitems(config, items):
         for names, condition, raises, reason in EXPECTED[SUITE]:
             if item.originalname in names and condition(_row(item)):
                 item.add_marker(pytest.mark.xfail(reason=reason, raises=raises, strict=True))
+
+
+_MAPS = Path("/proc/self/maps")
+
+
+def pytest_runtest_teardown():
+    """Drops compiled programs before the process has as many memory maps as Linux allows (65 530): XLA aborts
+    there."""
+    if _MAPS.exists() and len(_MAPS.read_bytes().splitlines()) > 30_000:
+        jax.clear_caches()
