@@ -21,7 +21,10 @@ def linear_rows():
             rest = law in linear_laws.DERIVATIVE_LAWS and case.id not in linear.DERIVED
             yield row(case, law, case.id, *[pytest.mark.full] * rest)
     for case in linear.PRODUCT:
-        yield from (row(case, law, case.id, pytest.mark.full) for law in linear_laws.DERIVATIVE_LAWS)
+        for law in linear_laws.DERIVATIVE_LAWS:
+            wrong = law is linear_laws.law_unroll and case.id in linear.WRONG_UNROLLED
+            marks = [pytest.mark.xfail(reason="estimated bounds")] * wrong
+            yield row(case, law, case.id, pytest.mark.full, *marks)
 
 
 SUBJECTS = [subject for wing in WINGS for subject in wing.SUBJECTS]
