@@ -46,6 +46,7 @@ def where(block) -> str:
     return f"{block.page.relative_to(ROOT)}:{block.line}"
 
 
+@pytest.mark.compiles("a page is compiled as a reader compiles it")
 @pytest.mark.parametrize("page", CODE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_python_blocks_run(page, tmp_path):
     matplotlib.use("Agg")
