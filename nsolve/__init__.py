@@ -1,12 +1,12 @@
 """nsolve: numerical solvers as differentiable Equinox modules."""
 
-from . import diffusion as diffusion
-from . import gallery as gallery
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import linear as linear
 from . import operators as operators
 from . import preconditioners as preconditioners
 from . import sequence as sequence
-from . import transport as transport
 from .auto import auto as auto
 from .linear import CG as CG
 from .linear import FGMRES as FGMRES
@@ -36,4 +36,22 @@ from .sequence import solve_sequence as solve_sequence
 from .sequence import sort_systems as sort_systems
 from .unroll import unroll as unroll
 
+if TYPE_CHECKING:
+    from . import diffusion as diffusion
+    from . import gallery as gallery
+    from . import transport as transport
+
 __version__ = "0.1.0"
+
+#: Packages that are imported when they are first asked for: many come for the linear solvers alone.
+_LATER = ("diffusion", "gallery", "transport")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

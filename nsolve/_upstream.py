@@ -1,11 +1,15 @@
 """Names of upstream that are nobody's promise; the only file that may import them."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import equinox.internal as eqxi
+import lineax as lx
 from jax._src import api_util, util
 
 
@@ -28,13 +32,15 @@ def solve_throws() -> bool:
     whether it will.  Where it cannot be seen (another version of lineax, `compute` called by somebody else),
     the answer is no, and lineax's text stands."""
     frame = sys._getframe(2)
-    for _ in range(3):  # the wrapper of an Equinox module's method lies between
-        if frame is None:
-            return False
+    # Between lie wrappers of Equinox's methods, and solvers of lineax's around ours (`Normal`, `Auto...`).
+    while frame is not None and frame.f_code.co_filename.startswith(_WRAPPERS):
         if frame.f_code.co_name == "_linear_solve_impl":
             return frame.f_locals.get("throw") is True
         frame = frame.f_back
     return False
+
+
+_WRAPPERS = tuple(f"{Path(str(package.__file__)).parent}{os.sep}" for package in (lx, eqx))
 
 
 def bounded_cache(maxsize: int) -> Callable:

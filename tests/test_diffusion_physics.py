@@ -15,7 +15,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from nsolve import diffusion as D
-from nsolve.diffusion.ensemble_kalman import _kalman
+from nsolve.diffusion.inverse.ensemble_kalman import _kalman
 
 # ---------------------------------------------------------------- normal data with linear measurements
 DIM, ROWS, NOISE = 4, 2, 0.3

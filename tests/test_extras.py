@@ -1,14 +1,17 @@
 """What the library needs by itself, and what is said where an extra is missing."""
 
 import contextlib
+import importlib
 import importlib.metadata
 import re
 import subprocess
 import sys
 import tomllib
+from types import ModuleType
 
 import pytest
 
+import nsolve as ns
 from bench import specs
 from bench.cells import Cell, Settings, run_cell
 from tests.helpers import ROOT
@@ -77,10 +80,41 @@ def test_a_function_says_which_extra_it_needs(call, what):
     assert done.returncode == 1 and what in done.stderr and "pip install" in done.stderr
 
 
-def test_no_extra_is_imported_with_the_library():
-    program = "import sys, nsolve; print({'optax', 'rich', 'typer', 'scipy.io'} & set(sys.modules))"
+def test_what_is_imported_with_the_library():
+    """No extra, nothing that is slow to import, and no wing that was not asked for."""
+    program = """
+import jax, equinox, lineax, sys
+before = set(sys.modules)
+import nsolve as ns
+print({"optax", "rich", "typer", "numba", "scipy"} & (set(sys.modules) - before))
+wings = "nsolve.diffusion", "nsolve.transport", "nsolve.gallery"
+print({name for name in sys.modules if name.startswith(wings)})
+assert {"diffusion", "gallery", "transport"} <= set(dir(ns))
+ns.diffusion.DDIM, ns.gallery.poisson, ns.transport.solve
+"""
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "set()\n", done.stderr
+    assert done.stdout == "set()\nset()\n", done.stderr
+
+
+def test_a_wing_shows_what_most_programs_need():
+    """At most 25 names each, modules apart; the rest is one level down, and found from above as well."""
+    for wing in (
+        ns.linear,
+        ns.operators,
+        ns.preconditioners,
+        ns.sequence,
+        ns.transport,
+        ns.gallery,
+        ns.diffusion,
+    ):
+        shown = [name for name in dir(wing) if not name.startswith("_")]
+        assert 5 < len([name for name in shown if not isinstance(getattr(wing, name), ModuleType)]) <= 25
+    for module, names in ns.diffusion._BELOW.items():
+        for name in names:
+            below = getattr(importlib.import_module(f"nsolve.diffusion.{module}"), name)
+            assert getattr(ns.diffusion, name) is below and name not in dir(ns.diffusion)
+    with pytest.raises(AttributeError, match="nsolve.diffusion.*no attribute 'DPMSolver4'"):
+        _ = ns.diffusion.DPMSolver4
 
 
 def test_children_do_not_import_what_lies_in_the_folder(tmp_path, monkeypatch):

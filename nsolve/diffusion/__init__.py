@@ -1,75 +1,80 @@
-"""Diffusion models as differential equations: samplers of proven order, differentiable in everything."""
+"""Diffusion models as differential equations: samplers of proven order, differentiable in everything.
 
+Here is what most programs need.  The rest is one level down: `samplers`, `schedules`, `grids`, `noise`,
+`guidance`, `inverse`, `tuning`, `statistics`, `likelihood`, `feynman_kac`, `interpolant`, `pfgm`,
+`predictor_corrector`, `points`.
+"""
+
+import importlib
+from typing import Any
+
+from . import inverse as inverse
+from . import samplers as samplers
+from . import schedules as schedules
+from . import tuning as tuning
 from .adaptive import sample_adaptive as sample_adaptive
 from .as_diffrax import as_diffrax as as_diffrax
 from .brownian import BrownianPath as BrownianPath
-from .data_consistency import KrylovConsistency as KrylovConsistency
-from .data_consistency import TotalVariationConsistency as TotalVariationConsistency
-from .data_consistency import sample_decomposed as sample_decomposed
 from .denoiser import Denoiser as Denoiser
-from .ensemble_kalman import sample_ensemble_kalman as sample_ensemble_kalman
-from .feynman_kac import Particles as Particles
-from .feynman_kac import sample_feynman_kac as sample_feynman_kac
-from .grids import Grid as Grid
 from .grids import karras_grid as karras_grid
 from .grids import log_snr_grid as log_snr_grid
 from .grids import quadratic_grid as quadratic_grid
 from .grids import uniform_grid as uniform_grid
 from .guidance import ClassifierFree as ClassifierFree
-from .guidance import DynamicThreshold as DynamicThreshold
-from .interpolant import Interpolant as Interpolant
-from .interpolant import one_sided_denoiser as one_sided_denoiser
-from .interpolant import sample_interpolant as sample_interpolant
-from .inversion import Inversion as Inversion
-from .inversion import invert as invert
-from .likelihood import bits_per_dim as bits_per_dim
+from .inverse import invert as invert
 from .likelihood import log_likelihood as log_likelihood
-from .noise import AbstractNoise as AbstractNoise
-from .noise import IndependentNoise as IndependentNoise
-from .own_schedules import Discrete as Discrete
-from .own_schedules import FromFunctions as FromFunctions
-from .pfgm import PFGMField as PFGMField
-from .pfgm import pfgm_noise as pfgm_noise
 from .plan import Plan as Plan
-from .points import Points as Points
-from .predictor_corrector import sample_predictor_corrector as sample_predictor_corrector
 from .sample import Sample as Sample
-from .sample import Trajectory as Trajectory
 from .sample import sample as sample
 from .samplers import DDIM as DDIM
-from .samplers import DDPM as DDPM
-from .samplers import DEIS as DEIS
-from .samplers import ERSDE as ERSDE
-from .samplers import IPNDM as IPNDM
-from .samplers import PNDM as PNDM
-from .samplers import AcceleratedDDIM as AcceleratedDDIM
-from .samplers import AcceleratedDDPM as AcceleratedDDPM
-from .samplers import AdaptiveDPMSolver as AdaptiveDPMSolver
 from .samplers import AdaptiveMultistep as AdaptiveMultistep
-from .samplers import DPMSolver as DPMSolver
 from .samplers import DPMSolverPP as DPMSolverPP
-from .samplers import DPMSolverV3 as DPMSolverV3
-from .samplers import EDMHeun as EDMHeun
-from .samplers import FlowRK as FlowRK
-from .samplers import RFSolver as RFSolver
-from .samplers import RhoRK as RhoRK
-from .samplers import SASolver as SASolver
 from .samplers import UniPC as UniPC
-from .samplers.base import AbstractAdaptiveSampler as AbstractAdaptiveSampler
-from .samplers.base import AbstractSampler as AbstractSampler
 from .schedules import EDM as EDM
 from .schedules import VE as VE
-from .schedules import AbstractSchedule as AbstractSchedule
+from .schedules import Discrete as Discrete
 from .schedules import Flow as Flow
 from .schedules import VPCosine as VPCosine
 from .schedules import VPLinear as VPLinear
-from .search import Choice as Choice
-from .search import SearchResult as SearchResult
-from .search import plan_of_choices as plan_of_choices
-from .search import search_plan as search_plan
-from .statistics import Statistics as Statistics
-from .statistics import fit_statistics as fit_statistics
-from .tuning import fit_coefficients as fit_coefficients
-from .tuning import reference_path as reference_path
-from .tuning import tune as tune
-from .tweedie import second_order_tweedie as second_order_tweedie
+
+_PUBLIC = [name for name, part in globals().items() if getattr(part, "__module__", "").startswith(__name__)]
+#: Where the other public names are; each is found here as well.
+_BELOW = {
+    "samplers": (
+        *("AbstractAdaptiveSampler", "AbstractSampler", "AcceleratedDDIM", "AcceleratedDDPM"),
+        *("AdaptiveDPMSolver", "DDPM", "DEIS", "DPMSolver", "DPMSolverV3", "EDMHeun", "ERSDE", "FlowRK"),
+        *("IPNDM", "PNDM", "RFSolver", "RhoRK", "SASolver"),
+    ),
+    "schedules": ("AbstractSchedule", "FromFunctions"),
+    "grids": ("Grid",),
+    "noise": ("AbstractNoise", "IndependentNoise"),
+    "guidance": ("DynamicThreshold",),
+    "inverse": (
+        *("Inversion", "KrylovConsistency", "TotalVariationConsistency", "sample_decomposed"),
+        *("sample_ensemble_kalman", "second_order_tweedie"),
+    ),
+    "tuning": (
+        *("Choice", "SearchResult", "fit_coefficients", "plan_of_choices", "reference_path"),
+        *("search_plan", "tune"),
+    ),
+    "statistics": ("Statistics", "fit_statistics"),
+    "likelihood": ("bits_per_dim",),
+    "sample": ("Trajectory",),
+    "feynman_kac": ("Particles", "sample_feynman_kac"),
+    "interpolant": ("Interpolant", "one_sided_denoiser", "sample_interpolant"),
+    "pfgm": ("PFGMField", "pfgm_noise"),
+    "predictor_corrector": ("sample_predictor_corrector",),
+    "points": ("Points",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _BELOW.items():
+        if name in names or name == module:
+            found = importlib.import_module(f".{module}", __name__)
+            return found if name == module else getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*_PUBLIC, *_BELOW})

@@ -22,8 +22,8 @@ from ._arrays import accumulation_dtype, as_times, is_traced, root, weighted
 from ._checks import check_state, is_finite
 from .denoiser import Denoiser, _check_like
 from .noise import normal_like
-from .own_schedules import FromFunctions
 from .sample import Sample, finished
+from .schedules import FromFunctions
 
 Field = Callable[[PyTree[Array], Array], PyTree[Array]]
 

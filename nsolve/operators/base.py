@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-import scipy.sparse as sp
 from jaxtyping import Array
 
 from .tags import NSD, PSD
@@ -108,6 +107,8 @@ def require_operator(operator: object, name: str) -> None:
     """Raises, saying what to write, unless something is a linear operator."""
     if isinstance(operator, lx.AbstractLinearOperator):
         return
+    import scipy.sparse as sp  # slow to import
+
     if isinstance(operator, type):
         hint = f"is the class {operator.__name__}; pass an instance"
     elif sp.issparse(operator):

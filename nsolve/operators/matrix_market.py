@@ -12,14 +12,16 @@ import itertools
 import os
 import re
 import zlib
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lineax as lx
 import numpy as np
-import scipy.sparse as sp
 
 from .base import hermitian_tag
 from .numerals import ANY, PLAIN, USUAL, as_plain, fields, number, show
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 #: How many numbers an entry has, by the header's word.
 _NUMBERS = {"real": 1, "double": 1, "integer": 1, "unsigned-integer": 1, "complex": 2, "pattern": 0}
@@ -46,7 +48,7 @@ class _Header(NamedTuple):
     start: int
 
 
-def read_matrix_market(path: Any) -> tuple[sp.coo_array, frozenset[object]]:
+def read_matrix_market(path: Any) -> "tuple[sp.coo_array, frozenset[object]]":
     """Reads a matrix (`.mtx` or `.mtx.gz`; real, complex, integer or pattern; any symmetry).
 
     Returns the whole matrix (the stored triangle mirrored) in double precision, and the tags that its header
@@ -59,6 +61,8 @@ def read_matrix_market(path: Any) -> tuple[sp.coo_array, frozenset[object]]:
     skew-symmetric matrix with a diagonal, a Hermitian one with a diagonal that is not real.
     A missing file is a `FileNotFoundError`.
     """
+    import scipy.sparse as sp  # slow to import
+
     path = os.fspath(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f"There is no file {path!r}.")
@@ -270,6 +274,7 @@ def write_matrix_market(path: Any, operator: Any, comment: str = "") -> None:
     Symmetric (Hermitian, skew) matrices are stored as one triangle, 17 digits, so that reading gives back the
     same numbers.
     """
+    import scipy.sparse as sp  # slow to import
     from scipy.io import mmwrite
 
     matrix = operator.as_scipy() if hasattr(operator, "as_scipy") else operator
@@ -290,6 +295,8 @@ def _symmetry(matrix: Any) -> str:
         return "general"
 
     def vanishes(difference) -> bool:
+        import scipy.sparse as sp  # slow to import
+
         return difference.count_nonzero() == 0 if sp.issparse(difference) else not difference.any()
 
     if vanishes(matrix - matrix.T):

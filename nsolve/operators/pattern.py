@@ -9,7 +9,6 @@ import functools
 import hashlib
 
 import numpy as np
-import scipy.sparse as sp
 
 
 def _frozen(array) -> np.ndarray:
@@ -84,6 +83,8 @@ class SparsityPattern:
     @functools.cached_property
     def transposed(self) -> tuple["SparsityPattern", np.ndarray]:
         """The transpose's pattern, and `order` such that `values[order]` are the transpose's values."""
+        import scipy.sparse as sp  # slow to import
+
         numbered = sp.csr_array((np.arange(self.nnz), self.indices, self.indptr), shape=self.shape)
         transpose = numbered.T.tocsr()
         transpose.sort_indices()

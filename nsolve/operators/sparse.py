@@ -4,14 +4,13 @@ JAX's own BCOO and BCSR are input formats only: they go through scatter-adds or 
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-import scipy.sparse as sp
 from jax.core import Tracer
 from jaxtyping import Array, Inexact
 
@@ -20,6 +19,9 @@ from .base import AbstractOperator, as_tags, hermitian_tag, is_jax_sparse
 from .pattern import SparsityPattern
 from .storage import Entries, Mirrored, mirror, read, store, with_zero
 from .values import as_values, fit, host_dtype
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 Symmetry = Literal["symmetric", "hermitian"]
 _SYMMETRY_TAGS: dict[Symmetry, object] = {"symmetric": lx.symmetric_tag, "hermitian": hermitian_tag}
@@ -263,8 +265,10 @@ class SparseLinearOperator(AbstractOperator):
             )
         return self._storage
 
-    def as_scipy(self) -> sp.csr_array:
+    def as_scipy(self) -> "sp.csr_array":
         """As a SciPy CSR array (concrete values only)."""
+        import scipy.sparse as sp  # slow to import
+
         pattern = self.pattern
         data = np.array(self.values)
         return sp.csr_array((data, pattern.indices.copy(), pattern.indptr.copy()), shape=pattern.shape)
@@ -332,8 +336,10 @@ def _with_storage(operator: SparseLinearOperator, storage: Entries | Mirrored) -
     return eqx.tree_at(lambda operator: operator._storage, operator, storage)
 
 
-def _as_csr(matrix: Any) -> sp.csr_array:
+def _as_csr(matrix: Any) -> "sp.csr_array":
     """A copy without duplicates, columns ascending, of a type that JAX has."""
+    import scipy.sparse as sp  # slow to import
+
     if isinstance(matrix, Tracer | lx.AbstractLinearOperator | type) or is_jax_sparse(matrix):
         raise TypeError(
             f"`matrix` must be a SciPy sparse matrix or a dense NumPy array, but is {matrix!r}. `from_bcoo` "
@@ -365,7 +371,7 @@ def concrete_indices(index: Any, name: str) -> np.ndarray:
     return index.astype(np.int64)
 
 
-def _check_symmetry_tags(matrix: sp.csr_array, tags: Iterable[object]) -> None:
+def _check_symmetry_tags(matrix: "sp.csr_array", tags: Iterable[object]) -> None:
     definite = {lx.positive_semidefinite_tag, lx.negative_semidefinite_tag, hermitian_tag}
     for tag in tags:
         if tag is not lx.symmetric_tag and tag not in definite:

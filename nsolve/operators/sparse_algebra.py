@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-import scipy.sparse as sp
 from jax.core import Tracer
 from jaxtyping import Array
 
@@ -82,6 +81,8 @@ def scale(
 
 def select(operator: SparseLinearOperator, rows: Any, cols: Any) -> tuple[SparseLinearOperator, bool]:
     """The chosen rows and columns, in the order of the choice, and whether the two choices are one."""
+    import scipy.sparse as sp  # slow to import
+
     pattern = operator.pattern
     rows, cols = _choice(rows, pattern.shape[0], "rows"), _choice(cols, pattern.shape[1], "cols")
     numbered = sp.csr_array(
@@ -128,6 +129,8 @@ def _products(first: SparsityPattern, second: SparsityPattern):
     """The pattern of `A B`, and of each multiplication, sorted by entry: the factors' places, the entry.
 
     The latter is None where entries and multiplications are one to one."""
+    import scipy.sparse as sp  # slow to import
+
     lengths = second.row_lengths[first.indices].astype(np.int64)
     before = np.concatenate([[0], np.cumsum(lengths)])
     ours = np.repeat(np.arange(first.nnz), lengths)

@@ -1,14 +1,13 @@
 """Stencils: operators on grids that couple each point to fixed neighbours, never assembled."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-import scipy.sparse as sp
 from jaxtyping import Array, ArrayLike, Inexact
 
 from .._upstream import bounded_cache
@@ -17,6 +16,9 @@ from .finite_volumes import Boundary, Offset, as_cell_fields, finite_volumes, is
 from .pattern import SparsityPattern
 from .sparse import SparseLinearOperator
 from .values import as_coefficients, fit
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 
 class StencilLinearOperator(AbstractOperator):
@@ -209,7 +211,7 @@ class StencilLinearOperator(AbstractOperator):
                 values = jax.ops.segment_sum(values, segments, pattern.nnz, indices_are_sorted=True)
         return SparseLinearOperator(values, pattern, tags_of_values=self.tags)
 
-    def as_scipy(self) -> sp.csr_array:
+    def as_scipy(self) -> "sp.csr_array":
         """As a SciPy CSR array on flat vectors, C order (concrete coefficients only)."""
         return self.as_sparse().as_scipy()
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse as sp
 from jaxtyping import Array
 
 from ..operators.pattern import SparsityPattern
@@ -28,6 +27,8 @@ def colouring(pattern: SparsityPattern) -> np.ndarray:
     Greedy in the order of the rows: the colours are at most one more than the most neighbours a row
     has.
     """
+    import scipy.sparse as sp  # slow to import
+
     from .. import _compiled  # here, since it imports numba
 
     data = np.ones(pattern.nnz, bool)
@@ -51,6 +52,8 @@ class Reordered(NamedTuple):
 @per_pattern
 def sorted_by_colour(pattern: SparsityPattern) -> Reordered:
     """Rows and columns sorted by colour, in their old order within each."""
+    import scipy.sparse as sp  # slow to import
+
     colours = colouring(pattern)
     order = np.argsort(colours, kind="stable").astype(np.int32)
     inverse = np.empty_like(order)

@@ -8,13 +8,12 @@ geometry, made once on the host for each length of an axis; the values stay `d +
 """
 
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-import scipy.sparse as sp
 from jaxtyping import Array
 
 from ..operators.finite_volumes import is_traced, unit_offset
@@ -22,11 +21,14 @@ from ..operators.stencil import StencilLinearOperator
 from .multigrid_levels import Level, Plan, chebyshev_weights
 from .multigrid_transfer import AxisInterpolation, split
 
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
 
 class _Axis(NamedTuple):
     """One axis of a grid: `T` and the mass before, the bands of `T'` after the scaling."""
 
-    matrix: sp.csr_array
+    matrix: "sp.csr_array"
     mass: np.ndarray
     lower: np.ndarray
     diagonal: np.ndarray
@@ -36,6 +38,8 @@ class _Axis(NamedTuple):
 @functools.lru_cache(maxsize=256)
 def _axis(n: int, periodic: bool, halvings: int) -> _Axis:
     """An axis of `n` points after some coarsening steps."""
+    import scipy.sparse as sp  # slow to import
+
     if halvings == 0:
         i = np.arange(n)
         rows, columns = np.concatenate([i, i, i]), np.concatenate([i, i - 1, i + 1])
@@ -62,8 +66,10 @@ def _axis(n: int, periodic: bool, halvings: int) -> _Axis:
     return _Axis(matrix, mass, lower, matrix.diagonal() / mass, upper)
 
 
-def _linear(n: int, periodic: bool) -> sp.csr_array:
+def _linear(n: int, periodic: bool) -> "sp.csr_array":
     """Linear interpolation to `n` points."""
+    import scipy.sparse as sp  # slow to import
+
     kept, between = (np.asarray(part) for part in split(np.arange(n), 0, periodic))
     m = len(kept)
     exists = np.ones(len(between), bool)
@@ -97,6 +103,8 @@ def _weights(n: int, periodic: bool, halvings: int):
 @functools.lru_cache(maxsize=256)
 def _modes(n: int, periodic: bool, halvings: int) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues and eigenvectors of `T'`."""
+    import scipy.sparse as sp  # slow to import
+
     axis = _axis(n, periodic, halvings)
     scaling = sp.diags_array(1 / np.sqrt(axis.mass))
     return np.linalg.eigh((scaling @ axis.matrix @ scaling).toarray())

@@ -51,8 +51,8 @@ def pytest_configure():
         importlib.import_module("tests.helpers").make_operators.append(sparse_operator)
     else:
         choices = importlib.import_module("lineax._solver")
-        choices.LU = lambda: ns.GMRES(rtol=1e-12)
-        # 1e-12 is out of reach for the damped steps of BFGS on Rosenbrock's function, and said to be so.
+        # On Rosenbrock's function of twenty unknowns (condition 4e4) less is out of reach, and said to be so.
+        choices.LU = lambda: ns.GMRES(rtol=1e-11)
         choices.Cholesky = lambda: ns.CG(rtol=1e-10)
 
 

@@ -4,6 +4,8 @@ from .accelerated import AcceleratedDDIM as AcceleratedDDIM
 from .accelerated import AcceleratedDDPM as AcceleratedDDPM
 from .adaptive import AdaptiveDPMSolver as AdaptiveDPMSolver
 from .adaptive import AdaptiveMultistep as AdaptiveMultistep
+from .base import AbstractAdaptiveSampler as AbstractAdaptiveSampler
+from .base import AbstractSampler as AbstractSampler
 from .ddim import DDIM as DDIM
 from .ddim import DDPM as DDPM
 from .deis import DEIS as DEIS

@@ -10,15 +10,15 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._vectors import axpy, subtract, zeros_like
-from ..linear import CG
-from ..unroll import unroll
-from ._arrays import accumulation_dtype, in_precision_of, namespace
-from ._checks import check_batch, check_key, check_state, is_finite
-from .denoiser import Denoiser, clean, combine
-from .grids import grid_points
-from .noise import normal_like
-from .sample import Sample, finished
+from ..._vectors import axpy, subtract, zeros_like
+from ...linear import CG
+from ...unroll import unroll
+from .._arrays import accumulation_dtype, in_precision_of, namespace
+from .._checks import check_batch, check_key, check_state, is_finite
+from ..denoiser import Denoiser, clean, combine
+from ..grids import grid_points
+from ..noise import normal_like
+from ..sample import Sample, finished
 
 Operator = lx.AbstractLinearOperator | Callable[[Any], Any]
 

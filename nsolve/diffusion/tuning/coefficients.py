@@ -14,18 +14,18 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._extras import needed
-from .._progress import progress_bar
-from ._arrays import common_dtype, is_traced
-from ._rows import Row, Rows, advance, form_point
-from .denoiser import Denoiser
-from .grids import resolve
-from .plan import Plan
-from .points import Points
-from .sample import sample
-from .samplers.base import AbstractSampler
-from .samplers.unipc import UniPC
-from .schedules import AbstractSchedule
+from ..._extras import needed
+from ..._progress import progress_bar
+from .._arrays import common_dtype, is_traced
+from .._rows import Row, Rows, advance, form_point
+from ..denoiser import Denoiser
+from ..grids import resolve
+from ..plan import Plan
+from ..points import Points
+from ..sample import sample
+from ..samplers.base import AbstractSampler
+from ..samplers.unipc import UniPC
+from ..schedules import AbstractSchedule
 
 if TYPE_CHECKING:
     import optax

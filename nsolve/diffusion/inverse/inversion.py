@@ -22,15 +22,15 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from .._results import AbstractSolution, Stats
-from ._arrays import accumulation_dtype, is_traced, namespace, root, weighted
-from ._backward import backward_plan
-from ._checks import check_batch, verdict
-from ._rows import Row, Rows, form_point, look
-from .denoiser import Denoiser
-from .plan import Plan
-from .sample import run
-from .samplers.base import AbstractSampler
+from ..._results import AbstractSolution, Stats
+from .._arrays import accumulation_dtype, is_traced, namespace, root, weighted
+from .._backward import backward_plan
+from .._checks import check_batch, verdict
+from .._rows import Row, Rows, form_point, look
+from ..denoiser import Denoiser
+from ..plan import Plan
+from ..sample import run
+from ..samplers.base import AbstractSampler
 
 
 class Inversion(AbstractSolution):

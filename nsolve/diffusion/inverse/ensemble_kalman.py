@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._dense import solve
-from .._vectors import norm
-from ._arrays import accumulation_dtype, beside, in_precision_of, is_traced, namespace, together, weighted
-from ._checks import check_batch, check_key, check_state, is_finite
-from ._rows import Rows
-from .denoiser import Denoiser
-from .grids import grid_points
-from .noise import normal_like
-from .plan import Plan
-from .sample import Sample, finished, run
-from .samplers.base import AbstractSampler
-from .samplers.ddim import DDIM
-from .schedules import AbstractSchedule
+from ..._dense import solve
+from ..._vectors import norm
+from .._arrays import accumulation_dtype, beside, in_precision_of, is_traced, namespace, together, weighted
+from .._checks import check_batch, check_key, check_state, is_finite
+from .._rows import Rows
+from ..denoiser import Denoiser
+from ..grids import grid_points
+from ..noise import normal_like
+from ..plan import Plan
+from ..sample import Sample, finished, run
+from ..samplers.base import AbstractSampler
+from ..samplers.ddim import DDIM
+from ..schedules import AbstractSchedule
 
 
 def sample_ensemble_kalman(

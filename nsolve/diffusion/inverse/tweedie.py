@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from ._arrays import accumulation_dtype
-from ._checks import check_key
-from .denoiser import Denoiser, clean, combine
-from .noise import normal_like
-from .schedules import TrueTime
+from .._arrays import accumulation_dtype
+from .._checks import check_key
+from ..denoiser import Denoiser, clean, combine
+from ..noise import normal_like
+from ..schedules import TrueTime
 
 
 def second_order_tweedie(

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._arrays import is_traced, namespace
-from ._range import inside
+from .._arrays import is_traced, namespace
+from .._range import inside
 
 _Number = Any  # a float, a NumPy array or a JAX array
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._arrays import common_dtype, is_traced, namespace
-from .schedules import Ranged, check_ends, level_of, log, log_alpha_preserving, log_sigma_preserving, time_of
+from .._arrays import common_dtype, is_traced, namespace
+from .base import Ranged, check_ends, level_of, log, log_alpha_preserving, log_sigma_preserving, time_of
 
 _Number = Any  # a float, a NumPy array or a JAX array
 

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._progress import progress_bar
-from ._arrays import on_host
-from .grids import grid_points
-from .plan import Plan, build
-from .samplers._multistep import Step, exact_moments, is_free_of_noise
-from .schedules import AbstractSchedule
+from ..._progress import progress_bar
+from .._arrays import on_host
+from ..grids import grid_points
+from ..plan import Plan, build
+from ..samplers._multistep import Step, exact_moments, is_free_of_noise
+from ..schedules import AbstractSchedule
 
 
 @dataclass(frozen=True)
