@@ -37,8 +37,8 @@ pytest.register_assert_rewrite("tests.contract", "tests.linear_laws", "tests.hel
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """One process takes all tests of a file, unless they say otherwise: they share what they trace and compile,
-    which by turns would be done in each of the processes."""
+    """One process takes all tests of a file, unless they say otherwise: they share what they trace and
+    compile, which otherwise each of the processes would do."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -231,6 +231,7 @@ class Bent(eqx.Module):
         return jnp.tanh(self.gain * x) * D.VPLinear().alpha(t)
 
 
+@pytest.mark.compiles("an adjoint equation is solved too")
 @pytest.mark.parametrize("sampler", [None, D.UniPC(3)])
 def test_backsolve(sampler):
     """The adjoint equation, by a solver of its own, has the gradient of the recorded steps."""

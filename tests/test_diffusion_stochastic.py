@@ -321,6 +321,7 @@ class Linear:
 DENOISER = D.Denoiser(Linear(0.3, 0.4), "x0", VP)
 
 
+@pytest.mark.compiles("a path draws its noise level by level")
 @pytest.mark.parametrize("sampler", [D.DPMSolverPP(2, sde=True), D.SASolver(2, 0, prediction="eps")])
 def test_solutions_converge_path_by_path(sampler):
     """Against a fine grid on the same path the error falls with the steps; with other noise it stays."""
@@ -364,6 +365,7 @@ def test_noise_alone_is_the_same_on_every_grid(sampler, form):
     np.testing.assert_allclose(results[1:], [results[0]] * 2, atol=1e-6)
 
 
+@pytest.mark.compiles("a path draws its noise level by level")
 def test_sample_on_a_path():
     """Batch-invariant to the bit, and differentiable in the grid."""
     sampler, path, times = D.DPMSolverPP(2, sde=True), D.BrownianPath(jr.key(3), depth=7), even(5)

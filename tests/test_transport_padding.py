@@ -149,6 +149,7 @@ def test_a_batch_of_clouds_filled_up_to_one_size():
         np.testing.assert_array_equal(slopes[k, count:], 0)
 
 
+@pytest.mark.compiles("two shapes of a grid under Newton's method")
 def test_massless_lines_of_a_grid_have_no_say():
     near, far = np.linspace(0, 1, 4), np.concatenate([np.linspace(0, 1, 4), [1e6, 2e6]])
     a, b = np.random.default_rng(7).dirichlet(np.ones(16), 2).reshape(2, 4, 4)
