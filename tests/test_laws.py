@@ -3,9 +3,9 @@
 import pytest
 
 from . import contract, linear_laws
-from .subjects import diffusion, linear, operators, preconditioners, sequence, transport
+from .subjects import diffusion, gallery, linear, operators, preconditioners, sequence, transport
 
-WINGS = [operators, preconditioners, sequence, transport, diffusion]
+WINGS = [gallery, operators, preconditioners, sequence, transport, diffusion]
 
 
 def row(subject, law, name, *marks):
