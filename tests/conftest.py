@@ -16,7 +16,8 @@ if jax.__version_info__ < (0, 11, 1):  # then there was an older emitter of fuse
     _FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 
-# Traced programs are millions of objects that live on: looking through them for cycles costs 6 % of all time.
+# Traced programs are millions of objects that live on: to look for cycles at the usual rate costs 6 % of
+# all time.
 gc.freeze()
 gc.set_threshold(200_000, 20, 100)
 
@@ -41,7 +42,7 @@ def pytest_collection_modifyitems(items):
     compile, which otherwise each of the processes would do."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}.{item.path.stem}"))
 
 
 def pytest_configure(config):
