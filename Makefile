@@ -9,7 +9,8 @@ OUT = build/bench
 # One folder for all compiled programs: the parallel tests, and the next run, share them.
 CACHE = JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=0
-# Two test processes; libraries that start a thread per core in each only get in the way.
+# Two test processes, each with whole files, whose tests share what they trace and compile; libraries that
+# start a thread per core in each only get in the way.
 THREADS = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS = 2
 PYTEST_ARGS =
@@ -24,7 +25,7 @@ help:
 
 test: $(VENV)/.installed
 	@mkdir -p .cache
-	$(CACHE) $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(CACHE) $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 # For the night: derivatives of every solver with every preconditioner and kind of operator.
 test-all:

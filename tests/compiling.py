@@ -1,10 +1,9 @@
 """What a test spends on compiling: counted, limited, and shown at the end of the log.
 
-Compiling is most of what the suite costs.  A test that spends more than `LIMIT` seconds on it fails,
-unless it is marked `@pytest.mark.compiles("why")`.  The clock is the CPU time of the process, no more than the
-wall time of each compilation.  On a machine with many more processes than cores it still runs up to twice as
-fast, so what takes half the limit is marked too.  Read from a warm cache, programs cost half.  Children are not
-counted.
+Compiling is most of what the suite costs.  A test that spends more than `LIMIT` seconds on it fails, unless
+it is marked `@pytest.mark.compiles("why")`.  The clock is the CPU time of the process, no more than the wall
+time of each compilation.  On a machine with many more processes than cores it still runs up to twice as fast,
+so what takes half the limit is marked too.  Read from a warm cache, programs cost half.
 """
 
 import os

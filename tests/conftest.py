@@ -36,14 +36,5 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 pytest.register_assert_rewrite("tests.contract", "tests.linear_laws", "tests.helpers")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """One process takes all tests of a file, unless they say otherwise: they share what they trace and
-    compile, which otherwise each of the processes would do."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}.{item.path.stem}"))
-
-
 def pytest_configure(config):
     config.pluginmanager.register(Compiling())

@@ -50,12 +50,8 @@ def where(block) -> str:
     return f"{name(block.page)}:{block.line}"
 
 
-# Pages share nothing, so each may go to another process.
-ALONE = [pytest.param(page, marks=pytest.mark.xdist_group(name(page)), id=name(page)) for page in CODE]
-
-
 @pytest.mark.compiles("a page is compiled as a reader compiles it")
-@pytest.mark.parametrize("page", ALONE)
+@pytest.mark.parametrize("page", CODE, ids=name)
 def test_python_blocks_run(page, tmp_path):
     matplotlib.use("Agg")
     # As a reader runs them: other libraries on the pages (optax) rely on JAX's default promotion.

@@ -9,10 +9,7 @@ WINGS = [gallery, operators, preconditioners, sequence, transport, diffusion]
 
 
 def row(subject, law, name, *marks):
-    # One process takes all laws of a row, since they share compiled programs.
-    return pytest.param(
-        subject, law, marks=[pytest.mark.xdist_group(name), *marks], id=f"{name}-{law.__name__}"
-    )
+    return pytest.param(subject, law, marks=marks, id=f"{name}-{law.__name__}")
 
 
 def linear_rows():
