@@ -5,6 +5,8 @@ like refuse the tree, nor equal to the jaxpr of another trace of the same functi
 conditionals refuse it as static.  Here jaxprs are compared by what they compute.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -46,6 +48,20 @@ class Frozen:
 def freeze(tree: PyTree) -> tuple[tuple[Any, ...], Frozen]:
     """The arrays of a tree, and the rest."""
     return tuple(leaf for leaf in jax.tree.leaves(tree) if eqx.is_array(leaf)), Frozen(tree)
+
+
+def asynchronous_jit(function: Callable) -> Callable:
+    """`equinox.filter_jit`, but for waiting until the results are there, which that does at every call.
+
+    The function returns arrays only, and raises no runtime error of Equinox's (which filter_jit would tell
+    better)."""
+    compiled = jax.jit(lambda arrays, rest: function(*rest.thaw(arrays)), static_argnums=1)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        return compiled(*freeze(arguments))
+
+    return call
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nsolve as ns
-from nsolve import _compiled
-from nsolve.preconditioners import IncompleteCholesky, IncompleteLU, incomplete, triangular
+from nsolve.kernels import incomplete_cholesky, incomplete_lu
+from nsolve.preconditioners import IncompleteCholesky, IncompleteLU
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 PSD = lx.positive_semidefinite_tag
@@ -116,11 +116,15 @@ def test_lu_is_the_incomplete_factor(dtype):
 )
 def test_kernels_on_random_patterns(n, density, dtype, seed):
     """The compiled kernels alone, on the host: nothing to compile for each pattern."""
+
+    def run(kernel, *arrays):
+        kernel(*(array.view(np.uint32) if array.dtype == np.int32 else array for array in arrays))
+
     a = sp.csr_array(hermitian(n, density, dtype, seed))
     strict = sp.csr_array(sp.tril(a, -1))
     factor, scale = np.empty_like(strict.data), np.empty(n, dtype)
-    _compiled.run_on_host(
-        "incomplete_cholesky",
+    run(
+        incomplete_cholesky.incomplete_cholesky,
         strict.indptr,
         strict.indices,
         strict.data,
@@ -137,7 +141,7 @@ def test_kernels_on_random_patterns(n, density, dtype, seed):
     on_diagonal = np.flatnonzero(np.repeat(np.arange(n), np.diff(a.indptr)) == a.indices)
     factor = np.empty_like(a.data)
     arrays = a.indptr, a.indices, on_diagonal.astype(np.int32), a.data
-    _compiled.run_on_host("incomplete_lu", *arrays, factor, scale)
+    run(incomplete_lu.incomplete_lu, *arrays, factor, scale)
     low, up = dense_ilu(a.toarray())
     a.data = factor
     np.testing.assert_allclose(a.toarray(), low - np.eye(n) + up, atol=1e-12)
@@ -173,22 +177,6 @@ def test_refresh_traced_and_batched_equals_set_up(make):
         both,
     )
     np.testing.assert_allclose(scanned, batched, rtol=1e-13)
-
-
-def test_on_accelerators_the_host_factorises(monkeypatch):
-    """The path of other platforms: factors by callback, level-scheduled solves."""
-    from nsolve import _compiled
-
-    monkeypatch.setattr(triangular, "by_platform", lambda compiled, portable, *args: portable(*args))
-    monkeypatch.setattr(incomplete, "by_platform", lambda compiled, portable, *args: portable(*args))
-    monkeypatch.setattr(_compiled, "call", None)
-    x = jnp.arange(33.0)
-    a, b = hermitian(33, seed=5), general(33, seed=5)
-    low = dense_ic(a).real
-    expected = np.linalg.solve(low @ low.T, x)
-    assert relative_error(IncompleteCholesky()(sparse(a, PSD)).mv(x), expected) < 1e-12
-    low, up = dense_ilu(b)
-    assert relative_error(IncompleteLU()(sparse(b)).mv(x), np.linalg.solve(low @ up, x)) < 1e-12
 
 
 def kershaw():

@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 
 import nsolve as ns
-from nsolve.preconditioners import multigrid_coarse, multigrid_levels
+from nsolve.preconditioners.multigrid import coarse, plan
 
 StencilLinearOperator = ns.operators.StencilLinearOperator
 Multigrid = ns.preconditioners.Multigrid
@@ -18,8 +18,8 @@ Multigrid = ns.preconditioners.Multigrid
 @pytest.fixture
 def deep(monkeypatch):
     """Coarsens down to a few points, so that small grids have several levels."""
-    monkeypatch.setattr(multigrid_levels, "_COARSEST", {True: 30, False: 30})
-    monkeypatch.setattr(multigrid_levels, "_LONGEST", {True: 10, False: 30})
+    monkeypatch.setattr(plan, "_COARSEST", {True: 30, False: 30})
+    monkeypatch.setattr(plan, "_LONGEST", {True: 10, False: 30})
 
 
 def smooth_field(shape, contrast=2.0, seed=0):
@@ -287,7 +287,7 @@ def test_dense_inverse_is_the_pseudoinverse(dtype):
         block -= np.diag(block.sum(1))
     order = rng.permutation(12)
     matrix = scipy.linalg.block_diag(*blocks)[order][:, order]
-    for invert in (multigrid_coarse.invert, jax.jit(multigrid_coarse.invert)):
+    for invert in (coarse.invert, jax.jit(coarse.invert)):
         np.testing.assert_allclose(invert(matrix), np.linalg.pinv(matrix), atol=1e-12)
 
 

@@ -150,3 +150,32 @@ def test_potentials_start_another_solve():
     first = ns.transport.solve(CLOUD, solver=solver)
     again = ns.transport.solve(CLOUD, solver=solver, y0=first.value)
     assert again.stats["num_steps"] <= 1 < first.stats["num_steps"]
+
+
+def test_nothing_waits_where_nothing_is_raised():
+    """Arguments are still on their way when the call returns."""
+    calls = {
+        "sample": lambda x: D.sample(denoiser(False), D.DDIM(), x, GRID, throw=False),
+        "sample_adaptive": lambda x: D.sample_adaptive(
+            denoiser(False), D.AdaptiveMultistep(2), x, throw=False, shared_steps=True
+        ),
+        "transport.solve": lambda x: ns.transport.solve(
+            ns.transport.PointCloud(np.zeros((3, 2)), np.ones((3, 2)), epsilon=0.1),
+            x[:, 0],
+            solver=ns.transport.Sinkhorn(rtol=1e-3, max_steps=5),
+            throw=False,
+        ),
+    }
+
+    @jax.jit
+    def late(x):  # long enough that three calls return before
+        matrix = jnp.full((700, 700), x[0, 0])
+        return x + 0 * jax.lax.fori_loop(0, 40, lambda _, m: m @ matrix / 700, matrix)[0, 0]
+
+    for call in calls.values():
+        jax.block_until_ready(call(late(jnp.abs(X))).value)  # compiles
+    pending = late(jnp.abs(X))
+    found = {name: call(pending) for name, call in calls.items()}
+    assert not pending.is_ready()
+    for name, solution in found.items():
+        assert np.isfinite(jax.tree.leaves(solution.value)[0]).all(), name

@@ -9,16 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsolve import SparseLinearOperator
+from nsolve.kernels._schedule import levels
+from nsolve.kernels.triangular_solves import schedule, solve_by_levels
 from nsolve.operators.pattern import SparsityPattern
-from nsolve.preconditioners import triangular
-from nsolve.preconditioners.triangular import (
-    UnitTriangular,
-    levels,
-    schedule,
-    scheduled_solve,
-    triangle,
-    triangular_solve,
-)
+from nsolve.preconditioners.triangular import UnitTriangular, triangle, triangular_solve
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 
@@ -51,7 +45,7 @@ def test_solves_in_every_dtype_on_both_paths(dtype, lower):
     b = vector(60, dtype)
     expected = np.linalg.solve(dense.astype(np.complex128), np.asarray(b))
     tolerance = 2e-5 if dtype in ("float32", "complex64") else 1e-13
-    for x in (factor.solve(b), scheduled_solve(factor.pattern, factor.values, b)):
+    for x in (factor.solve(b), solve_by_levels(factor.pattern, factor.values, b)):
         assert x.dtype == dtype
         np.testing.assert_allclose(x, expected, rtol=0, atol=tolerance * abs(expected).max())
 
@@ -67,7 +61,7 @@ def test_both_paths_on_random_patterns(n, density, lower, seed):
     b = vector(n, seed=seed)
     expected = np.linalg.solve(dense, b)
     np.testing.assert_allclose(factor.solve(b), expected, atol=1e-12)
-    np.testing.assert_allclose(scheduled_solve(factor.pattern, factor.values, b), expected, atol=1e-12)
+    np.testing.assert_allclose(solve_by_levels(factor.pattern, factor.values, b), expected, atol=1e-12)
 
 
 def test_agrees_with_scipy_at_the_size_of_a_grid():
@@ -81,7 +75,7 @@ def test_agrees_with_scipy_at_the_size_of_a_grid():
     unit = sp.csr_array(lower + sp.eye_array(side**2))
     expected = sp.linalg.spsolve_triangular(unit, np.asarray(b), lower=True)
     np.testing.assert_allclose(factor.solve(b), expected, rtol=1e-12)
-    np.testing.assert_allclose(scheduled_solve(pattern, factor.values, b), expected, rtol=1e-12)
+    np.testing.assert_allclose(solve_by_levels(pattern, factor.values, b), expected, rtol=1e-12)
     assert levels(pattern).max() == 2 * (side - 1)  # the diagonals of the grid
 
 
@@ -194,26 +188,6 @@ def test_transpose_and_product():
 def test_nan_spreads():
     factor, _ = random_factor(20, 0.5, True)
     assert jnp.isnan(factor.solve(vector(20).at[0].set(jnp.nan))).any()
-
-
-def test_accelerators_take_the_scheduled_path(monkeypatch):
-    """With an accelerator as the default, both paths are traced and the lowering chooses."""
-    factor, dense = random_factor(20, 0.2, True)
-    b = vector(20)
-    monkeypatch.setattr(triangular.jax, "default_backend", lambda: "gpu")
-    solve = jax.jit(lambda values, b: UnitTriangular(values, factor.pattern, True).solve(b))
-    np.testing.assert_allclose(solve(factor.values, b), np.linalg.solve(dense, b), atol=1e-12)
-    exported = jax.export.export(solve, platforms=["cuda"])(factor.values, b)
-    text = exported.mlir_module()
-    assert "nsolve_solve_lower" not in text and "while" in text
-    assert (
-        "nsolve_solve_lower"
-        in jax.export.export(
-            solve,
-            platforms=["cpu"],
-            disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("nsolve_solve_lower_float64")],
-        )(factor.values, b).mlir_module()
-    )
 
 
 def test_triangle_splits_a_pattern():

@@ -5,27 +5,18 @@ worked out with NumPy in float64, whatever JAX's default precision; traced ones 
 gradients flow through them.
 """
 
-from types import ModuleType
 from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array
 
+from .._arrays import is_traced as is_traced
+from .._arrays import namespace as namespace
+
 _Tree = TypeVar("_Tree")
-
-
-def namespace(*values: Any) -> ModuleType:
-    """`jax.numpy` if any of the values is a JAX array, else NumPy."""
-    return jnp if any(isinstance(value, jax.Array) for value in values) else np
-
-
-def is_traced(tree: Any) -> bool:
-    """Whether some leaf is known only while a function is being traced."""
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def on_host(tree: _Tree) -> _Tree:

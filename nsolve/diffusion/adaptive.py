@@ -9,6 +9,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._frozen import asynchronous_jit
 from .._results import Stats, raised_in_words
 from .._upstream import checkpointed_while_loop
 from ._arrays import accumulation_dtype, is_traced, on_host
@@ -120,7 +121,7 @@ def _ends(denoiser: Denoiser, t_start: Any, t_end: Any) -> tuple[Array, Array]:
     return jnp.asarray(start, float), jnp.asarray(end, float)
 
 
-@eqx.filter_jit
+@asynchronous_jit
 def _run(
     denoiser: Denoiser,
     sampler: AbstractAdaptiveSampler,

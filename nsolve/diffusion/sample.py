@@ -10,6 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
+from .._frozen import asynchronous_jit
 from .._results import AbstractSolution, Stats
 from .._upstream import checkpointed_scan
 from ._arrays import is_traced
@@ -117,10 +118,10 @@ def sample(
     plan, rows = prepared(denoiser, sampler, grid, x_T)
     noise = _noise(plan, key, type(sampler).__name__)
     arguments = denoiser, rows, x_T, noise, trajectory, checkpoints, unroll
-    x, points, failed, result = judged_run(*arguments, watch=False)
+    x, points, failed, result = judged_run(*arguments, False)
     if throw:
         if not is_traced(failed) and int(failed) >= 0:
-            _, _, failed, _ = judged_run(*arguments, watch=True)  # which evaluation it was
+            _, _, failed, _ = judged_run(*arguments, True)  # which evaluation it was
         x = raise_if_failed(x, failed)
     points = Trajectory(plan.t, *points) if trajectory else None
     return Sample(value=x, t=plan.t, result=result, stats=evaluations(len(rows)), trajectory=points)
@@ -148,7 +149,7 @@ def evaluations(count: int) -> Stats:
     return Stats(num_evaluations=np.asarray(count, np.int32))
 
 
-_verdict = eqx.filter_jit(verdict)
+_verdict = asynchronous_jit(verdict)
 
 
 def run(
@@ -197,12 +198,19 @@ def run(
     return x, points, failed
 
 
-@eqx.filter_jit
+@asynchronous_jit
 def judged_run(
-    denoiser: Denoiser, rows: Rows, x_T: PyTree[Array], *settings: Any, watch: bool = True
+    denoiser: Denoiser,
+    rows: Rows,
+    x_T: PyTree[Array],
+    noise: AbstractNoise | None,
+    trajectory: bool,
+    checkpoints: Checkpoints,
+    unroll: int,
+    watch: bool,
 ) -> tuple[PyTree[Array], Any, Array, lx.RESULTS]:
     """What `run` gives, and how it ended."""
-    x, points, failed = run(denoiser, rows, x_T, *settings, watch=watch)
+    x, points, failed = run(denoiser, rows, x_T, noise, trajectory, checkpoints, unroll, watch)
     return x, points, failed, verdict(failed, x_T)
 
 

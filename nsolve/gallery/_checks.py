@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..operators.finite_volumes import is_traced
+from .._arrays import is_traced
 
 
 def grid_shape(shape: Any, name: str = "shape", axes: tuple[int, ...] = (1, 2, 3)) -> tuple[int, ...]:

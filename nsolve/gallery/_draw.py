@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from ..operators.finite_volumes import is_traced
+from .._arrays import is_traced
 
 Key = PRNGKeyArray | int | Sequence[int] | np.random.Generator
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from ..operators.finite_volumes import is_traced
+from .._arrays import is_traced
 from ._checks import grid_shape, positive, positive_integer, real_dtype, static_positive
 from ._checks import probability as check_probability
 from ._draw import Key, normal, uniform

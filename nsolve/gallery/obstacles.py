@@ -14,8 +14,9 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool
 
+from .._arrays import is_traced
 from ..operators import StencilLinearOperator
-from ..operators.finite_volumes import is_traced, unit_offset
+from ..operators.finite_volumes import unit_offset
 from ..operators.stencil import shifted
 from ._checks import grid_shape, positive, positive_integer, real_dtype
 from ._draw import Key, normal, split, uniform

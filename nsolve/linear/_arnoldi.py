@@ -1,23 +1,24 @@
 """The Arnoldi process with its least-squares problem, which GMRES and its kin share.
 
 `A Z = W G`: the columns of `Z` are corrections, those of `W` are orthonormal, `G` is upper Hessenberg and
-kept as `Q^H [R; 0]`, the Givens rotations `Q` multiplied out.  Stored by rows: what is not built yet is zero
-and takes no part in inner products.
+kept as `Q^H [R; 0]`, the Givens rotations `Q` multiplied out.  `W` and `Z` are stacked trees
+(`nsolve._basis`): what is not built yet is zero and takes no part in inner products.
 
 No routine of LAPACK is called: see `nsolve._dense`.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from .. import _basis
+from .._basis import Basis
 from .._dense import diagonal
 from .._system import System
-from .._vectors import Vector, hypot, norm, safe_divide, zeros_like
+from .._vectors import Vector, dtype, hypot, norm, safe_divide, scale, subtract, zeros_like
 
 # Some accelerators would multiply in lower precision and lose orthogonality.
 multiply = functools.partial(jnp.matmul, precision="highest")
@@ -27,8 +28,8 @@ class Arnoldi(NamedTuple):
     """The state of the process after `count` columns."""
 
     x: Vector
-    basis: Array  # (m + 1, n): W
-    corrections: Array | None  # (m, n): Z where it is kept; None: Z = M W
+    basis: Basis  # m + 1 vectors: W
+    corrections: Basis | None  # m vectors: Z where it is kept; None: Z = M W
     rotated: Array  # (m + 1, m + 2): Q [I, W^H r]; the last live entry of its last column is the residual
     triangle: Array  # (m, m): R, ones on the diagonal where not built
     count: Array
@@ -39,16 +40,13 @@ class Arnoldi(NamedTuple):
 
 def begin(x: Vector, r: Vector, m: int, keeps_corrections: bool, memory: PyTree[Array] = None) -> Arnoldi:
     """An empty process whose first basis vector is the residual."""
-    flat, _ = ravel_pytree(r)
-    r_norm = norm(flat)
-    basis = jnp.zeros((m + 1, flat.size), flat.dtype)
-    corrections = basis[1:] if keeps_corrections else None
+    r_norm, kind = norm(r), dtype(r)
     return Arnoldi(
         x=x,
-        basis=basis.at[0].set(flat * _inverse(r_norm, flat.dtype)),
-        corrections=corrections,
-        rotated=not_rotated(jnp.zeros(m + 1, flat.dtype).at[0].set(r_norm.astype(flat.dtype))),
-        triangle=jnp.eye(m, dtype=flat.dtype),
+        basis=_basis.put(_basis.zeros(m + 1, r), scale(_inverse(r_norm), r), 0),
+        corrections=_basis.zeros(m, r) if keeps_corrections else None,
+        rotated=not_rotated(jnp.zeros(m + 1, kind).at[0].set(r_norm.astype(kind))),
+        triangle=jnp.eye(m, dtype=kind),
         count=jnp.zeros((), jnp.int32),
         residual_norm=r_norm,
         broken=jnp.array(False),
@@ -64,8 +62,7 @@ def not_rotated(rhs: Array) -> Array:
 def advance(s: Arnoldi, system: System) -> Arnoldi:
     """One more column: a product, orthogonalisation, a rotation."""
     j, m = s.count, s.triangle.shape[0]
-    _, unravel = ravel_pytree(s.x)
-    z, corrections, memory = unravel(s.basis[j]), s.corrections, s.memory
+    z, corrections, memory = _basis.vector(s.basis, j), s.corrections, s.memory
     if corrections is None:
         z = system.precondition(z)
     else:
@@ -74,24 +71,24 @@ def advance(s: Arnoldi, system: System) -> Arnoldi:
         z, memory = jax.lax.cond(
             s.broken, lambda v, memory: (zeros_like(v), memory), lambda *a: system.apply(*a), z, memory
         )
-        corrections = _put(corrections, ravel_pytree(z)[0], j)
-    w, _ = ravel_pytree(system.product(z))
+        corrections = _basis.put(corrections, z, j)
+    w = system.product(z)
     # Classical Gram-Schmidt twice: as orthogonal as Householder, in four matrix-vector products.
-    h = multiply(s.basis.conj(), w)
-    w = w - multiply(h, s.basis)
-    again = multiply(s.basis.conj(), w)
-    w = w - multiply(again, s.basis)
+    h = _basis.overlaps(s.basis, w)
+    w = subtract(w, _basis.combine(h, s.basis))
+    again = _basis.overlaps(s.basis, w)
+    w = subtract(w, _basis.combine(again, s.basis))
     h = h + again
     height = norm(w)
     # An invariant subspace: what is left is rounding, and must not become a basis vector.
     invariant = height <= 10 * jnp.finfo(height.dtype).eps * norm(h)
     height = jnp.where(invariant, 0, height)
-    basis = _put(s.basis, w * _inverse(height, w.dtype), j + 1)
+    basis = _basis.put(s.basis, scale(_inverse(height), w), j + 1)
     # One more column of the Hessenberg matrix, rotated; below row j it is zero.
     column = multiply(s.rotated, jnp.append(h, jnp.zeros_like(h[:1])))[:m]
     a = column[j]
     length = hypot(jnp.abs(a), height)
-    inverse = _inverse(length, a.dtype)
+    inverse = _inverse(length).astype(a.dtype)
     # The rotation takes (a, height) to (length, 0); row j + 1 is still that of the identity.
     upper, lower = jax.lax.dynamic_slice_in_dim(s.rotated, j, 2)
     cosine, sine = a * inverse, height.astype(a.dtype) * inverse
@@ -102,7 +99,7 @@ def advance(s: Arnoldi, system: System) -> Arnoldi:
         corrections=corrections,
         rotated=jax.lax.dynamic_update_slice_in_dim(s.rotated, rows, j, 0),
         triangle=jax.lax.dynamic_update_index_in_dim(
-            s.triangle, _put(column, length.astype(a.dtype), j), j, 1
+            s.triangle, column.at[j].set(length.astype(a.dtype)), j, 1
         ),
         count=j + 1,
         residual_norm=jnp.abs(sine) * s.residual_norm,
@@ -111,13 +108,9 @@ def advance(s: Arnoldi, system: System) -> Arnoldi:
     )
 
 
-def _put(rows: Array, row: Array, index: Array) -> Array:
-    return jax.lax.dynamic_update_index_in_dim(rows, row, index, 0)
-
-
-def _inverse(length: Array, dtype: Any) -> Array:
-    """One over the length, in the dtype of the vector that it scales; zero for zero."""
-    return safe_divide(jnp.ones_like(length), length).astype(dtype)
+def _inverse(length: Array) -> Array:
+    """One over the length; zero for zero."""
+    return safe_divide(jnp.ones_like(length), length)
 
 
 def live_columns(s: Arnoldi) -> Array:

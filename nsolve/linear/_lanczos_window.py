@@ -15,26 +15,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .. import _basis
+from .._basis import Basis
 from .._dense import eigh, orthonormal_columns
+from .._vectors import Vector, real_dtype, scale
 
 
 class Window(NamedTuple):
-    """The first `count` rows of `basis` are in use."""
+    """The first `count` vectors of `basis` are in use."""
 
-    basis: Array  # (w, n)
+    basis: Basis  # w vectors
     projected: Array  # (w, w), real: V^H A V
     link: Array  # (w,): how the row that the process last added enters the rows
     alpha: Array  # CG's last step length
     count: Array
 
 
-def open_window(wanted: int, like: Array) -> Window:
-    """An empty window for flat vectors, from which so many Ritz pairs are wanted."""
+def open_window(wanted: int, like: Vector) -> Window:
+    """An empty window for such vectors, from which so many Ritz pairs are wanted."""
     rows = 3 * wanted
-    real = jnp.finfo(like.dtype).dtype
+    real = real_dtype(like)
     zeros = jnp.zeros(rows, real)
     return Window(
-        jnp.zeros((rows, like.size), like.dtype),
+        _basis.zeros(rows, like),
         jnp.zeros((rows, rows), real),
         zeros,
         jnp.ones((), real),
@@ -42,7 +45,7 @@ def open_window(wanted: int, like: Array) -> Window:
     )
 
 
-def record(window: Window, z: Array, gamma: Array, beta: Array, alpha: Array) -> Window:
+def record(window: Window, z: Vector, gamma: Array, beta: Array, alpha: Array) -> Window:
     """Adds a step of CG: `z = M r`, `gamma = r^H z`, `beta` and `alpha` its coefficients."""
     # No iterate depends on what is recorded, so that derivatives through the iterations need not see it.
     window, z, gamma, beta, alpha = jax.lax.stop_gradient((window, z, gamma, beta, alpha))
@@ -51,7 +54,7 @@ def record(window: Window, z: Array, gamma: Array, beta: Array, alpha: Array) ->
     coupling = -window.link * jnp.sqrt(beta) / window.alpha
     projected = window.projected.at[i].set(coupling).at[:, i].set(coupling)
     projected = projected.at[i, i].set(1 / alpha + beta / window.alpha)
-    basis = window.basis.at[i].set(z * jax.lax.rsqrt(gamma).astype(z.dtype))
+    basis = _basis.put(window.basis, scale(jax.lax.rsqrt(gamma), z), i)
     return Window(basis, projected, jnp.zeros_like(window.link).at[i].set(1), alpha, i + 1)
 
 
@@ -64,9 +67,9 @@ def _shrink(window: Window) -> Window:
     q = orthonormal_columns(both)
     values, y = eigh(q.T @ window.projected @ q)
     y = q @ y
-    vectors = jnp.matmul(y.T.astype(window.basis.dtype), window.basis, precision="highest")
+    vectors = _basis.combine(y.T, window.basis)
     return Window(
-        jnp.zeros_like(window.basis).at[:keep].set(vectors),
+        jax.tree.map(lambda rows, new: jnp.zeros_like(rows).at[:keep].set(new), window.basis, vectors),
         jnp.zeros_like(window.projected).at[jnp.arange(keep), jnp.arange(keep)].set(values),
         jnp.zeros_like(window.link).at[:keep].set(window.link @ y),
         window.alpha,
@@ -74,8 +77,8 @@ def _shrink(window: Window) -> Window:
     )
 
 
-def ritz(window: Window) -> tuple[Array, Array]:
-    """The smallest Ritz values, `(k,)`, with their vectors, `(k, n)`; zeros where the window holds fewer."""
+def ritz(window: Window) -> tuple[Basis, Array]:
+    """Vectors of the `k` smallest Ritz values, and these, `(k,)`; zeros where the window holds fewer."""
     wanted = window.link.size // 3
     live = jnp.arange(window.link.size, dtype=jnp.int32) < window.count
     # What is not there goes to the end of the spectrum.
@@ -85,4 +88,4 @@ def ritz(window: Window) -> tuple[Array, Array]:
     values, y = values[:wanted], y[:, :wanted]
     there = (jnp.arange(wanted, dtype=jnp.int32) < window.count) & (values > 0)
     values, y = jnp.where(there, values, 0), jnp.where(there[None, :] & live[:, None], y, 0)
-    return jnp.matmul(y.T.astype(window.basis.dtype), window.basis, precision="highest"), values
+    return _basis.combine(y.T, window.basis), values

@@ -1,5 +1,6 @@
 """What a solve hands on to the next: a subspace, and the knowledge whether it pays."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -7,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .. import _basis
+from .._basis import Basis
 from .._dense import eigh
-from .._vectors import size
+from .._vectors import dtype, real_dtype, safe_divide, size, where
 
 #: Systems solved cold after a recycled solve that cost more than a cold one; doubled each time.
 FIRST_PAUSE = 4
@@ -22,8 +25,9 @@ class Recycled(eqx.Module):
 
     `stats["recycled"]` of one solve is `options["recycled"]` of the next, on any operator of the same size.
 
-    * `vectors`: `(k, n)`, flat vectors in the solution's space; rows of zeros are unused.
-    * `sources`: `(k, n)`, what the preconditioner made them from; the vectors themselves where there is none.
+    * `vectors`: vectors in the solution's space, stacked: each leaf of a vector with an axis `k` in front,
+      `(k, n)` for vectors `(n,)`; those of zeros are unused.
+    * `sources`: likewise, what the preconditioner made them from; the vectors themselves where there is none.
     * `values`: `(k,)`, real, the singular or Ritz values that go with them.
     * `cold_matvecs`: products of the last solve without the subspace, 0 where there was none;
       `least_matvecs`: of the cheapest solve with it; `excess`: what later solves took above that, in all.
@@ -31,8 +35,8 @@ class Recycled(eqx.Module):
       the next disappointment.
     """
 
-    vectors: Array
-    sources: Array
+    vectors: Basis
+    sources: Basis
     values: Array
     cold_matvecs: Array
     least_matvecs: Array
@@ -43,14 +47,14 @@ class Recycled(eqx.Module):
     @property
     def wanted(self) -> Array:
         """Whether the next solve should use the subspace."""
-        return (self.pause == 0) & jnp.any(self.vectors != 0)
+        return (self.pause == 0) & _basis.nonzero(self.vectors)
 
     def after(
         self,
         warm: Array,
         num_matvecs: Array,
-        vectors: Array,
-        sources: Array,
+        vectors: Basis,
+        sources: Basis,
         values: Array,
         setup: int,
     ) -> "Recycled":
@@ -58,10 +62,9 @@ class Recycled(eqx.Module):
 
         `setup`: products that it takes to make the subspace ready for an operator.
         """
-        finite = jnp.all(jnp.isfinite(vectors)) & jnp.all(jnp.isfinite(sources)) & jnp.any(vectors != 0)
-        vectors, sources, values = (
-            jnp.where(finite, new, old)
-            for new, old in ((vectors, self.vectors), (sources, self.sources), (values, self.values))
+        sound = jnp.all(_basis.finite(vectors) & _basis.finite(sources)) & _basis.nonzero(vectors)
+        vectors, sources, values = where(
+            sound, (vectors, sources, values), (self.vectors, self.sources, self.values)
         )
         cold = jnp.where(warm, self.cold_matvecs, num_matvecs)
         disappointed = warm & (self.cold_matvecs > 0) & (num_matvecs >= self.cold_matvecs)
@@ -88,75 +91,82 @@ class Recycled(eqx.Module):
         """
         price = jnp.maximum(self.cold_matvecs - self.least_matvecs, 1)
         stale = (self.least_matvecs > 0) & (self.cold_matvecs > 0) & (self.excess >= price)
-        return eqx.tree_at(
-            lambda space: (space.vectors, space.sources),
-            self,
-            (jnp.where(stale, 0, self.vectors), jnp.where(stale, 0, self.sources)),
-        )
+        vectors, sources = (_basis.kept(~stale, basis) for basis in (self.vectors, self.sources))
+        return dataclasses.replace(self, vectors=vectors, sources=sources)
 
 
 def nothing_recycled(structure: PyTree, count: int) -> Recycled:
     """An empty subspace for vectors of this structure."""
-    leaves = jax.tree.leaves(structure)
-    dtype = jnp.result_type(*(leaf.dtype for leaf in leaves))
-    zeros = jnp.zeros((count, size(structure)), dtype)
-    return start_from(zeros)
+    return start_from(_basis.zeros(count, structure))
 
 
-def start_from(vectors: Array) -> Recycled:
+def start_from(vectors: Basis) -> Recycled:
     """A subspace of which nothing is known but the vectors."""
     count = jnp.zeros((), jnp.int32)
-    values = jnp.zeros(vectors.shape[0], jnp.finfo(vectors.dtype).dtype)
+    values = jnp.zeros(_basis.length(vectors), real_dtype(vectors))
     return Recycled(vectors, vectors, values, count, count, count, count, count + FIRST_PAUSE)
 
 
-def as_recycled(given: Any, empty: Recycled, who: str) -> Recycled:
-    """`options["recycled"]`, checked against an empty one; vectors that are not finite are dropped."""
-    count = empty.vectors.shape[0]
+def as_recycled(given: Any, empty: Recycled, structure: PyTree, who: str) -> Recycled:
+    """`options["recycled"]` for vectors of a structure, checked against an empty one; vectors that are not
+    finite are dropped."""
     if given is None:
         return empty
-    if isinstance(given, Recycled):
-        shape, dtype = given.vectors.shape, given.vectors.dtype
-    elif eqx.is_array_like(given):
-        given = jnp.asarray(given)
-        shape, dtype = given.shape, given.dtype
-    else:
+    wanted = _describe(empty.vectors)
+    parts = (given.vectors, given.sources) if isinstance(given, Recycled) else (given, given)
+    if not all(map(eqx.is_array_like, jax.tree.leaves(parts))) or not jax.tree.leaves(parts):
         raise TypeError(
             f"`options['recycled']` of `{who}` must be the `stats['recycled']` of an earlier solve, or an "
             f"array of vectors, but is {given!r}."
         )
-    if shape != empty.vectors.shape or dtype != empty.vectors.dtype:
-        raise ValueError(
-            f"`options['recycled']` of `{who}` must hold {count} vectors of the operator's "
-            f"{empty.vectors.shape[1]} unknowns as rows, shape {empty.vectors.shape} and dtype "
-            f"{empty.vectors.dtype}, but has shape {shape} and dtype {dtype}. Give the `stats['recycled']` "
-            "of a solve with the same `recycle` and size, or leave it out."
-        )
-    recycled = given if isinstance(given, Recycled) else start_from(given)
-    finite = jnp.all(jnp.isfinite(recycled.vectors) & jnp.isfinite(recycled.sources), axis=1)[:, None]
-    return eqx.tree_at(
-        lambda space: (space.vectors, space.sources),
-        recycled,
-        (jnp.where(finite, recycled.vectors, 0), jnp.where(finite, recycled.sources, 0)),
-    )
+    vectors, sources = (_stacked(jax.tree.map(jnp.asarray, part), structure) for part in parts)
+    for part in (vectors, sources):
+        if _describe(part) != wanted:
+            count, unknowns = _basis.length(empty.vectors), size(structure)
+            raise ValueError(
+                f"`options['recycled']` of `{who}` must hold {count} vectors of the operator's {unknowns} "
+                f"unknowns: {wanted}, or as the rows of a matrix, ({count}, {unknowns}), but is "
+                f"{_describe(part)}. Give the `stats['recycled']` of a solve with the same `recycle` and "
+                "size, or leave it out."
+            )
+    recycled = given if isinstance(given, Recycled) else start_from(vectors)
+    finite = _basis.finite(vectors) & _basis.finite(sources)
+    vectors, sources = (_basis.kept(finite, part) for part in (vectors, sources))
+    return dataclasses.replace(recycled, vectors=vectors, sources=sources)
 
 
-def orthonormalise(rows: Array) -> tuple[Array, Array]:
-    """`(T @ rows, T)` with orthonormal rows, zero where the rank is lower than their number.
+def _stacked(given: Any, structure: PyTree) -> Basis:
+    """Vectors as the rows of a matrix become a stacked tree; what is none stays as it is."""
+    if not isinstance(given, jax.Array) or given.ndim != 2 or given.shape[1] != size(structure):
+        return given
+    same = {leaf.dtype for leaf in jax.tree.leaves(structure)} == {given.dtype}
+    return _basis.from_rows(given, structure) if same else given
+
+
+def _describe(basis: Basis) -> str:
+    """Shapes and dtypes."""
+    described = jax.tree.map(lambda rows: f"shape {rows.shape} and dtype {rows.dtype}", basis)
+    return described if isinstance(described, str) else str(described)
+
+
+def orthonormalise(basis: Basis) -> tuple[Basis, Array]:
+    """The vectors combined by a matrix `T`, `(k, k)`, to orthonormal ones, and `T`; zero where the rank is
+    lower than their number.
 
     Through the eigenvectors of the Gram matrix, twice: two matrix products instead of a chain of
     Householder vectors.  Stathopoulos and Wu (2002), doi:10.1137/S1064827500370883.
     """
-    transform = jnp.eye(rows.shape[0], dtype=rows.dtype)
+    kind = dtype(basis)
+    transform = jnp.eye(_basis.length(basis), dtype=kind)
     for _ in range(2):
-        norms = jnp.linalg.norm(rows, axis=1)
-        scaling = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0).astype(rows.dtype)
-        unit = scaling[:, None] * rows
-        eigenvalues, vectors = eigh(jnp.matmul(unit.conj(), unit.T, precision="highest"))
+        norms = _basis.norms(basis)
+        scaling = safe_divide(jnp.ones_like(norms), norms).astype(kind)
+        unit = _basis.scaled(scaling, basis)
+        eigenvalues, vectors = eigh(_basis.gram(unit, unit))
         # Below the square of this the Gram matrix shows rounding only.
         independent = eigenvalues > 100 * jnp.finfo(norms.dtype).eps * jnp.max(eigenvalues, initial=0)
         weights = jnp.where(independent, jax.lax.rsqrt(jnp.where(independent, eigenvalues, 1)), 0)
-        change = (vectors * weights.astype(rows.dtype)[None, :]).T * scaling[None, :]
-        rows = jnp.matmul(change, rows, precision="highest")
+        change = (vectors * weights.astype(kind)[None, :]).T * scaling[None, :]
+        basis = _basis.combine(change, basis)
         transform = jnp.matmul(change, transform, precision="highest")
-    return rows, transform
+    return basis, transform

@@ -327,14 +327,14 @@ def _size_of(operator: lx.AbstractLinearOperator) -> Array:
     if isinstance(inner, SparseLinearOperator | StencilLinearOperator | EXPLICIT):
         shown = inexact_leaves(inner)
     else:  # a chirp is far from any null space and eigenvector that one thinks of
-        shown = operator.mv(
-            jax.tree.map(
-                lambda leaf: (
-                    jnp.cos(jnp.arange(leaf.size, dtype=float) ** 2).astype(leaf.dtype).reshape(leaf.shape)
-                ),
-                operator.in_structure(),
-            )
+        chirp = jax.tree.map(
+            lambda leaf: (
+                jnp.cos(jnp.arange(leaf.size, dtype=float) ** 2).astype(leaf.dtype).reshape(leaf.shape)
+            ),
+            operator.in_structure(),
         )
+        # Without the barrier, products with sharded coefficients would gather what follows from a constant.
+        shown = operator.mv(jax.lax.optimization_barrier(chirp))
     return jax.lax.stop_gradient(power_of_two_scale(shown))
 
 

@@ -1,17 +1,17 @@
 """Conjugate gradients."""
 
+import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from .. import _basis
 from .._stopping import Method
 from .._system import System
-from .._vectors import Vector, axpy, dot, norm, real, safe_divide, size, zeros_like
+from .._vectors import Vector, axpy, dot, norm, real, safe_divide, size, where, zeros_like
 from ..operators.base import require_definite
 from ._lanczos_window import Window, open_window, record, ritz
 from ._recycled import Recycled, as_recycled, nothing_recycled
@@ -97,28 +97,25 @@ class CG(AbstractIterativeSolver):
                     "recycle, `CG(recycle=...)`."
                 )
             return _conjugate_gradients(system, system.preconditioner is None, system.precondition)
-        if eqx.is_array_like(system.recycled):
+        if not isinstance(system.recycled, Recycled | None):
             raise TypeError(
                 "`options['recycled']` of `CG` must be the `stats['recycled']` of an earlier solve: vectors "
                 "alone lack the values that go with them."
             )
         structure = system.operator.in_structure()
-        given = as_recycled(system.recycled, self.nothing_recycled(structure), "CG")
-        keep = given.vectors.shape[0]
+        given = as_recycled(system.recycled, self.nothing_recycled(structure), structure, "CG")
+        keep = given.values.size
         warm = given.wanted
 
         def precondition(r: Vector) -> Vector:
             """`M r + s W diag(values)^-1 W^H r`: moves the values by `s`, the largest of them."""
-            flat, unravel = ravel_pytree(r)
             there = given.values > 0
             gains = jnp.where(there, jnp.max(given.values) / jnp.where(there, given.values, 1), 0)
 
             def correct(z: Vector) -> Vector:
-                overlaps = jnp.matmul(given.vectors.conj(), flat, precision="highest")
-                correction = jnp.matmul(
-                    gains.astype(overlaps.dtype) * overlaps, given.vectors, precision="highest"
-                )
-                return axpy(1, unravel(correction), z)
+                overlaps = _basis.overlaps(given.vectors, r)
+                correction = _basis.combine(gains.astype(overlaps.dtype) * overlaps, given.vectors)
+                return axpy(1, correction, z)
 
             return jax.lax.cond(warm, correct, lambda z: z, system.precondition(r))
 
@@ -127,14 +124,9 @@ class CG(AbstractIterativeSolver):
         def remember(state: _State) -> Recycled:
             assert state.window is not None
             vectors, values = ritz(state.window)
-            return eqx.tree_at(
-                lambda space: (space.vectors, space.sources, space.values),
-                given,
-                (
-                    jnp.where(warm, given.vectors, vectors),
-                    jnp.where(warm, given.vectors, vectors),
-                    jnp.where(warm, given.values, values),
-                ),
+            vectors = where(warm, given.vectors, vectors)
+            return dataclasses.replace(
+                given, vectors=vectors, sources=vectors, values=jnp.where(warm, given.values, values)
             )
 
         def report(memory: Recycled, stats: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +144,7 @@ def _conjugate_gradients(
 ) -> Method:
     def start(x: Vector, r: Vector) -> _State:
         r_norm = norm(r)
-        window = open_window(keep, ravel_pytree(r)[0]) if keep else None
+        window = open_window(keep, r) if keep else None
         return _State(x, r, zeros_like(r), jnp.zeros_like(r_norm), r_norm, jnp.array(False), window)
 
     # M is applied at the head of a step: at one place in the program, which a multigrid cycle fills with
@@ -170,7 +162,7 @@ def _conjugate_gradients(
         if window is not None:
             window = jax.lax.cond(
                 recording & definite,
-                lambda w: record(w, ravel_pytree(z)[0], gamma_next, beta, alpha),
+                lambda w: record(w, z, gamma_next, beta, alpha),
                 lambda w: w,
                 window,
             )

@@ -14,13 +14,14 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from .. import _basis
+from .._basis import Basis
 from .._dense import eigh, solve_upper
 from .._stopping import Method
 from .._system import System
-from .._vectors import Vector, axpy, size
+from .._vectors import Vector, all_finite, axpy, dtype, safe_divide, size, subtract, where, zeros_like
 from ._arnoldi import Arnoldi, advance, begin, live_triangle, multiply, not_rotated, solution
 from ._recycled import Recycled, as_recycled, nothing_recycled, orthonormalise
 from .base import (
@@ -28,22 +29,21 @@ from .base import (
     Cost,
     Preconditioner,
     constant_field,
-    structure_zeros,
 )
 
 
 class _Memory(NamedTuple):
-    """`A u_i = c_i` for the rows; the `c_i` are orthonormal, or zero where the rank is lower."""
+    """`A u_i = c_i`; the `c_i` are orthonormal, or zero where the rank is lower."""
 
-    vectors: Array  # (k, n): u
-    sources: Array  # (k, n): M^-1 u
-    images: Array  # (k, n): c
+    vectors: Basis  # u
+    sources: Basis  # M^-1 u
+    images: Basis  # c
     values: Array  # (k,)
 
 
 class _State(NamedTuple):
     arnoldi: Arnoldi  # the recycled vectors are its first k columns
-    sources: Array
+    sources: Basis
 
     @property
     def residual_norm(self) -> Array:
@@ -122,77 +122,72 @@ class GCRODR(AbstractIterativeSolver):
 
     def method(self, system: System) -> Method:
         structure = system.operator.in_structure()
-        given = as_recycled(system.recycled, self.nothing_recycled(structure), "GCRODR")
-        k = given.vectors.shape[0]
+        given = as_recycled(system.recycled, self.nothing_recycled(structure), structure, "GCRODR")
+        k = given.values.size
         m = min(self.restart, size(structure))
         preconditioned = system.preconditioner is not None
 
         def take_over(recycled: Recycled) -> _Memory:
-            _, unravel = ravel_pytree(structure_zeros(structure))
-            images = jax.vmap(lambda u: ravel_pytree(system.product(unravel(u)))[0])(recycled.vectors)
-            images, change = orthonormalise(images)
-            vectors, sources = (multiply(change, rows) for rows in (recycled.vectors, recycled.sources))
+            images, change = orthonormalise(jax.vmap(system.product)(recycled.vectors))
+            vectors, sources = (_basis.combine(change, u) for u in (recycled.vectors, recycled.sources))
             return _Memory(vectors, sources, images, recycled.values)
 
         def start_cold(recycled: Recycled) -> _Memory:
-            nothing = jnp.zeros_like(recycled.vectors)
+            nothing = zeros_like(recycled.vectors)
             return _Memory(nothing, nothing, nothing, recycled.values)
 
         warm = given.wanted
         memory = jax.lax.cond(warm, take_over, start_cold, given)
 
         def start(x: Vector, r: Vector, memory: _Memory) -> _State:
-            flat, unravel = ravel_pytree(r)
-            overlap = multiply(memory.images.conj(), flat)
-            begun = begin(x, unravel(flat - multiply(overlap, memory.images)), m, preconditioned)
+            overlap = _basis.overlaps(memory.images, r)
+            begun = begin(x, subtract(r, _basis.combine(overlap, memory.images)), m, preconditioned)
             # Scaled to ||M^-1 u|| = 1, so that their columns of G are as large as the others.
-            lengths = jnp.linalg.norm(memory.sources, axis=1)
-            scaling = jnp.where(lengths > 0, 1 / jnp.where(lengths > 0, lengths, 1), 0).astype(flat.dtype)
-            sources, vectors = (scaling[:, None] * rows for rows in (memory.sources, memory.vectors))
+            lengths, kind = _basis.norms(memory.sources), dtype(r)
+            scaling = safe_divide(jnp.ones_like(lengths), lengths).astype(kind)
+            sources, vectors = (_basis.scaled(scaling, u) for u in (memory.sources, memory.vectors))
             corrections = begun.corrections
             arnoldi = begun._replace(
-                basis=jnp.concatenate([memory.images, begun.basis]),
-                corrections=None if corrections is None else jnp.concatenate([vectors, corrections]),
+                basis=_basis.joined(memory.images, begun.basis),
+                corrections=None if corrections is None else _basis.joined(vectors, corrections),
                 rotated=not_rotated(jnp.concatenate([overlap, begun.rotated[:, -1]])),
-                triangle=jnp.eye(k + m, dtype=flat.dtype).at[jnp.arange(k), jnp.arange(k)].set(scaling),
+                triangle=jnp.eye(k + m, dtype=kind).at[jnp.arange(k), jnp.arange(k)].set(scaling),
                 count=begun.count + k,
             )
             return _State(arnoldi, sources)
 
-        def search_space(s: _State) -> Array:
-            """`M^-1 z`, `(k + m, n)`."""
-            return jnp.concatenate([s.sources, s.arnoldi.basis[k:-1]])
+        def search_space(s: _State) -> Basis:
+            """`M^-1 z`, `k + m` of them."""
+            return _basis.joined(s.sources, jax.tree.map(lambda rows: rows[k:-1], s.arnoldi.basis))
 
-        def directions(s: _State) -> Array:
-            """`z`, `(k + m, n)`."""
+        def directions(s: _State) -> Basis:
+            """`z`, `k + m` of them."""
             return search_space(s) if s.arnoldi.corrections is None else s.arnoldi.corrections
 
         def finish_with_residual(s: _State) -> tuple[Vector, Vector, Array]:
-            _, unravel = ravel_pytree(s.arnoldi.x)
             y, left, rounding = solution(s.arnoldi)
-            x = axpy(1, unravel(multiply(y, directions(s))), s.arnoldi.x)
-            return x, unravel(multiply(left, s.arnoldi.basis)), rounding
+            x = axpy(1, _basis.combine(y, directions(s)), s.arnoldi.x)
+            return x, _basis.combine(left, s.arnoldi.basis), rounding
 
         def remember(s: _State) -> _Memory:
             triangle, live = live_triangle(s.arnoldi)
-            space = jnp.where(live[:, None], search_space(s), 0)
+            space = _basis.kept(live, search_space(s))
             # ||y|| where ||A M y|| = 1 is largest: with G = Q^H [R; 0] and w = R z an eigenvalue problem
             # R^-H (Y^H Y) R^-1 w = w / value^2, whose orthonormal w make the new images orthonormal.
-            overlaps = multiply(space[:k].conj(), space.T)
-            gram = jnp.diag(live.astype(space.dtype)).at[:k].set(overlaps).at[:, :k].set(overlaps.conj().T)
+            overlaps = _basis.gram(jax.tree.map(lambda rows: rows[:k], space), space)
+            gram = jnp.diag(live.astype(overlaps.dtype)).at[:k].set(overlaps).at[:, :k].set(overlaps.conj().T)
             inverse = solve_upper(triangle, jnp.eye(len(triangle), dtype=triangle.dtype))
             squares, w = eigh(multiply(multiply(inverse.conj().T, gram), inverse))
             squares, w = squares[-k:], w[:, -k:]
             good = squares > 100 * jnp.finfo(squares.dtype).eps * jnp.max(squares, initial=0)
             w = jnp.where(good[None, :], w, 0)
             z = multiply(inverse, w).T
-            sources = multiply(z, space)
-            vectors = multiply(z, directions(s)) if preconditioned else sources
-            images = multiply(multiply(s.arnoldi.rotated[:-1, :-1].conj().T, w).T, s.arnoldi.basis)
+            sources = _basis.combine(z, space)
+            vectors = _basis.combine(z, directions(s)) if preconditioned else sources
+            images = _basis.combine(multiply(s.arnoldi.rotated[:-1, :-1].conj().T, w).T, s.arnoldi.basis)
             values = jnp.where(good, jax.lax.rsqrt(jnp.where(good, squares, 1)), 0)
             memory = _Memory(vectors, sources, images, values)
-            finite = jnp.all(jnp.isfinite(vectors)) & jnp.all(jnp.isfinite(images))
-            return jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), memory)
+            return where(all_finite((vectors, images)), memory, zeros_like(memory))
 
         def report(memory: _Memory, stats: dict[str, Any]) -> dict[str, Any]:
             total = stats["num_matvecs"] + jnp.where(warm, k, 0)

@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from .. import _basis
 from .._stopping import Method
 from .._system import System
 from .._variable import AbstractVariablePreconditioner
 from .._vectors import Vector, axpy, size
-from ._arnoldi import Arnoldi, advance, begin, multiply, solution
+from ._arnoldi import Arnoldi, advance, begin, solution
 from .base import (
     AbstractIterativeSolver,
     Cost,
@@ -54,14 +54,14 @@ class _AbstractGMRES(AbstractIterativeSolver):
         m = min(self.restart, size(system.operator.in_structure()))
 
         def finish_with_residual(s: Arnoldi) -> tuple[Vector, Vector, Array]:
-            _, unravel = ravel_pytree(s.x)
             y, left, rounding = solution(s)
             if s.corrections is not None:
-                r = multiply(left, s.basis)
-                return axpy(1, unravel(multiply(y, s.corrections)), s.x), unravel(r), rounding
+                r = _basis.combine(left, s.basis)
+                return axpy(1, _basis.combine(y, s.corrections), s.x), r, rounding
             # One pass over the basis.
-            z, r = multiply(jnp.stack([jnp.append(y, jnp.zeros_like(y[:1])), left]), s.basis)
-            return axpy(1, system.precondition(unravel(z)), s.x), unravel(r), rounding
+            both = _basis.combine(jnp.stack([jnp.append(y, jnp.zeros_like(y[:1])), left]), s.basis)
+            z, r = (_basis.vector(both, k) for k in (0, 1))
+            return axpy(1, system.precondition(z), s.x), r, rounding
 
         method = Method(
             start=lambda x, r, memory=None: begin(x, r, m, self.keeps_corrections(), memory),

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
+from .._arrays import is_traced
 from .values import as_coefficients, fit
 
 Offset = tuple[int, ...]
@@ -54,11 +54,6 @@ def as_cell_fields(coefficient: Any) -> list:
             f"shapes {[field.shape for field in cells]}."
         )
     return cells
-
-
-def is_traced(x: Any) -> bool:
-    """Whether an array's values are unknown, because a function is being traced."""
-    return isinstance(x, Tracer)
 
 
 def unit_offset(dim: int, axis: int, step: int) -> Offset:

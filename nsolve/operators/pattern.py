@@ -7,6 +7,8 @@ even while a function is being traced.
 
 import functools
 import hashlib
+import weakref
+from collections.abc import Callable
 
 import numpy as np
 
@@ -115,6 +117,20 @@ class SparsityPattern:
     def buckets(self) -> tuple[np.ndarray, ...]:
         """Rows grouped by similar length, for storage in padded blocks: see `_bucket_rows`."""
         return tuple(_frozen(rows) for rows in _bucket_rows(self.row_lengths))
+
+
+def per_pattern(function: Callable) -> Callable:
+    """Remembers symbolic results for as long as the pattern (first argument) lives."""
+    known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+    @functools.wraps(function)
+    def remembering(pattern: SparsityPattern, *arguments):
+        results = known.setdefault(pattern, {})
+        if arguments not in results:
+            results[arguments] = function(pattern, *arguments)
+        return results[arguments]
+
+    return remembering
 
 
 #: More diagonals than this are not unrolled into one sum.

@@ -10,9 +10,10 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike, Inexact
 
+from .._arrays import is_traced
 from .._upstream import bounded_cache
 from .base import AbstractOperator, as_tags, hermitian_tag
-from .finite_volumes import Boundary, Offset, as_cell_fields, finite_volumes, is_traced, unit_offset
+from .finite_volumes import Boundary, Offset, as_cell_fields, finite_volumes, unit_offset
 from .pattern import SparsityPattern
 from .sparse import SparseLinearOperator
 from .values import as_coefficients, fit

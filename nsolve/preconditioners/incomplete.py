@@ -1,8 +1,4 @@
-"""Incomplete factorisations without fill: IC(0) and ILU(0).
-
-The factorisation runs as a compiled kernel: inside the computation on a CPU, through a callback to
-the host on other platforms (set-up only; the triangular solves run where the vectors are).
-"""
+"""Incomplete factorisations without fill: IC(0) and ILU(0)."""
 
 from typing import Any
 
@@ -20,7 +16,7 @@ from ..operators.convert import entries_of
 from ..operators.pattern import SparsityPattern
 from ..operators.sparse import SparseLinearOperator
 from .base import AbstractPreconditioner, array_structure
-from .triangular import TriangularInverse, UnitTriangular, by_platform, triangle
+from .triangular import TriangularInverse, UnitTriangular, triangle
 
 #: The first shift to try where the factorisation breaks down, and how often to double it.
 _FIRST_SHIFT, _MAX_TRIES = 1e-3, 24
@@ -115,14 +111,15 @@ def _cholesky(
 ) -> tuple[UnitTriangular, Array, UnitTriangular, Array]:
     """The unit lower factor, the inverse pivots, the lower factor's adjoint, and the shift that was
     used."""
+    from ..kernels import incomplete_cholesky  # here, since it imports numba
+
     strict, positions = triangle(matrix.pattern, True)
     lower, diagonal = take(matrix.values, positions), matrix.diagonal()
     sound = jnp.isfinite(lower).all() & jnp.isfinite(diagonal).all() & (diagonal.real > 0).all()
 
     def attempt(shift):
         shifted = diagonal * (1 + shift).astype(diagonal.dtype)
-        arrays = jnp.asarray(strict.indptr), jnp.asarray(strict.indices), lower, shifted
-        return _factorise("incomplete_cholesky", *arrays, like=[lower, shifted])
+        return incomplete_cholesky.factorise(strict, lower, shifted)
 
     def failed(carry):
         _, scale, _, tries = carry
@@ -141,26 +138,15 @@ def _cholesky(
 @eqx.filter_jit
 def _lu(matrix: SparseLinearOperator) -> tuple[UnitTriangular, Array, UnitTriangular]:
     """The unit lower factor, the inverse pivots, and the upper factor scaled to a unit diagonal."""
+    from ..kernels import incomplete_lu  # here, since it imports numba
+
     pattern, values = matrix.pattern, matrix.values
-    arrays = pattern.indptr, pattern.indices, pattern.diagonal_positions
-    factor, scale = _factorise(
-        "incomplete_lu", *map(jnp.asarray, arrays), values, like=[values, matrix.diagonal()]
-    )
+    factor, scale = incomplete_lu.factorise(pattern, values)
     below, lower_positions = triangle(pattern, True)
     above, upper_positions = triangle(pattern, False)
     lower = UnitTriangular(take(factor, lower_positions), below, True)
     upper = UnitTriangular(take(factor, upper_positions) * take(scale, above.rows), above, False)
     return lower, scale, upper
-
-
-def _factorise(kernel: str, *arguments: Array, like: list[Array]) -> tuple[Array, ...]:
-    from .. import _compiled  # here, since it imports numba
-
-    return by_platform(
-        lambda *arguments: tuple(_compiled.call(kernel, *arguments, like=like)),
-        lambda *arguments: tuple(_compiled.call_on_host(kernel, *arguments, like=like)),
-        *arguments,
-    )
 
 
 def require_diagonal_entries(pattern: SparsityPattern, who: str) -> None:

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..operators.pattern import SparsityPattern
+from ..operators.pattern import SparsityPattern, per_pattern
 from ..operators.sparse import SparseLinearOperator
-from .triangular import per_pattern
 
 
 @per_pattern
@@ -29,14 +28,12 @@ def colouring(pattern: SparsityPattern) -> np.ndarray:
     """
     import scipy.sparse as sp  # slow to import
 
-    from .. import _compiled  # here, since it imports numba
+    from ..kernels.greedy_colouring import greedy_colouring  # here, since it imports numba
 
     data = np.ones(pattern.nnz, bool)
     matrix = sp.csr_array((data, pattern.indices, pattern.indptr), shape=pattern.shape)
     both = sp.csr_array(matrix + matrix.T)
-    colours = np.empty(pattern.shape[0], np.int64)
-    _compiled.greedy_colouring(both.indptr, both.indices, colours)
-    return colours
+    return greedy_colouring(both.indptr, both.indices)
 
 
 class Reordered(NamedTuple):

@@ -1,17 +1,6 @@
-"""Sparse triangular solves, and approximate inverses that are products of two of them.
-
-A triangular solve is a chain of dependent rows.  On the CPU a compiled kernel walks down the chain;
-elsewhere the entries are sorted by *level* (the length of the longest chain that leads to their
-column), and all entries of a level are treated at once.  Both read the entries one after the other
-and do no work on padding that grows with the widest row.
-
-Reference for level scheduling: Saad, *Iterative Methods for Sparse Linear Systems*, 2nd ed. (2003),
-section 11.6, doi:10.1137/1.9780898718003.
-"""
+"""Sparse triangular solves, and approximate inverses that are products of two of them."""
 
 import functools
-import weakref
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -22,23 +11,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from .. import _ffi as _ffi  # here already, so that its switch is read when the package is imported
 from .._vectors import take
-from ..operators.pattern import SparsityPattern
+from ..operators.pattern import SparsityPattern, per_pattern
 from .base import AbstractApproximateInverse
-
-
-def per_pattern(function: Callable) -> Callable:
-    """Remembers symbolic results for as long as the pattern (first argument) lives."""
-    known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-    @functools.wraps(function)
-    def remembering(pattern: SparsityPattern, *arguments):
-        results = known.setdefault(pattern, {})
-        if arguments not in results:
-            results[arguments] = function(pattern, *arguments)
-        return results[arguments]
-
-    return remembering
 
 
 @per_pattern
@@ -108,7 +84,7 @@ class UnitTriangular(eqx.Module):
 
 
 def triangular_solve(factor: UnitTriangular, b: Array) -> Array:
-    """`T^-1 @ b` for `b` of shape `(n,)`: compiled on CPUs, level-scheduled elsewhere."""
+    """`T^-1 @ b` for `b` of shape `(n,)`: compiled on CPUs, level by level elsewhere."""
     if b.shape != (factor.pattern.shape[0],):
         raise ValueError(f"`b` must have shape ({factor.pattern.shape[0]},), but has shape {b.shape}.")
     dtype = np.promote_types(factor.values.dtype, b.dtype)
@@ -118,16 +94,9 @@ def triangular_solve(factor: UnitTriangular, b: Array) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _solve(pattern, lower, values, indptr, indices, b):
-    def compiled(values, indptr, indices, b):
-        from .. import _compiled  # here, since it imports numba
+    from ..kernels import triangular_solves  # here, since it imports numba
 
-        kernel = "solve_lower" if lower else "solve_upper"
-        return _compiled.call(kernel, indptr, indices, values, b, like=[b])[0]
-
-    def portable(values, indptr, indices, b):
-        return scheduled_solve(pattern, values, b)
-
-    return by_platform(compiled, portable, values, indptr, indices, b)
+    return triangular_solves.solve(pattern, lower, values, indptr, indices, b)
 
 
 @_solve.defjvp
@@ -155,80 +124,6 @@ def _strict_product(pattern: SparsityPattern, values: Array, x: Array) -> Array:
     return jax.ops.segment_sum(terms, pattern.rows, pattern.shape[0], indices_are_sorted=True)
 
 
-def by_platform(compiled: Callable, portable: Callable, *arguments: Any) -> Any:
-    """Chooses when the computation is lowered; where a CPU is all there is, saves tracing both."""
-    if jax.default_backend() == "cpu":
-        return compiled(*arguments)
-    return jax.lax.platform_dependent(*arguments, cpu=compiled, default=portable)
-
-
-def scheduled_solve(pattern: SparsityPattern, values: Array, b: Array) -> Array:
-    """`(I + N)^-1 b` level by level, in pure JAX.
-
-    Once all unknowns of a level are final, their contributions are subtracted from the rows that
-    need them.
-    """
-
-    def subtract(x, chunk):
-        rows, columns, positions = chunk
-        entries = values.at[positions].get(mode="fill", fill_value=0)
-        terms = entries * x.at[columns].get(mode="promise_in_bounds")
-        return x.at[rows].add(-terms, mode="drop"), None
-
-    if pattern.nnz == 0:
-        return b
-    x, _ = jax.lax.scan(subtract, b, schedule(pattern))
-    return x
-
-
-@per_pattern
-def levels(pattern: SparsityPattern) -> np.ndarray:
-    """The level of each row: 0 where it needs no other, else one more than the highest that it
-    needs."""
-    needed_by, _ = pattern.transposed
-    waiting_for = pattern.row_lengths.astype(np.int64)
-    level = np.zeros(pattern.shape[0], np.int32)
-    ready, number = np.flatnonzero(waiting_for == 0), 0
-    while ready.size:
-        level[ready] = number
-        lengths = needed_by.row_lengths[ready]
-        starts = np.repeat(needed_by.indptr[ready] - np.cumsum(lengths) + lengths, lengths)
-        rows, counts = np.unique(needed_by.indices[starts + np.arange(lengths.sum())], return_counts=True)
-        waiting_for[rows] -= counts
-        ready, number = rows[waiting_for[rows] == 0], number + 1
-    return level
-
-
-@per_pattern
-def schedule(pattern: SparsityPattern) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, columns and CSR positions of the entries in the order of their columns' levels.
-
-    Shape `(chunks, size)`: a level takes as many chunks as it needs and pads its last one (with the
-    row `n` and the position `nnz`, which do not exist).  The size is such that padding at most
-    doubles or triples the work.
-    """
-    n = pattern.shape[0]
-    level = levels(pattern)[pattern.indices]
-    order = np.argsort(level, kind="stable")
-    counts = np.bincount(level) if level.size else np.zeros(0, np.int64)
-    size = 1 << int(np.ceil(np.log2(max(1, pattern.nnz / max(1, len(counts))))))
-    chunks = -(-counts // size)
-    slots = np.arange(pattern.nnz) - np.repeat(np.cumsum(counts) - counts, counts)
-    slots += np.repeat((np.cumsum(chunks) - chunks) * size, counts)
-    shape = (int(chunks.sum()), size)
-
-    def chunked(entries, padding):
-        array = np.full(shape, padding, np.int32)
-        array.reshape(-1)[slots] = entries
-        return array
-
-    return (
-        chunked(pattern.rows[order], n),
-        chunked(pattern.indices[order], 0),
-        chunked(order, pattern.nnz),
-    )
-
-
 def _one_by_one(lower: Any, scale: Array, upper: Any, b: Array) -> Array:
     x = b if lower is None else lower.solve(b)
     dtype = np.promote_types(scale.dtype, x.dtype)
@@ -238,19 +133,15 @@ def _one_by_one(lower: Any, scale: Array, upper: Any, b: Array) -> Array:
 
 @eqx.filter_custom_jvp
 def solve_both(lower: UnitTriangular, scale: Array, upper: UnitTriangular, b: Array) -> Array:
-    """`(I + U)^-1 diag(scale) (I + L)^-1 b`; on CPUs in one compiled call, sparing trips to memory."""
+    """`(I + U)^-1 diag(scale) (I + L)^-1 b` in one call."""
+    from ..kernels import triangular_solves  # here, since it imports numba
+
     dtype = np.result_type(*(x.dtype for x in (lower.values, scale, upper.values, b)))
-
-    def compiled(lower, scale, upper, b):
-        from .. import _compiled  # here, since it imports numba
-
-        arguments = (
-            *(lower.indptr, lower.indices, lower.values.astype(dtype), scale.astype(dtype)),
-            *(upper.indptr, upper.indices, upper.values.astype(dtype), b.astype(dtype)),
-        )
-        return _compiled.call("solve_both", *arguments, like=[arguments[-1]])[0]
-
-    return by_platform(compiled, _one_by_one, lower, scale, upper, b)
+    return triangular_solves.solve_twice(
+        (lower.pattern, upper.pattern),
+        *(lower.indptr, lower.indices, lower.values.astype(dtype), scale.astype(dtype)),
+        *(upper.indptr, upper.indices, upper.values.astype(dtype), b.astype(dtype)),
+    )
 
 
 @solve_both.def_jvp

@@ -115,7 +115,7 @@ class SequenceSolver(eqx.Module):
         recycled = None
         if self.recycle:
             spaces = [one.nothing_recycled(structure) for one in self.solvers]  # pyright: ignore
-            sizes = sorted({space.vectors.shape[0] for space in spaces})
+            sizes = sorted({space.values.size for space in spaces})
             if len(sizes) > 1:
                 raise ValueError(f"All solvers must recycle as many vectors, not {sizes}.")
             recycled = spaces[0]

@@ -68,7 +68,7 @@ def sinkhorn_divergence(
     solver = SinkhornNewton() if solver is None else solver
     clouds = ((x, y, a, b), (x, x, a, a), (y, y, b, b))
     problems = [
-        as_problem(PointCloud(p, q, cost, epsilon=epsilon), weights_p, weights_q, solver, rho)
+        as_problem(PointCloud(p, q, cost, epsilon=epsilon), weights_p, weights_q, solver, rho, waits=throw)
         for p, q, weights_p, weights_q in clouds
     ]
     divergence = _divergence(problems, solver)

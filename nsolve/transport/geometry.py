@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
-from ..operators.finite_volumes import is_traced
+from .._arrays import is_traced
 
 # A cost matrix with at most so many entries may be stored: 32 MiB of float64.  Larger ones are computed tile
 # by tile, each a sixteenth of this, which stays in a core's cache.
@@ -156,10 +156,11 @@ def replaced(module: Any, **fields: Any) -> Any:
     return new
 
 
-def as_real(name: str, values: Any, finite: bool = True) -> Any:
+def as_real(name: str, values: Any, finite: bool = True, waits: bool = True) -> Any:
     """Real floating-point numbers; Python numbers and integers become floats.
 
     Where they are known they must be finite, or not wholly without finite numbers: some sites may be padding.
+    `waits`: whether numbers that may still be on their way from a device count as known.
     """
     if not is_traced(values):
         values = values if hasattr(values, "dtype") else np.asarray(values)
@@ -169,7 +170,7 @@ def as_real(name: str, values: Any, finite: bool = True) -> Any:
     dtype = jax.dtypes.canonicalize_dtype(dtype)  # without x64 JAX has no float64
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"`{name}` has dtype {values.dtype}; transport needs float32 or float64.")
-    if not is_traced(values):
+    if not is_traced(values) and (waits or not isinstance(values, jax.Array)):
         known = np.isfinite(np.asarray(values))
         if not np.all(known) and (finite or not np.any(known)):
             raise ValueError(f"`{name}` must be finite, but contains NaN or infinity.")

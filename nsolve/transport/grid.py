@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
+from .._arrays import is_traced
 from .._vectors import absolute
-from ..operators.finite_volumes import is_traced
 from . import _reductions as reductions
 from . import geometry
 from .geometry import AbstractGeometry, as_epsilon, as_real, check_costs, offsets, replaced

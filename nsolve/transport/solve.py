@@ -10,8 +10,9 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
+from .._arrays import is_traced
+from .._frozen import asynchronous_jit
 from .._results import AbstractSolution, Stats, raised_in_words
-from ..operators.finite_volumes import is_traced
 from ._implicit import dual_value, potentials
 from ._problem import Problem
 from .base import AbstractTransportSolver, Outcome
@@ -102,7 +103,8 @@ def solve(
       once.
     * `certificate`: whether to estimate how far the potentials are from the solution (see below); by default
       where the costs fit in one tile.  It takes one more linear solve.
-    * `throw`: raise an error where the solve fails; else look at `result`.
+    * `throw`: raise an error where the solve fails, or where weights and costs that are known cannot be
+      right. Else nothing waits for numbers on a device, and `result` tells.
 
     **Results.** `successful` only where the marginal error of the returned potentials is at most the solver's
     tolerance; `max_steps_reached`; `stagnation`: the tolerance is below what rounding allows (about the
@@ -127,7 +129,7 @@ def solve(
     Chizat, Peyre, Schmitzer, Vialard (2018, arXiv:1607.05816).
     """
     solver = SinkhornNewton() if solver is None else solver
-    problem = as_problem(geometry, a, b, solver, rho)
+    problem = as_problem(geometry, a, b, solver, rho, waits=throw)
     start = None if y0 is None else _as_start(y0, geometry)
     certificate = geometry.fits if certificate is None else certificate
     solution = _solve(problem, solver, start, certificate)
@@ -145,7 +147,7 @@ class Solved(eqx.Module):
     result: lx.RESULTS
 
 
-@eqx.filter_jit
+@asynchronous_jit
 def _solve(
     problem: Problem, solver: AbstractTransportSolver, start: Array | None, certificate: bool
 ) -> Transport:
@@ -210,8 +212,10 @@ def as_problem(
     b: ArrayLike | None,
     solver: AbstractTransportSolver,
     rho: Any,
+    waits: bool,
 ) -> Problem:
-    """The problem as users give it, once everything is checked that is known."""
+    """The problem as users give it, once everything is checked that is known; `waits`: also numbers that may
+    still be on their way from a device."""
     if not isinstance(geometry, AbstractGeometry):
         raise TypeError(
             f"`geometry` must be a `PointCloud`, `CostMatrix` or `Grid`, but is a {type(geometry).__name__}."
@@ -219,10 +223,11 @@ def as_problem(
     if not isinstance(solver, AbstractTransportSolver):
         raise TypeError(f"`solver` must be `Sinkhorn` or `SinkhornNewton`, but is a {type(solver).__name__}.")
     penalties = _as_penalties(rho, geometry.dtype)
-    flat_a = _as_weights("a", a, geometry.source_shape, geometry.dtype)
-    flat_b = _as_weights("b", b, geometry.target_shape, geometry.dtype)
+    flat_a = _as_weights("a", a, geometry.source_shape, geometry.dtype, waits)
+    flat_b = _as_weights("b", b, geometry.target_shape, geometry.dtype, waits)
     problem = Problem(geometry, flat_a, flat_b, *penalties)
-    _check(problem, solver)
+    if waits:
+        _check(problem, solver)
     return problem
 
 
@@ -244,14 +249,16 @@ def _verdict(problem: Problem, error: Array, tol: Array, out_of_steps: Array) ->
     return lx.RESULTS.where(wrong[0] | wrong[1], lx.RESULTS.breakdown, result)
 
 
-def _as_weights(name: str, weights: ArrayLike | None, shape: tuple[int, ...], dtype: Any) -> Array:
+def _as_weights(
+    name: str, weights: ArrayLike | None, shape: tuple[int, ...], dtype: Any, waits: bool
+) -> Array:
     size = int(np.prod(shape))
     if weights is None:
         return jnp.full(size, 1 / size, dtype)
-    array = as_real(name, weights)
+    array = as_real(name, weights, waits=waits)
     if array.shape != shape:
         raise ValueError(f"`{name}` must have the geometry's shape {shape}, but has shape {array.shape}.")
-    if not is_traced(weights):
+    if not is_traced(weights) and (waits or not isinstance(weights, jax.Array)):
         values = np.asarray(weights)
         if np.any(values < 0):
             where = np.unravel_index(np.argmin(values), shape)

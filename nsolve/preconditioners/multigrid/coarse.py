@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..operators.finite_volumes import is_traced
-from ..operators.stencil import StencilLinearOperator
+from ..._arrays import is_traced
+from ...operators.stencil import StencilLinearOperator
 
 #: Pivots below so many units of rounding are zero: coarse operators carry the errors of finer ones.
 _ROUNDING = 1024

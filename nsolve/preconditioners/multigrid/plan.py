@@ -1,15 +1,13 @@
-"""What one grid of a multigrid hierarchy holds, and which axes each coarsening step halves."""
+"""Which axes each coarsening step halves, and where a direct solver takes over."""
 
 from typing import NamedTuple
 
-import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from ..operators.finite_volumes import is_traced, unit_offset
-from ..operators.stencil import StencilLinearOperator
-from .multigrid_transfer import AxisInterpolation, kept_size
+from ..._arrays import is_traced
+from ...operators.finite_volumes import unit_offset
+from ...operators.stencil import StencilLinearOperator
+from .transfer import kept_size
 
 #: Points at which coarsening stops: fast diagonalisation takes more than a dense inverse, whose
 #: elimination stays within one thread at 64.
@@ -22,20 +20,6 @@ _SHORTEST = 4
 _SHARED = 64**2
 #: Axes coupled less than this, relative to the strongest, are not coarsened yet.
 _STRONG = 0.3
-#: The smoother works on eigenvalues of D^-1 A from the largest down to this fraction of it.
-_SMOOTHED = 0.2
-
-
-class Level(eqx.Module):
-    """A grid: its operator, smoother, and interpolation from the next coarser one by axes."""
-
-    operator: StencilLinearOperator
-    inverse_diagonal: Array
-    weights: Array
-    interpolations: tuple[AxisInterpolation, ...]
-
-    def transpose(self) -> "Level":
-        return Level(self.operator.transpose(), self.inverse_diagonal, self.weights, self.interpolations)
 
 
 class Plan(NamedTuple):
@@ -81,10 +65,3 @@ def _coupling(operator: StencilLinearOperator) -> list[float]:
             if offset in (unit_offset(dim, axis, -1), unit_offset(dim, axis, 1)):
                 coupling[axis] += float(np.mean(np.abs(coefficient)))
     return coupling
-
-
-def chebyshev_weights(largest, dtype) -> Array:
-    """Step lengths whose two sweeps are smallest on the upper part of the spectrum."""
-    centre, radius = (1 + _SMOOTHED) / 2, (1 - _SMOOTHED) / 2
-    roots = np.array([centre + radius * np.sqrt(0.5), centre - radius * np.sqrt(0.5)])
-    return jnp.asarray(1 / (roots.astype(jnp.finfo(dtype).dtype) * largest), dtype)

@@ -8,10 +8,10 @@ odd length keeps the even indices instead; two kept points then meet at its seam
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
+
+from ..._arrays import cut, namespace, padded
 
 
 class AxisInterpolation(eqx.Module):
@@ -86,26 +86,6 @@ def upper(x: Any, axis: int, m: int) -> Any:
     """What lies above each of the `m` kept points; zero above the last of an axis."""
     above = cut(x, axis, 1, x.shape[axis])
     return above if above.shape[axis] == m else padded(above, axis, 0, 1)
-
-
-def namespace(x: Any):
-    """NumPy or JAX: host arrays stay on the host, where nothing needs to be compiled."""
-    return np if isinstance(x, np.ndarray) else jnp
-
-
-def cut(x: Any, axis: int, start: int, stop: int, step: int = 1) -> Any:
-    """A slice along one axis."""
-    if isinstance(x, np.ndarray):
-        return x[(slice(None),) * axis + (slice(start, stop, step),)]
-    return jax.lax.slice_in_dim(x, start, stop, step, axis)
-
-
-def padded(x: Any, axis: int, below: int, above: int) -> Any:
-    """Zeros before and after one axis."""
-    if isinstance(x, np.ndarray):
-        return np.pad(x, [(below, above) if k == axis else (0, 0) for k in range(x.ndim)])
-    widths = [(below, above, 0) if k == axis else (0, 0, 0) for k in range(x.ndim)]
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), widths)
 
 
 def fitted(x: Any, shape: tuple[int, ...]) -> Any:

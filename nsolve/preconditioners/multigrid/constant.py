@@ -16,10 +16,13 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array
 
-from ..operators.finite_volumes import is_traced, unit_offset
-from ..operators.stencil import StencilLinearOperator
-from .multigrid_levels import Level, Plan, chebyshev_weights
-from .multigrid_transfer import AxisInterpolation, split
+from ..._arrays import is_traced
+from ...operators.finite_volumes import unit_offset
+from ...operators.stencil import StencilLinearOperator
+from .cycle import Level
+from .plan import Plan
+from .smoothers import chebyshev_jacobi
+from .transfer import AxisInterpolation, split
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -153,7 +156,6 @@ def constant_hierarchy(operator: StencilLinearOperator, plan: Plan):
     """All levels and the coarsest grid's solver."""
     kappa, shift = _constant_form(operator)
     dim = len(operator.shape)
-    weights = chebyshev_weights(2.0, operator.dtype)  # Gershgorin: rows are diagonally dominant
     halvings = [0] * dim
     levels = []
     for axes in plan.steps:
@@ -162,8 +164,9 @@ def constant_hierarchy(operator: StencilLinearOperator, plan: Plan):
         for axis in axes:
             interpolations.append(_interpolation(operator, axis, halvings[axis]))
             halvings[axis] += 1
-        inverse_diagonal = jnp.asarray(1 / diagonal, operator.dtype)
-        levels.append(Level(level, inverse_diagonal, weights, tuple(interpolations)))
+        # Gershgorin: rows are diagonally dominant.
+        smoother = chebyshev_jacobi(1 / diagonal, 2.0, operator.dtype)
+        levels.append(Level(level, smoother, tuple(interpolations)))
     return tuple(levels), None, _coarse_inverse(operator, kappa, shift, tuple(halvings))
 
 

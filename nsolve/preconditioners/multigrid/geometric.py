@@ -1,24 +1,23 @@
-"""Geometric multigrid on stencils: the V-cycle."""
+"""Geometric multigrid on stencils, as a preconditioner."""
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jaxtyping import Array
 
-from ..operators.base import require_operator, tags_of, untagged
-from ..operators.convert import as_stencil
-from ..operators.finite_volumes import is_traced
-from ..operators.stencil import StencilLinearOperator
-from .base import AbstractApproximateInverse, AbstractPreconditioner
-from .multigrid_constant import constant_hierarchy, is_constant
-from .multigrid_galerkin import galerkin_hierarchy
-from .multigrid_levels import Level, Plan, make_plan
-from .multigrid_transfer import coarser, fitted
+from ..._arrays import is_traced
+from ...operators.base import require_operator, tags_of, untagged
+from ...operators.convert import as_stencil
+from ...operators.stencil import StencilLinearOperator
+from ..base import AbstractApproximateInverse, AbstractPreconditioner
+from .constant import constant_hierarchy, is_constant
+from .cycle import Level, padded_v_cycle, v_cycle
+from .galerkin import galerkin_hierarchy
+from .plan import Plan, make_plan
+from .transfer import coarser
 
 #: What is true of the cycle where it is true of the operator.
 _TAGS = {lx.positive_semidefinite_tag, lx.negative_semidefinite_tag, lx.symmetric_tag}
@@ -35,29 +34,12 @@ class MultigridInverse(AbstractApproximateInverse):
     tags: frozenset[object] = eqx.field(static=True)
 
     def mv(self, vector: Array) -> Array:
-        r, left = vector, []
-        for level in self.levels:
-            x, coarser = _down(level, r)
-            left.append((level, x, r))
-            r = coarser
-        e = self.coarse(r) if self.small is None else self._cycle_padded(self.small, r)
-        for level, x, r in reversed(left):
-            e = _up(level, x, r, e)
-        return e
+        def solve_rest(r):
+            if self.small is None:
+                return self.coarse(r)
+            return padded_v_cycle(self.small, self.plan.steps[-1], self.plan.coarsest, self.coarse, r)
 
-    def _cycle_padded(self, levels: Level, b: Array) -> Array:
-        def down(b, level):
-            x, r = _down(level, b)
-            return fitted(r, b.shape), (level, x, b)
-
-        def up(e, level_x_b):
-            level, x, b = level_x_b
-            shape = coarser(b.shape, self.plan.steps[-1], level.operator.periodic)
-            return _up(level, x, b, fitted(e, shape)), None
-
-        r, left = jax.lax.scan(down, b, levels)
-        e = fitted(self.coarse(fitted(r, self.plan.coarsest)), b.shape)
-        return jax.lax.scan(up, e, left, reverse=True)[0]
+        return v_cycle(self.levels, solve_rest, vector)
 
     def refresh(self, operator: lx.AbstractLinearOperator) -> "MultigridInverse":
         stencil = _as_stencil(operator)
@@ -167,58 +149,3 @@ def _as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
             f"the offsets {stencil.offsets}."
         )
     return stencil
-
-
-def _down(level: Level, b: Array) -> tuple[Array, Array]:
-    """Two sweeps from zero, and the residual that they leave on the next coarser grid."""
-
-    def presmooth(b):  # the first sweep starts from zero and needs no product
-        return _sweep(level, 1, level.weights[0] * level.inverse_diagonal * b, b)
-
-    defined = _not_nan(level.inverse_diagonal, b)
-    x = _apart(defined, presmooth, b)
-    r = _apart(defined, lambda x, b: b - level.operator.mv(x), x, b)
-    for interpolation in level.interpolations:
-        r = interpolation.restrict(r)
-    return x, r
-
-
-def _up(level: Level, x: Array, b: Array, e: Array) -> Array:
-    """The correction from the next coarser grid, and two sweeps more."""
-
-    def correct(x, e):
-        for interpolation in reversed(level.interpolations):
-            e = interpolation.prolong(e)
-        return x + e
-
-    defined = _not_nan(level.inverse_diagonal, b)
-    x = _apart(defined, correct, x, e)
-    # Sweeps are polynomials in D^-1 A and commute: the cycle is symmetric in either order.  A loop is
-    # compiled once for both, and is a wall to fusion as well.
-    return jax.lax.fori_loop(0, 2, lambda k, x: _sweep(level, 1 - k, x, b), x)
-
-
-def _sweep(level: Level, number: Any, x: Array, b: Array) -> Array:
-    return x + level.weights[number] * level.inverse_diagonal * (b - level.operator.mv(x))
-
-
-def _not_nan(diagonal: Array, b: Array) -> Array:
-    # Values known to the compiler would let it see through `_apart`.
-    known = b if not is_traced(diagonal) else diagonal
-    corner = known[(0,) * known.ndim]
-    return corner == corner
-
-
-def _apart(defined: Array, function: Callable[..., Array], x: Array, *others: Array) -> Array:
-    """`function(x, *others)`, compiled on its own; NaN where the level is undefined anyway.
-
-    XLA's CPU compiler fuses a stencil into each of its readers, neighbours and transfers, and
-    computes it over and over: the cycle is then far slower than its parts.  It ignores
-    optimisation barriers there, but never fuses across a branch.
-    """
-    return jax.lax.platform_dependent(
-        x,
-        *others,
-        cpu=lambda *a: jax.lax.cond(defined, function, lambda x, *_: x * jnp.nan, *a),
-        default=lambda *a: jax.lax.optimization_barrier(function(*a)),
-    )

@@ -20,21 +20,14 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 
-from ..operators.finite_volumes import Offset, is_traced
-from ..operators.stencil import StencilLinearOperator
-from .multigrid_coarse import dense_inverse
-from .multigrid_levels import Level, Plan, chebyshev_weights
-from .multigrid_transfer import (
-    AxisInterpolation,
-    cut,
-    fitted,
-    kept_size,
-    lower,
-    namespace,
-    padded,
-    split,
-    upper,
-)
+from ..._arrays import cut, is_traced, namespace, padded
+from ...operators.finite_volumes import Offset
+from ...operators.stencil import StencilLinearOperator
+from .coarse import dense_inverse
+from .cycle import Level
+from .plan import Plan
+from .smoothers import chebyshev_jacobi
+from .transfer import AxisInterpolation, fitted, kept_size, lower, split, upper
 
 Stencil = dict[Offset, Any]
 
@@ -84,8 +77,8 @@ def _coarsen(stencil: Stencil, axes: tuple[int, ...], finest: StencilLinearOpera
                 periodic=periodic[axis],
             )
         )
-    weights = chebyshev_weights(largest, finest.dtype)
-    return Level(operator, jnp.asarray(inverse_diagonal), weights, tuple(interpolations)), stencil
+    smoother = chebyshev_jacobi(inverse_diagonal, largest, finest.dtype)
+    return Level(operator, smoother, tuple(interpolations)), stencil
 
 
 def _coarsen_padded(stencil: Stencil, plan: Plan, finest: StencilLinearOperator):

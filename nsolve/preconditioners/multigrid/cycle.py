@@ -1,0 +1,109 @@
+"""The V-cycle on levels, wherever these come from."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ..._arrays import is_traced
+from ...operators.stencil import StencilLinearOperator
+from .smoothers import ChebyshevJacobi
+from .transfer import AxisInterpolation, coarser, fitted
+
+
+class Level(eqx.Module):
+    """A grid: its operator, smoother, and interpolation from the next coarser one by axes."""
+
+    operator: StencilLinearOperator
+    smoother: ChebyshevJacobi
+    interpolations: tuple[AxisInterpolation, ...]
+
+    def restrict(self, r: Array) -> Array:
+        """To the next coarser grid."""
+        for interpolation in self.interpolations:
+            r = interpolation.restrict(r)
+        return r
+
+    def prolong(self, e: Array) -> Array:
+        """From the next coarser grid."""
+        for interpolation in reversed(self.interpolations):
+            e = interpolation.prolong(e)
+        return e
+
+    def transpose(self) -> "Level":
+        return Level(self.operator.transpose(), self.smoother, self.interpolations)
+
+
+def v_cycle(levels: tuple[Level, ...], solve_rest: Callable[[Array], Array], b: Array) -> Array:
+    """One cycle from zero; `solve_rest` treats the grid below the last of the levels."""
+    r, left = b, []
+    for level in levels:
+        x, coarse = _down(level, r)
+        left.append((level, x, r))
+        r = coarse
+    e = solve_rest(r)
+    for level, x, r in reversed(left):
+        e = _up(level, x, r, e)
+    return e
+
+
+def padded_v_cycle(
+    levels: Level,
+    axes: tuple[int, ...],
+    coarsest: tuple[int, ...],
+    solve: Callable[[Array], Array],
+    b: Array,
+) -> Array:
+    """The same for stacked levels, all padded to the size of the first, of which each halves these axes."""
+
+    def down(b, level):
+        x, r = _down(level, b)
+        return fitted(r, b.shape), (level, x, b)
+
+    def up(e, level_x_b):
+        level, x, b = level_x_b
+        shape = coarser(b.shape, axes, level.operator.periodic)
+        return _up(level, x, b, fitted(e, shape)), None
+
+    r, left = jax.lax.scan(down, b, levels)
+    e = fitted(solve(fitted(r, coarsest)), b.shape)
+    return jax.lax.scan(up, e, left, reverse=True)[0]
+
+
+def _down(level: Level, b: Array) -> tuple[Array, Array]:
+    """What smoothing finds from zero, and the residual that it leaves, on the next coarser grid."""
+    defined = _not_nan(level.smoother.inverse_diagonal, b)
+    x = _apart(defined, lambda b: level.smoother.from_zero(level.operator, b), b)
+    r = _apart(defined, lambda x, b: b - level.operator.mv(x), x, b)
+    return x, level.restrict(r)
+
+
+def _up(level: Level, x: Array, b: Array, e: Array) -> Array:
+    """The correction from the next coarser grid, smoothed."""
+    defined = _not_nan(level.smoother.inverse_diagonal, b)
+    x = _apart(defined, lambda x, e: x + level.prolong(e), x, e)
+    return level.smoother.improve(level.operator, x, b)
+
+
+def _not_nan(diagonal: Array, b: Array) -> Array:
+    # Values known to the compiler would let it see through `_apart`.
+    known = b if not is_traced(diagonal) else diagonal
+    corner = known[(0,) * known.ndim]
+    return corner == corner
+
+
+def _apart(defined: Array, function: Callable[..., Array], x: Array, *others: Array) -> Array:
+    """`function(x, *others)`, compiled on its own; NaN where the level is undefined anyway.
+
+    XLA's CPU compiler fuses a stencil into each of its readers, neighbours and transfers, and
+    computes it over and over: the cycle is then far slower than its parts.  It ignores
+    optimisation barriers there, but never fuses across a branch.
+    """
+    return jax.lax.platform_dependent(
+        x,
+        *others,
+        cpu=lambda *a: jax.lax.cond(defined, function, lambda x, *_: x * jnp.nan, *a),
+        default=lambda *a: jax.lax.optimization_barrier(function(*a)),
+    )
