@@ -1,7 +1,7 @@
 # Each target does its own set-up: a virtual environment in .venv with everything that it needs.
 # The machine has to bring Python >= 3.11 and make; `make test PYTHON=python3.12` names another Python.
 .POSIX:
-.PHONY: help test smoke stress test-upstream bench lint types docs check clean
+.PHONY: help test test-all smoke stress test-upstream bench lint types docs check clean
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -9,7 +9,8 @@ OUT = build/bench
 # One folder for all compiled programs: the parallel tests, and the next run, share them.
 CACHE = JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=0
-# Two test processes; libraries that start a thread per core in each only get in the way.
+# Two test processes, each with whole files, whose tests share what they trace and compile; libraries that
+# start a thread per core in each only get in the way.
 THREADS = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS = 2
 PYTEST_ARGS =
@@ -17,14 +18,18 @@ EXTRAS = dev,peers
 
 help:
 	@echo "make bench   solve the quick suite beside SciPy, PyAMG, lineax, JAX and solvax; ends with a table and a page"
-	@echo "make test    run every test                    make stress  large batches, ten times: nothing may hang"
-	@echo "make smoke   run a few tests of every kind"
+	@echo "make test    run the tests                     make stress  large batches, ten times: nothing may hang"
+	@echo "make smoke   run a few tests of every kind     make test-all  and every solver with every preconditioner"
 	@echo "make lint    ruff: style and formatting        make types   pyright"
 	@echo "make docs    build the site into site/         make clean   remove what these commands made"
 
 test: $(VENV)/.installed
 	@mkdir -p .cache
-	$(CACHE) $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(CACHE) $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+# For the night: derivatives of every solver with every preconditioner and kind of operator.
+test-all:
+	$(MAKE) test PYTEST_ARGS='-m "not stress"'
 
 # What other versions of Python, JAX, NumPy and SciPy would break first.
 smoke:

@@ -1,10 +1,13 @@
 """Settings that every test shares; helpers to import live in `tests/helpers.py`."""
 
+import gc
 import os
 
 import hypothesis
 import jax
 import pytest
+
+from .compiling import Compiling
 
 # Programs that run for milliseconds are not worth optimising, nor a second thread.
 _FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_multi_thread_eigen=false"]
@@ -12,6 +15,11 @@ _FLAGS += ["--xla_cpu_parallel_codegen_split_count=1"]
 if jax.__version_info__ < (0, 11, 1):  # then there was an older emitter of fused loops, which compiles faster
     _FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
+
+# Traced programs are millions of objects that live on: to look for cycles at the usual rate costs 6 % of
+# all time.
+gc.freeze()
+gc.set_threshold(200_000, 20, 100)
 
 jax.config.update("jax_enable_x64", True)
 # As lineax, optimistix and diffrax run their own tests: no dtype or rank is promoted silently.
@@ -25,4 +33,8 @@ hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # Their asserts stand outside test files; without this a failure would not show the values.
-pytest.register_assert_rewrite("tests.laws", "tests.cases", "tests.helpers")
+pytest.register_assert_rewrite("tests.contract", "tests.linear_laws", "tests.helpers")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Compiling())

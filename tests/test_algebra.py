@@ -126,6 +126,16 @@ ROWS = {
 }
 
 
+@eqx.filter_jit
+def _as_matrix(operator):
+    return operator.as_matrix()
+
+
+def as_matrix(operator) -> np.ndarray:
+    """In one program, where each of its steps would be one."""
+    return np.asarray(_as_matrix(operator))
+
+
 def formed(operator):
     """The stencil or sparse matrix that an operator is, or that lineax composed of such."""
     stencil = as_stencil(operator)
@@ -285,7 +295,7 @@ def test_tags_follow_their_rules(row):
 
 def _check_claims(tags, operator):
     with jax.numpy_dtype_promotion("standard"):
-        matrix = np.asarray(operator.as_matrix())
+        matrix = as_matrix(operator)
     if SYMMETRIC in tags:
         np.testing.assert_allclose(matrix, matrix.T, atol=1e-14)
     if HERMITIAN in tags:
@@ -327,7 +337,7 @@ CONSTRUCTORS = [
 def test_compositions_serve_preconditioners(name):
     """As the matrix that they are does, whoever asks for its entries; low rank is written out."""
     operator, r = COMPOSED[name], jnp.asarray(np.random.default_rng(2).normal(size=N))
-    matrix, pattern = np.asarray(operator.as_matrix()), ns.as_sparse(operator).pattern
+    matrix, pattern = as_matrix(operator), ns.as_sparse(operator).pattern
     explicit = ns.SparseLinearOperator(matrix[pattern.rows, pattern.indices], pattern, PSD)
     np.testing.assert_array_equal(explicit.as_scipy().toarray(), matrix)
     for constructor in CONSTRUCTORS:
@@ -341,7 +351,7 @@ def test_compositions_serve_preconditioners(name):
 def test_compositions_are_solved(solver):
     operator, b = COMPOSED["I + k A"], jnp.asarray(np.random.default_rng(2).normal(size=N))
     x = lx.linear_solve(operator, b, solver(rtol=1e-12)).value
-    np.testing.assert_allclose(np.asarray(operator.as_matrix()) @ x, b, atol=1e-10)
+    np.testing.assert_allclose(as_matrix(operator) @ x, b, atol=1e-10)
 
 
 @pytest.mark.parametrize("assembled", [True, False])
@@ -442,7 +452,7 @@ def test_selections_are_those_of_numpy(name, rows, cols, alike):
         for chosen in (rows, cols)
     ]
     selected = operator.select(rows, cols)
-    np.testing.assert_array_equal(selected.as_matrix(), operator.as_scipy().toarray()[np.ix_(*numbers)])
+    np.testing.assert_array_equal(as_matrix(selected), operator.as_scipy().toarray()[np.ix_(*numbers)])
     assert is_hermitian(selected) == (alike and name != "A")
     if is_hermitian(selected):
         assert selected.triangle.size < selected.nnz  # symmetric storage
@@ -495,9 +505,9 @@ def test_stencils_of_different_walls_are_no_stencil_together():
     )
     both, x = walls + ring, jnp.asarray(np.random.default_rng(0).normal(size=GRID))
     assert isinstance(both, lx.AddLinearOperator)
-    dense = np.asarray(walls.as_matrix() + ring.as_matrix())
+    dense = as_matrix(walls) + as_matrix(ring)
     np.testing.assert_allclose(both.mv(x).reshape(-1), dense @ x.reshape(-1), rtol=1e-13)
-    np.testing.assert_array_equal(ns.as_sparse(both).as_matrix(), dense)
+    np.testing.assert_array_equal(as_matrix(ns.as_sparse(both)), dense)
     still = ns.StencilLinearOperator.from_stencil(
         {(0, 0): 1.0, (1, 0): 0.5}, GRID
     )  # moves along the other axis

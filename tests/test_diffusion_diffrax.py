@@ -123,7 +123,7 @@ def test_adaptive_sampler_on_the_steps_of_sample_adaptive():
     sampler = D.AdaptiveMultistep(2)
     ends = TIMES[0], TIMES[-1]
     own = D.sample_adaptive(mixture(), sampler, STARTS, *ends, rtol=1e-4, atol=1e-4, shared_steps=True)
-    lam = jnp.asarray(SCHEDULE.lam(np.asarray(own.t)[: int(own.num_steps) + 1]))
+    lam = jnp.asarray(SCHEDULE.lam(np.asarray(own.t)[: int(own.stats["num_steps"]) + 1]))
     problem = D.as_diffrax(mixture(), sampler, TIMES[[0, -1]])
     assert float(problem["t0"]) == lam[0] and float(problem["t1"]) == lam[-1]
     same = problem | {"t0": lam[0], "t1": lam[-1], "dt0": None}
@@ -231,6 +231,7 @@ class Bent(eqx.Module):
         return jnp.tanh(self.gain * x) * D.VPLinear().alpha(t)
 
 
+@pytest.mark.compiles("an adjoint equation is solved too")
 @pytest.mark.parametrize("sampler", [None, D.UniPC(3)])
 def test_backsolve(sampler):
     """The adjoint equation, by a solver of its own, has the gradient of the recorded steps."""

@@ -278,8 +278,8 @@ def test_adaptive_steps_are_the_authors(name):
     accepted = np.append(
         starts[:1], starts[1:][np.diff(starts) != 0]
     )  # a rejected step is tried again from there
-    assert run.num_steps == len(accepted)
-    assert run.num_evaluations == len(record.times) - 1
+    assert run.stats["num_steps"] == len(accepted)
+    assert run.stats["num_evaluations"] == len(record.times) - 1
     # Each step depends on the errors of those before it: up to 85 of them pass on their rounding.
     np.testing.assert_allclose(run.t[: len(accepted) - 1], accepted[:-1], rtol=1e-9)
     np.testing.assert_allclose(run.value, record.states[-1], atol=1e-4)

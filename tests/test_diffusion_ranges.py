@@ -204,6 +204,7 @@ def test_interpolants_differentiate_in_the_ends_of_their_grid():
     assert np.isfinite(interpolant.velocity(X, X, X, 0.0)).all()
 
 
+@pytest.mark.compiles("traced tables, differentiated")
 @pytest.mark.parametrize("end", [0.0, 0.3])
 def test_tables_differentiate_in_the_noise_at_none(end):
     """At eta = 0 all but the noise, which grows like a root, has a derivative; also towards sigma = 0."""

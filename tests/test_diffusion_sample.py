@@ -95,10 +95,16 @@ def of_the_coefficients(sampler, key, step):
 
 
 ARGUMENTS = [of_x_T, of_the_network, of_the_schedule, of_the_grid, of_the_coefficients]
+#: One sampler in every argument, and every sampler in one; the rest is left to `make test-all`.
+USUAL = [("unipc", argument) for argument in ARGUMENTS] + [("sde", of_the_schedule), ("single", of_the_grid)]
+GRADIENTS = [
+    pytest.param(sampler, argument, marks=[pytest.mark.full] * ((sampler, argument) not in USUAL))
+    for sampler in SAMPLERS
+    for argument in ARGUMENTS
+]
 
 
-@pytest.mark.parametrize("argument", ARGUMENTS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler, argument", GRADIENTS)
 def test_gradients(sampler, argument):
     """Forward and reverse mode equal finite differences (of order four, so that 1e-6 is a test)."""
 

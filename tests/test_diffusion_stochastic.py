@@ -321,6 +321,7 @@ class Linear:
 DENOISER = D.Denoiser(Linear(0.3, 0.4), "x0", VP)
 
 
+@pytest.mark.compiles("a path draws its noise level by level")
 @pytest.mark.parametrize("sampler", [D.DPMSolverPP(2, sde=True), D.SASolver(2, 0, prediction="eps")])
 def test_solutions_converge_path_by_path(sampler):
     """Against a fine grid on the same path the error falls with the steps; with other noise it stays."""
@@ -364,6 +365,7 @@ def test_noise_alone_is_the_same_on_every_grid(sampler, form):
     np.testing.assert_allclose(results[1:], [results[0]] * 2, atol=1e-6)
 
 
+@pytest.mark.compiles("a path draws its noise level by level")
 def test_sample_on_a_path():
     """Batch-invariant to the bit, and differentiable in the grid."""
     sampler, path, times = D.DPMSolverPP(2, sde=True), D.BrownianPath(jr.key(3), depth=7), even(5)
@@ -444,8 +446,8 @@ def test_predictor_corrector_contract():
         return jax.tree.map(lambda leaf: Linear(0.3, 0.4)(leaf.astype(t.dtype), t).astype(leaf.dtype), x)
 
     denoiser = D.Denoiser(network, "x0", VP)
-    whole = call(denoiser, x_T, grid, key)
-    part = call(denoiser, jax.tree.map(lambda leaf: leaf[:2], x_T), grid, key)
+    whole = call(denoiser, x_T, grid, key).value
+    part = call(denoiser, jax.tree.map(lambda leaf: leaf[:2], x_T), grid, key).value
     for name in x_T:
         assert whole[name].dtype == x_T[name].dtype
         np.testing.assert_array_equal(part[name], whole[name][:2])
@@ -453,7 +455,7 @@ def test_predictor_corrector_contract():
     @jax.jit
     @jax.value_and_grad
     def loss(snr):
-        return jnp.sum(call(DENOISER, x_T["a"], grid, key, snr=snr, predictor=D.DDIM()) ** 2)
+        return jnp.sum(call(DENOISER, x_T["a"], grid, key, snr=snr, predictor=D.DDIM()).value ** 2)
 
     finite = (loss(0.2 + 1e-5)[0] - loss(0.2 - 1e-5)[0]) / 2e-5
     np.testing.assert_allclose(loss(0.2)[1], finite, rtol=1e-6)
@@ -468,7 +470,7 @@ def test_predictor_corrector_contract():
     broken = D.Denoiser(lambda x, t: jnp.where(t < 0.5, jnp.nan, x), "x0", VP)
     with pytest.raises(FloatingPointError, match="evaluation"):
         call(broken, x_T["a"], grid, key)
-    assert jnp.isnan(call(broken, x_T["a"], grid, key, throw=False)).all()
+    assert jnp.isnan(call(broken, x_T["a"], grid, key, throw=False).value).all()
 
 
 # Interpolants.

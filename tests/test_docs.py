@@ -42,11 +42,16 @@ COMMANDS = [
 ]
 
 
+def name(page) -> str:
+    return str(page.relative_to(ROOT))
+
+
 def where(block) -> str:
-    return f"{block.page.relative_to(ROOT)}:{block.line}"
+    return f"{name(block.page)}:{block.line}"
 
 
-@pytest.mark.parametrize("page", CODE, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.compiles("a page is compiled as a reader compiles it")
+@pytest.mark.parametrize("page", CODE, ids=name)
 def test_python_blocks_run(page, tmp_path):
     matplotlib.use("Agg")
     # As a reader runs them: other libraries on the pages (optax) rely on JAX's default promotion.
@@ -77,7 +82,7 @@ def test_outputs_agree_up_to_rounding(shown, printed, agree):
     assert PAGES.agree(shown, printed) == agree
 
 
-@pytest.mark.parametrize("page", PAGES.PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES.PAGES, ids=name)
 def test_names_exist(page):
     import nsolve
 

@@ -1,6 +1,7 @@
 """What the library needs by itself, and what is said where an extra is missing."""
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import re
@@ -30,8 +31,9 @@ def needed(requirements, seen):
     return seen
 
 
-def without_extras(program):
-    """Runs a program where nothing but this package and what it needs can be imported."""
+@functools.cache
+def extra_modules() -> list[str]:
+    """What neither this package nor anything that it needs brings."""
     allowed = needed(PROJECT["dependencies"], {"nsolve"})
     hidden = [
         module
@@ -39,7 +41,12 @@ def without_extras(program):
         if not {owner.lower().replace("_", "-") for owner in owners} & allowed
     ]
     assert {"typer", "rich", "optax", "matplotlib", "h5py", "pytest"} <= set(hidden)
-    hide = f"import sys\nfor name in {hidden!r}: sys.modules[name] = None\n"
+    return hidden
+
+
+def without_extras(program):
+    """Runs a program where nothing but this package and what it needs can be imported."""
+    hide = f"import sys\nfor name in {extra_modules()!r}: sys.modules[name] = None\n"
     return subprocess.run([sys.executable, "-c", hide + program], cwd=ROOT, capture_output=True, text=True)
 
 

@@ -130,16 +130,6 @@ def test_assembly_and_construction_are_traceable():
     np.testing.assert_allclose(traced, short.as_sparse().values, rtol=1e-13)
 
 
-def test_gradient_in_the_coefficient():
-    field = random_field((4, 3))
-    x = np.random.default_rng(2).normal(size=(4, 3))
-
-    def energy(field):
-        return jnp.vdot(x, StencilLinearOperator.diffusion(field, 0.5).mv(x))
-
-    check_grads(jax.jit(energy), (field,), order=2, rtol=1e-6)
-
-
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e300])
 def test_coefficients_of_any_size(scale, traced):
@@ -191,14 +181,6 @@ def test_gradient_beside_inactive_cells():
     check_grads(energy, (uniform,), order=2, modes=["rev"], rtol=1e-5)
 
 
-def test_vmap_over_coefficients():
-    fields = np.stack([random_field((4, 3), seed) for seed in range(3)])
-    x = np.ones((4, 3))
-    batched = jax.vmap(lambda k: StencilLinearOperator.diffusion(k).mv(x))(fields)
-    single = [StencilLinearOperator.diffusion(k).mv(x) for k in fields]
-    np.testing.assert_allclose(batched, np.stack(single), rtol=1e-12)
-
-
 def test_dtypes():
     field = random_field((4, 3)).astype(np.float32)
     assert StencilLinearOperator.diffusion(field).dtype == jnp.float32
@@ -216,40 +198,6 @@ def test_structure_is_known():
     upwind = StencilLinearOperator.from_stencil({(0,): 1.0, (-1,): -1.0}, (5,))
     assert lx.is_lower_triangular(upwind) and lx.is_upper_triangular(upwind.transpose())
     assert lx.is_diagonal(StencilLinearOperator.from_stencil({(0, 0): 2.0}, (3, 3)))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda s: s.poisson((0, 3)), "`shape`"),
-        (lambda s: s.poisson((2, 2, 2, 2)), "`shape`"),
-        (lambda s: s.poisson((3, 3), -1.0), "`spacing` must be positive"),
-        (lambda s: s.poisson((3, 3), (1.0,)), "`spacing` has 1 entries"),
-        (lambda s: s.diffusion(np.array([1.0, -1.0])), "`coefficient` must be positive"),
-        (lambda s: s.diffusion(np.zeros(3)), "no cell is active"),
-        (lambda s: s.diffusion(np.full(3, 1e300), 1e-10), "overflows float64"),
-        (lambda s: s.diffusion(np.array([1.0, np.nan])), "`coefficient` must be finite"),
-        (lambda s: s.diffusion((np.ones((2, 2)), np.ones((2, 3)))), "`coefficient` as a tuple"),
-        (lambda s: s.diffusion(np.ones(3), 1.0, "robin"), "`boundary` must be"),
-        (lambda s: s.diffusion(np.ones(3), 1.0, ("neumann",) * 2), "`boundary` has 2"),
-        (lambda s: s.from_stencil({}, (3,)), "`stencil` is empty"),
-        (lambda s: s.from_stencil({(0,): 1.0}, (3, 3)), "offset"),
-        (lambda s: s.from_stencil({(0,): np.ones(4)}, (3,)), "does not broadcast"),
-        (lambda s: s.from_stencil({(0,): np.inf}, (3,)), "must be finite"),
-        (
-            lambda s: s.from_stencil({(0,): 2.0, (1,): -1.0}, (3,), tags=lx.symmetric_tag),
-            "`tags` contain symmetric_tag",
-        ),
-    ],
-)
-def test_bad_input_is_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make(StencilLinearOperator)
-
-
-def test_shape_must_be_a_tuple():
-    with pytest.raises(TypeError, match="`shape` must be a tuple"):
-        StencilLinearOperator.poisson(5)
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,7 @@ def test_streamed_clouds(solver, monkeypatch):
     check(solution, np.abs(x[:, :1] - y[:, 0]), 0.05, a, b)
 
 
+@pytest.mark.compiles("costs along axes, with all that a solution claims")
 def test_grids():
     rng = np.random.default_rng(7)
     axes, targets = [rng.random(3), rng.random(3)], [rng.random(2), rng.random(4)]
@@ -449,6 +450,7 @@ def matrix_program():
     return program(_matrix, NEWTON)
 
 
+@pytest.mark.compiles("second derivatives of a solve")
 @pytest.mark.parametrize("name", DIFFERENTIATED)
 def test_derivatives_are_those_of_finite_differences(name, monkeypatch, request):
     problem, build, solver = DIFFERENTIATED[name]

@@ -243,7 +243,8 @@ class TestManyDevices:
     def test_one_chain_for_each_device(self, tmp_path):
         options = ["--count", "10", "--size", "8", "--solver", "cg+ic", "--chunk", "6"]
         for devices in (1, 4):
-            environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+            flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+            environment = {**os.environ, "XLA_FLAGS": flags}
             command = [sys.executable, "-m", "bench.cli", "generate", "darcy", *options]
             command += ["--out", str(tmp_path / f"{devices}.h5")]
             subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True, timeout=120)

@@ -37,6 +37,7 @@ def named(records, solver, problem="shifted"):
     return next(r for r in records if r["solver"] == solver and r["problem"].startswith(problem))
 
 
+@pytest.mark.compiles("whoever comes first pays for the records of all")
 def test_records_are_complete(records):
     for row in records:
         assert row["result"] == "successful" and not row["false_success"], row
@@ -115,6 +116,7 @@ def test_the_heat_trajectory_is_that_of_scipy():
     assert problems.residuals(problem, samples).max() < 1.1e-12
 
 
+@pytest.mark.compiles("a suite of its own, with an arm that fails")
 def test_judging_sees_what_the_solver_does_not(records):
     """A solution that was changed, and one that was claimed and is not."""
     problem = problems.make("shifted_laplacian", 6)

@@ -43,6 +43,7 @@ def bridge(source, target, out="out", *arguments):
     return ["bridge", "--source", source, "--target", target, "--out", out, *SMALL, *arguments]
 
 
+@pytest.mark.compiles("trains twice")
 def test_a_run_trains_and_the_same_command_goes_on(run, tmp_path):
     out = tmp_path / "out"
     code, shown, err = run(*bridge("gaussian", "8-gaussians", "whole", "--steps", 600))

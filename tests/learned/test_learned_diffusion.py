@@ -216,6 +216,7 @@ def run(capsys, monkeypatch, tmp_path):
     return command
 
 
+@pytest.mark.compiles("trains twice")
 def test_a_run_trains_and_the_same_command_goes_on(run, tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""What must be true of every solver: each `law_…` takes a row of `tests/cases.py`.
+"""What must be true of every solver: each `law_…` takes a row of `tests/subjects/linear.py`.
 
 References are dense: NumPy's solve with `operator.as_matrix()`, its derivatives, or finite differences.
 
@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 
 import nsolve as ns
 
-from .cases import Case, Kind, normal, precond
+from .subjects.linear import Case, Kind, normal, precond
 
 
 def flat(x) -> np.ndarray:
@@ -371,3 +371,5 @@ def law_unroll(case: Case):
 
 
 LAWS = [value for name, value in sorted(globals().items()) if name.startswith("law_")]
+#: What `make test-all` asks of every solver with every preconditioner.
+DERIVATIVE_LAWS = [law_derivatives, law_unroll]

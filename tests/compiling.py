@@ -1,0 +1,86 @@
+"""What a test spends on compiling: counted, limited, and shown at the end of the log.
+
+Compiling is most of what the suite costs.  A test that spends more than `LIMIT` seconds on it fails, unless
+it is marked `@pytest.mark.compiles("why")`.  The clock is the CPU time of the process, no more than the wall
+time of each compilation.  On a machine with many more processes than cores it still runs up to twice as fast,
+so what takes half the limit is marked too.  Read from a warm cache, programs cost half.
+"""
+
+import os
+import time
+from collections import Counter, defaultdict
+
+import jax
+import pytest
+
+LIMIT = 5.0  # CPU seconds
+SLOWEST = 10  # lines of the table
+
+_LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def cpu_time() -> float:
+    """Of this process and of the children that have ended."""
+    return sum(os.times()[:4])
+
+
+class Compiling:
+    """Plugin of pytest; under xdist the workers count and the controller shows."""
+
+    def __init__(self):
+        self.seconds, self.programs, self.started = 0.0, 0, 0.0
+        self.tests: dict[str, Counter] = defaultdict(Counter)
+        jax.monitoring.register_event_duration_secs_listener(self.listen)
+
+    def listen(self, event: str, duration: float, **_) -> None:
+        if event == _LOWERED:  # the compilation follows
+            self.started = time.process_time()
+        elif event == _COMPILED:
+            self.seconds += min(time.process_time() - self.started, duration)
+            self.programs += 1
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item):
+        self.seconds, self.programs = 0.0, 0
+        self.reported, self.cpu = (0.0, 0), cpu_time()
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        report = yield
+        seconds, programs = self.seconds - self.reported[0], self.programs - self.reported[1]
+        cpu, self.cpu = cpu_time() - self.cpu, cpu_time()
+        self.reported = self.seconds, self.programs
+        report.user_properties += [("compile_s", seconds), ("programs", programs), ("cpu_s", cpu)]
+        # What fixtures compiled before the call counts.
+        excused = item.get_closest_marker("compiles")
+        if report.when == "call" and report.passed and self.seconds > LIMIT and not excused:
+            report.outcome = "failed"
+            report.longrepr = (
+                f"compiled {self.programs} programs in {self.seconds:.1f} s of CPU time, and {LIMIT:.0f} is "
+                "the limit: compile less (one jit around helpers, one shape, NumPy for references), or say "
+                '@pytest.mark.compiles("why it must")'
+            )
+        return report
+
+    def pytest_runtest_logreport(self, report):
+        self.tests[report.nodeid].update({"wall_s": report.duration, **dict(report.user_properties)})
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if not self.tests:
+            return
+        write = terminalreporter.write_line
+        total = sum(self.tests.values(), Counter())
+        terminalreporter.section("what took longest")
+        write("   wall s    CPU s  compile s  programs")
+
+        def line(numbers: Counter, name: str) -> None:
+            write(
+                f"{numbers['wall_s']:9.2f}{numbers['cpu_s']:9.2f}{numbers['compile_s']:11.2f}"
+                f"{numbers['programs']:10d}  {name}"
+            )
+
+        for name, numbers in sorted(self.tests.items(), key=lambda t: -t[1]["wall_s"])[:SLOWEST]:
+            line(numbers, name)
+        line(total, f"all {len(self.tests)} tests")

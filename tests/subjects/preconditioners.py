@@ -1,0 +1,63 @@
+"""The preconditioners' table: what each makes of a vector, linear in it and constant in the operator."""
+
+import numpy as np
+
+import nsolve as ns
+
+from ..contract import Subject
+from .linear import PSD, normal
+
+_rng = np.random.default_rng(8)
+_n = 12
+_lower = np.where(_rng.random((_n, _n)) < 0.3, _rng.uniform(-1, 1, (_n, _n)), 0)
+_lower = np.tril(_lower, -1)
+_matrix = _lower + _lower.T + np.diag(abs(_lower + _lower.T).sum(1) + 0.5)
+A = ns.SparseLinearOperator.from_scipy(_matrix, PSD)
+_x = np.asarray(normal(_rng, _n, float))
+
+
+def _dense(values) -> np.ndarray:
+    matrix = np.zeros((_n, _n))
+    matrix[np.asarray(A.pattern.rows), np.asarray(A.pattern.indices)] = values
+    return matrix
+
+
+def _ssor(a, omega):
+    """From its definition as a product of sweeps."""
+    d, low = np.diag(np.diag(a)), omega * np.tril(a, -1)
+    return omega * (2 - omega) * np.linalg.inv(d + low.T) @ d @ np.linalg.inv(d + low)
+
+
+def _kept(a):
+    """Gaussian elimination that drops what falls outside of the pattern: L U."""
+    a, kept = a.copy(), a != 0
+    for k in range(len(a)):
+        for i in range(k + 1, len(a)):
+            if kept[i, k]:
+                a[i, k] /= a[k, k]
+                a[i, k + 1 :] -= np.where(kept[i, k + 1 :], a[i, k] * a[k, k + 1 :], 0)
+    return (np.tril(a, -1) + np.eye(len(a))) @ np.triu(a)
+
+
+def _row(name, make, inverse, **fields) -> Subject:
+    def call(values, x):
+        M = make(A.with_values(values))
+        return M.mv(x), M.transpose().mv(x)
+
+    def reference(values, x):
+        dense = inverse(_dense(values))
+        return dense @ x, dense.T @ x
+
+    # M is constant by contract: its gradient in the values is none
+    return Subject(
+        f"preconditioners-{name}", call, (np.asarray(A.values), _x), reference, moves=(1,), **fields
+    )
+
+
+P = ns.preconditioners
+SUBJECTS = [
+    _row("jacobi", P.Jacobi(), lambda a: np.diag(1 / np.diag(a))),
+    _row("ssor", P.SSOR(omega=1.3), lambda a: _ssor(a, 1.3)),
+    _row("incomplete-cholesky", P.IncompleteCholesky(), lambda a: np.linalg.inv(_kept(a))),
+    _row("incomplete-lu", P.IncompleteLU(), lambda a: np.linalg.inv(_kept(a))),
+]
