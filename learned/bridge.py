@@ -17,7 +17,7 @@ from nsolve.transport.light_bridge import LightBridge
 from .checkpoint import claim, save
 from .distances import energy_distance
 from .fit import fit
-from .samples import Points, Sampler, sampler
+from .samples import FixedPoints, Sampler, sampler
 
 #: a bridge is measured on so many draws of each distribution, so many times
 TEST_SIZE, REPEATS = 2000, 10
@@ -125,7 +125,7 @@ def _initial(request: Request, draws: Draws, key: PRNGKeyArray) -> LightBridge:
             f"{request.source} has dimension {x.shape[1]} and {request.target} "
             f"{y.shape[1]}: a bridge needs the same"
         )
-    if isinstance(draws.target, Points):
+    if isinstance(draws.target, FixedPoints):
         y = draws.target.points
         if len(y) < request.components:
             raise ValueError(
@@ -142,6 +142,6 @@ def _claim(request: Request, draws: Draws) -> None:
     settings: dict[str, Any] = {k: v for k, v in asdict(request).items() if k not in ("out", "steps")}
     for name in ("source", "target"):
         points = getattr(draws, name)
-        if isinstance(points, Points):
+        if isinstance(points, FixedPoints):
             settings[f"{name}_digest"] = points.digest
     claim(request.out, settings)

@@ -24,7 +24,7 @@ SHAPES: dict[str, Sampler] = {
 }
 
 
-class Points(eqx.Module):
+class FixedPoints(eqx.Module):
     """The rows of an array, drawn with repetition."""
 
     points: Float[Array, "m d"]
@@ -57,7 +57,7 @@ def sampler(name: str) -> Sampler:
     bad = np.flatnonzero(~np.isfinite(points).all(1))
     if bad.size:
         raise ValueError(f"{name} has {bad.size} rows with NaN or infinity, the first is row {bad[0]}")
-    return Points(points)
+    return FixedPoints(points)
 
 
 def _read(path: Path, array: str) -> np.ndarray:

@@ -89,7 +89,7 @@ def test_a_traced_grid_outside_a_schedule_fails():
         (lambda: D.VPCosine(t_max=1.2), "t_max"),
         (lambda: D.EDM(t_min=-1.0), "t_min"),
         (lambda: D.Flow(shift=np.nan), "shift"),
-        (lambda: D.Grid("lambda", 4), "spacing"),
+        (lambda: D.TimeGrid("lambda", 4), "spacing"),
         (lambda: D.karras_grid(4, rho=np.inf), "rho"),
         (lambda: D.karras_grid(True), "num_steps"),
         (lambda: D.uniform_grid(4, final="zero"), "final"),  # pyright: ignore

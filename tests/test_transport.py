@@ -11,7 +11,7 @@ from nsolve.transport import CostMatrix, Grid, PointCloud, Sinkhorn, SinkhornNew
 from nsolve.transport import _point as points
 from nsolve.transport import geometry as geometries
 from nsolve.transport._point import stand_at
-from nsolve.transport._problem import Problem
+from nsolve.transport._problem import EntropicProblem
 from nsolve.transport.base import AbstractTransportSolver
 
 from . import transport_reference as reference
@@ -98,7 +98,7 @@ BALANCED = {
 }
 
 
-def check(solution, C, epsilon, a, b, rho=(None, None), tol=1e-10, accuracy=1e-7):
+def check(solution, C, epsilon, a, b, tau=(None, None), tol=1e-10, accuracy=1e-7):
     """Everything that a successful solution claims, against NumPy."""
     shape = C.shape
     P, v, u = None, np.linspace(-1, 2, shape[1]), np.linspace(2, -1, 2 * shape[0]).reshape(-1, 2)
@@ -108,18 +108,18 @@ def check(solution, C, epsilon, a, b, rho=(None, None), tol=1e-10, accuracy=1e-7
     rounding = 1e-14 * mass * scale / epsilon
 
     assert solution.result == lx.RESULTS.successful
-    error = reference.marginal_error(C, epsilon, a, b, f, g, rho)
+    error = reference.marginal_error(C, epsilon, a, b, f, g, tau)
     assert error <= tol * mass + rounding
     np.testing.assert_allclose(solution.marginal_error, error, rtol=1e-6, atol=rounding)
 
-    exact = reference.solve(C, epsilon, a, b, rho)
+    exact = reference.solve(C, epsilon, a, b, tau)
     np.testing.assert_allclose(f, exact.f, rtol=0, atol=accuracy * scale)
     np.testing.assert_allclose(g, exact.g, rtol=0, atol=accuracy * scale)
     np.testing.assert_allclose(solution.cost, exact.cost, rtol=0, atol=10 * tol * mass * scale)
 
     P = reference.plan_of(C, epsilon, a, b, f, g)
     np.testing.assert_allclose(
-        solution.cost, reference.primal(C, epsilon, a, b, P, rho), rtol=0, atol=10 * tol * mass * scale
+        solution.cost, reference.primal(C, epsilon, a, b, P, tau), rtol=0, atol=10 * tol * mass * scale
     )
     np.testing.assert_allclose(solution.transport_cost, np.sum(P * C), rtol=1e-11)
     np.testing.assert_allclose(solution.plan.as_matrix(), P, rtol=0, atol=rounding)
@@ -156,12 +156,12 @@ for row in (("newton", "source"), ("plain", "target"), ("plain", "hardly")):
 
 @pytest.mark.parametrize("solver, relaxed", RELAXED_ROWS)
 def test_relaxed_marginals(solver, relaxed):
-    rho = RELAXED[relaxed]
+    tau = RELAXED[relaxed]
     C, epsilon, a, b = BALANCED["zeros"]
     a, b = 1.3 * a, 0.8 * b
-    given = rho[0] if rho[0] == rho[1] else rho
-    solution = solve(CostMatrix(C, epsilon), a, b, SOLVERS[solver], rho=given, certificate=False)
-    check(solution, C, epsilon, a, b, rho)
+    given = tau[0] if tau[0] == tau[1] else tau
+    solution = solve(CostMatrix(C, epsilon), a, b, SOLVERS[solver], tau=given, certificate=False)
+    check(solution, C, epsilon, a, b, tau)
 
 
 # ---- geometries: clouds and grids against the matrix that they stand for
@@ -230,14 +230,14 @@ def test_grids():
 
 
 @pytest.mark.parametrize(
-    "shape, rho, solver",
+    "shape, tau, solver",
     [((1, 4), None, "newton"), ((4, 1), None, "newton"), ((1, 1), 0.3, "plain")],
     ids=str,
 )
-def test_single_sites(shape, rho, solver):
+def test_single_sites(shape, tau, solver):
     C, a, b = draw(8, *shape)
-    solution = solve(CostMatrix(C, 0.05), a, b, SOLVERS[solver], rho=rho, certificate=False)
-    check(solution, C, 0.05, a, b, (rho, rho))
+    solution = solve(CostMatrix(C, 0.05), a, b, SOLVERS[solver], tau=tau, certificate=False)
+    check(solution, C, 0.05, a, b, (tau, tau))
 
 
 # ---- honesty: successful is what it says
@@ -393,11 +393,11 @@ PLAIN = Sinkhorn(rtol=jnp.asarray(1e-13))
 DIFFERENTIATED = {
     "matrix": (_matrix_problem, _matrix, NEWTON),
     "relaxed": (
-        lambda: {**_matrix_problem(), "rho_a": np.array(0.5), "rho_b": np.array(2.0)},
+        lambda: {**_matrix_problem(), "tau_a": np.array(0.5), "tau_b": np.array(2.0)},
         _matrix,
         PLAIN,
     ),
-    "half_relaxed": (lambda: {**_matrix_problem(), "rho_b": np.array(0.4)}, _matrix, PLAIN),
+    "half_relaxed": (lambda: {**_matrix_problem(), "tau_b": np.array(0.4)}, _matrix, PLAIN),
     "streamed": (_cloud_problem, lambda p: PointCloud(p["x"], p["y"], epsilon=p["epsilon"]), PLAIN),
     "grid": (_grid_problem, lambda p: Grid([p["s0"], p["s1"]], epsilon=p["epsilon"]), PLAIN),
 }
@@ -405,8 +405,8 @@ DIFFERENTIATED = {
 
 def outputs(build, solver, p):
     """Costs, potentials, sums over the plan: all that has derivatives, and the marginal error."""
-    rho = (p.get("rho_a"), p.get("rho_b"))
-    solution = solve(build(p), p["a"], p["b"], solver, rho=rho, certificate=False, throw=False)
+    tau = (p.get("tau_a"), p.get("tau_b"))
+    solution = solve(build(p), p["a"], p["b"], solver, tau=tau, certificate=False, throw=False)
     v, u = (jnp.linspace(-1, 2, z.size).reshape(z.shape) for z in (p["b"], p["a"]))
     parts = (
         solution.cost, solution.transport_cost, solution.f, solution.g,
@@ -427,7 +427,7 @@ def direction_for(p, seed=3):
 
 def on_tangents(gradient, p):
     """Where masses must agree, gradients in the weights are free by a constant: a sum of zero."""
-    if "rho_a" in p or "rho_b" in p:
+    if "tau_a" in p or "tau_b" in p:
         return gradient
     a, b = gradient["a"], gradient["b"]
     constant = (jnp.sum(a) - jnp.sum(b)) / (a.size + b.size)
@@ -501,13 +501,13 @@ def test_derivatives_at_small_epsilon(matrix_program):
 
 def test_the_gradient_of_the_cost_is_the_plan():
     """The envelope theorem, without any linear solve; also where weights vanish."""
-    p = {**_matrix_problem(), "rho": np.array(0.5)}
+    p = {**_matrix_problem(), "tau": np.array(0.5)}
     a, b = p["a"], p["b"]
 
     @jax.jit
     def gradient(p):
         def cost(p):
-            solution = solve(_matrix(p), p["a"], p["b"], PLAIN, rho=(None, p["rho"]), certificate=False)
+            solution = solve(_matrix(p), p["a"], p["b"], PLAIN, tau=(None, p["tau"]), certificate=False)
             return solution.cost, solution
 
         return jax.grad(cost, has_aux=True)(p)
@@ -518,7 +518,7 @@ def test_the_gradient_of_the_cost_is_the_plan():
     expected = {
         "C": P,
         "epsilon": reference.primal(0 * P, 1.0, a, b, P),
-        "rho": reference.primal(0 * P, 0.0, a, b, P, (None, 1.0)),
+        "tau": reference.primal(0 * P, 0.0, a, b, P, (None, 1.0)),
         "a": f + 0.2 * (b.sum() - 1),
         "b": 0.5 * -np.expm1(-g / 0.5) + 0.2 * (a.sum() - np.exp(-g / 0.5)),
     }
@@ -533,9 +533,9 @@ def test_the_gradient_of_the_cost_is_the_plan():
 @pytest.mark.parametrize("problem", ["uneven", "zeros", "ties", "negative", "relaxed"])
 def test_the_certificate_tells_the_error(problem, rtol):
     C, epsilon, a, b = BALANCED["uneven" if problem == "relaxed" else problem]
-    rho = (0.3, 0.7) if problem == "relaxed" else (None, None)
-    solution = solve(CostMatrix(C, epsilon), a, b, with_rtol(SOLVERS["plain"], rtol), rho=rho)
-    exact = reference.solve(C, epsilon, a, b, rho)
+    tau = (0.3, 0.7) if problem == "relaxed" else (None, None)
+    solution = solve(CostMatrix(C, epsilon), a, b, with_rtol(SOLVERS["plain"], rtol), tau=tau)
+    exact = reference.solve(C, epsilon, a, b, tau)
     df, dg = (solution.f - exact.f)[a > 0], (solution.g - exact.g)[b > 0]
     middle = 0 if problem == "relaxed" else np.median(dg)
     P = reference.plan_of(C, epsilon, a, b, np.asarray(solution.f), np.asarray(solution.g))
@@ -636,7 +636,7 @@ def test_effort_at_small_epsilon():
 def test_a_pass_in_blocks_is_the_pass_at_once(monkeypatch, relaxed):
     C, a, b = draw(3)
     a[2] = b[4] = 0
-    problem = Problem(CostMatrix(C, 0.05), jnp.asarray(a), jnp.asarray(b), jnp.asarray(0.7), None)
+    problem = EntropicProblem(CostMatrix(C, 0.05), jnp.asarray(a), jnp.asarray(b), jnp.asarray(0.7), None)
     f, g = jnp.asarray(C[:, 0] / 9), jnp.asarray(C[1] / 7)
     relax = (f, jnp.asarray(1.3)) if relaxed else None
     whole = stand_at(problem, g, relax, keep=True)

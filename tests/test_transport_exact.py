@@ -51,29 +51,29 @@ class Gaussian(NamedTuple):
         return self.mass * (c0 + c1 * self.mean + c2 * (self.variance + self.mean**2))
 
 
-def half_sweep(measure, potential, epsilon, rho):
+def half_sweep(measure, potential, epsilon, tau):
     """The best potential for `|x - y|^2`: three coefficients, from Gaussian integrals at three points."""
 
     def at(x):
         c0, c1, c2 = potential
         exponent = (c0 - x**2) / epsilon, (c1 + 2 * x) / epsilon, (c2 - 1) / epsilon
-        return -epsilon * (1 if rho is None else rho / (rho + epsilon)) * measure.log_mean_exp(exponent)
+        return -epsilon * (1 if tau is None else tau / (tau + epsilon)) * measure.log_mean_exp(exponent)
 
     below, middle, above = at(-1.0), at(0.0), at(1.0)
     return middle, (above - below) / 2, (above + below) / 2 - middle
 
 
-def between_gaussians(source, target, epsilon, rho=None):
+def between_gaussians(source, target, epsilon, tau=None):
     """Potentials, as coefficients, and cost of entropic transport between Gaussians on the line."""
     f = g = (0.0, 0.0, 0.0)
     for _ in range(2000):
-        f = half_sweep(target, g, epsilon, rho)
-        g = half_sweep(source, f, epsilon, rho)
-    if rho is None:
+        f = half_sweep(target, g, epsilon, tau)
+        g = half_sweep(source, f, epsilon, tau)
+    if tau is None:
         return f, g, source.integral(f) + target.integral(g)
-    kept = [np.exp(m.log_mean_exp([-c / rho for c in p])) for m, p in ((source, f), (target, g))]
+    kept = [np.exp(m.log_mean_exp([-c / tau for c in p])) for m, p in ((source, f), (target, g))]
     np.testing.assert_allclose(*kept, rtol=1e-12)  # both are the plan's mass
-    cost = rho * (source.mass + target.mass - sum(kept)) - epsilon * (kept[0] - source.mass * target.mass)
+    cost = tau * (source.mass + target.mass - sum(kept)) - epsilon * (kept[0] - source.mass * target.mass)
     return f, g, cost
 
 
@@ -105,12 +105,12 @@ def test_gaussians_on_the_line(epsilon):
     np.testing.assert_allclose((solution.g - constant)[near], expected[1][near], atol=1e-7)
 
 
-@pytest.mark.parametrize("rho", [0.3, 4.0])
-def test_gaussians_with_relaxed_marginals(rho):
+@pytest.mark.parametrize("tau", [0.3, 4.0])
+def test_gaussians_with_relaxed_marginals(tau):
     source, target = Gaussian(1.5, 0.2, 0.3), Gaussian(0.7, -0.5, 0.7)
-    f, g, cost = between_gaussians(source, target, 0.5, rho)
+    f, g, cost = between_gaussians(source, target, 0.5, tau)
     a, b = source.on(LINE), target.on(LINE)
-    solution = solve(CostMatrix(SQUARES, 0.5), a, b, NEWTON, rho=rho, certificate=False)
+    solution = solve(CostMatrix(SQUARES, 0.5), a, b, NEWTON, tau=tau, certificate=False)
     np.testing.assert_allclose(solution.cost, cost, rtol=1e-9)
     near = np.abs(LINE) < 3
     for potential, c in ((solution.f, f), (solution.g, g)):
@@ -185,7 +185,7 @@ def test_pot_finds_the_same_relaxed_plan():
     theirs = ot.unbalanced.sinkhorn_unbalanced(
         a, b, C, 0.05, 0.4, reg_type="kl", method="sinkhorn", stopThr=1e-14, numItermax=10_000
     )
-    ours = solve(CostMatrix(C, 0.05), a, b, NEWTON, rho=0.4, certificate=False)
+    ours = solve(CostMatrix(C, 0.05), a, b, NEWTON, tau=0.4, certificate=False)
     np.testing.assert_allclose(ours.plan.as_matrix(), theirs, atol=1e-11)
 
 
@@ -242,12 +242,12 @@ def test_divergence_of_relaxed_measures():
     x, y, a, b = _two_clouds()
 
     def between(*args):
-        return sinkhorn_divergence(*args, PLAIN, epsilon=0.1, rho=0.5).value
+        return sinkhorn_divergence(*args, PLAIN, epsilon=0.1, tau=0.5).value
 
     assert abs(between(x, x, a, a)) <= 1e-9
     assert between(x, y, a, b) > 1e-4
 
-    # of points that coincide: the plan is a number p, with epsilon log(p / mn) + rho log(p^2 / mn) = 0
+    # of points that coincide: the plan is a number p, with epsilon log(p / mn) + tau log(p^2 / mn) = 0
     def single(m, n):
         p = (m * n) ** (0.6 / 1.1)
         return 0.1 * kl_div(p, m * n) + 0.5 * (kl_div(p, m) + kl_div(p, n))

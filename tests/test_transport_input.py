@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from nsolve.transport import CostMatrix, PointCloud, Sinkhorn, SinkhornNewton, sinkhorn_divergence, solve
-from nsolve.transport.plan import Plan
+from nsolve.transport.coupling import Coupling
 
 RNG = np.random.default_rng(0)
 C = RNG.random((4, 3))
 X = RNG.random((4, 2))
 A, B = np.full(4, 1 / 4), np.full(3, 1 / 3)
 GEOMETRY = CostMatrix(C, 0.1)
-PLAN = Plan(GEOMETRY, *map(jnp.asarray, (0 * A, 0 * B, A, B)))
+PLAN = Coupling(GEOMETRY, *map(jnp.asarray, (0 * A, 0 * B, A, B)))
 
 
 def changed(weights, value):
@@ -29,7 +29,7 @@ WRONG = {
     "negative_weights": (lambda: solve(GEOMETRY, changed(A, -0.1), B), ValueError, r"`a\[0\]` is -0.1"),
     "negative_target": (lambda: solve(GEOMETRY, A, changed(B, -1.0)), ValueError, r"`b\[0\]` is -1"),
     "no_mass": (lambda: solve(GEOMETRY, A, 0 * B), ValueError, "`b` has no mass"),
-    "unequal_masses": (lambda: solve(GEOMETRY, A, 2 * B), ValueError, "same mass.*1.*2.*`rho`"),
+    "unequal_masses": (lambda: solve(GEOMETRY, A, 2 * B), ValueError, "same mass.*1.*2.*`tau`"),
     "slightly_unequal_masses": (lambda: solve(GEOMETRY, A, B * (1 + 1e-6)), ValueError, "same mass"),
     "unequal_masses_of_uniform": (lambda: solve(GEOMETRY, None, 2 * B), ValueError, "same mass"),
     "nan_weights": (lambda: solve(GEOMETRY, changed(A, np.nan), B), ValueError, "`a` must be finite"),
@@ -39,14 +39,14 @@ WRONG = {
     "column_of_weights": (lambda: solve(GEOMETRY, A[:, None], B), ValueError, r"\(4, 1\)"),
     "scalar_weights": (lambda: solve(GEOMETRY, 1.0, B), ValueError, r"`a`.*\(\)"),
     "complex_weights": (lambda: solve(GEOMETRY, A + 0j, B), TypeError, "`a` has dtype complex128"),
-    "relaxed_negative": (lambda: solve(GEOMETRY, A, changed(B, -1.0), rho=1.0), ValueError, r"`b\[0\]`"),
-    "relaxed_without_mass": (lambda: solve(GEOMETRY, 0 * A, B, rho=1.0), ValueError, "`a` has no mass"),
+    "relaxed_negative": (lambda: solve(GEOMETRY, A, changed(B, -1.0), tau=1.0), ValueError, r"`b\[0\]`"),
+    "relaxed_without_mass": (lambda: solve(GEOMETRY, 0 * A, B, tau=1.0), ValueError, "`a` has no mass"),
     # penalties
-    "negative_rho": (lambda: solve(GEOMETRY, A, B, rho=-1.0), ValueError, "`rho` must be positive.*-1.0"),
-    "zero_rho": (lambda: solve(GEOMETRY, A, B, rho=(None, 0.0)), ValueError, "`rho` must be positive"),
-    "nan_rho": (lambda: solve(GEOMETRY, A, B, rho=np.nan), ValueError, "`rho` must be positive"),
-    "three_rhos": (lambda: solve(GEOMETRY, A, B, rho=(1, 2, 3)), ValueError, "`rho`.*3 entries"),
-    "array_of_rhos": (lambda: solve(GEOMETRY, A, B, rho=np.ones(4)), ValueError, "`rho`"),
+    "negative_tau": (lambda: solve(GEOMETRY, A, B, tau=-1.0), ValueError, "`tau` must be positive.*-1.0"),
+    "zero_tau": (lambda: solve(GEOMETRY, A, B, tau=(None, 0.0)), ValueError, "`tau` must be positive"),
+    "nan_tau": (lambda: solve(GEOMETRY, A, B, tau=np.nan), ValueError, "`tau` must be positive"),
+    "three_taus": (lambda: solve(GEOMETRY, A, B, tau=(1, 2, 3)), ValueError, "`tau`.*3 entries"),
+    "array_of_taus": (lambda: solve(GEOMETRY, A, B, tau=np.ones(4)), ValueError, "`tau`"),
     # where to start
     "one_potential": (lambda: solve(GEOMETRY, A, B, y0=(A,)), ValueError, "`y0` must be a pair"),
     "array_as_start": (lambda: solve(GEOMETRY, A, B, y0=A), ValueError, "`y0` must be a pair"),
@@ -78,12 +78,12 @@ WRONG = {
     "three_axes": (lambda: PLAN.apply(np.ones((3, 2, 2))), ValueError, "`v`"),
     "scalar": (lambda: PLAN.apply(1.0), ValueError, "`v`"),
     # divergence
-    "pair_of_rhos": (lambda: sinkhorn_divergence(X, X, epsilon=0.1, rho=(1.0, 2.0)), ValueError, "`rho`"),
+    "pair_of_taus": (lambda: sinkhorn_divergence(X, X, epsilon=0.1, tau=(1.0, 2.0)), ValueError, "`tau`"),
     "dimensions": (lambda: sinkhorn_divergence(X, X[:, :1], epsilon=0.1), ValueError, "coordinates"),
     "divergent_masses": (
         lambda: sinkhorn_divergence(X, X, A, 2 * A, epsilon=0.1),
         ValueError,
-        "same mass.*`rho`",
+        "same mass.*`tau`",
     ),
 }
 
@@ -110,7 +110,7 @@ def test_integer_weights_are_weights():
     """They become floating-point numbers; infinite penalties are exact marginals."""
     solver = Sinkhorn(max_steps=2000)
     whole = solve(GEOMETRY, np.array([3, 3, 3, 3]), np.array([4, 4, 4]), solver, certificate=False)
-    real = solve(GEOMETRY, 12 * A, 12 * B, solver, rho=np.inf, certificate=False)
+    real = solve(GEOMETRY, 12 * A, 12 * B, solver, tau=np.inf, certificate=False)
     assert whole.f.dtype == np.float64
     np.testing.assert_allclose(whole.cost, real.cost, rtol=1e-12)
 

@@ -36,10 +36,10 @@ def filled(value):
 
 
 @functools.cache  # one program for every padding
-def value_and_slopes(cost, solver, rho):
+def value_and_slopes(cost, solver, tau):
     def outputs(x, y, a, b):
         geometry = PointCloud(x, y, cost, epsilon=0.05)
-        solution = solve(geometry, a, b, SOLVERS[solver], rho=rho, certificate=False, throw=False)
+        solution = solve(geometry, a, b, SOLVERS[solver], tau=tau, certificate=False, throw=False)
         spread = jnp.sum(solution.f * a * jnp.arange(1.0, a.size + 1)[::-1])
         return solution.cost + spread, (solution, solution.plan.as_matrix(), solution.transport_cost)
 
@@ -49,7 +49,7 @@ def value_and_slopes(cost, solver, rho):
 
 @pytest.mark.parametrize("value", [1e6, 1e200, np.nan, np.inf], ids=str)
 @pytest.mark.parametrize(
-    "cost, solver, rho",
+    "cost, solver, tau",
     [
         ("squared_euclidean", "newton", None),
         ("squared_euclidean", "plain", None),
@@ -57,8 +57,8 @@ def value_and_slopes(cost, solver, rho):
         ("cosine", "newton", None),
     ],
 )
-def test_massless_points_have_no_say(cost, solver, rho, value):
-    both = value_and_slopes(cost, solver, rho)
+def test_massless_points_have_no_say(cost, solver, tau, value):
+    both = value_and_slopes(cost, solver, tau)
     (plain, (alone, exact, paid)), (dx, dy) = both(X, Y, A, B)
     (cost_, (padded, P, padded_paid)), (px, py) = both(*filled(value), FILLED_A, FILLED_B)
     assert padded.result == alone.result == lx.RESULTS.successful
@@ -93,9 +93,9 @@ def test_many_coordinates_keep_their_digits_beside_massless_points():
 
 
 @functools.cache
-def cost_and_slopes(rho):
+def cost_and_slopes(tau):
     def cost(C, a, b):
-        solution = solve(CostMatrix(C, 0.05), a, b, NEWTON, rho=rho, certificate=False, throw=False)
+        solution = solve(CostMatrix(C, 0.05), a, b, NEWTON, tau=tau, certificate=False, throw=False)
         return solution.cost, solution.result
 
     both = jax.jit(jax.value_and_grad(cost, argnums=(0, 1), has_aux=True))
@@ -103,12 +103,12 @@ def cost_and_slopes(rho):
 
 
 @pytest.mark.parametrize("value", [1e9, np.nan, np.inf, -np.inf], ids=str)
-@pytest.mark.parametrize("rho", [None, 0.5])
-def test_massless_rows_and_columns_have_no_say(value, rho):
+@pytest.mark.parametrize("tau", [None, 0.5])
+def test_massless_rows_and_columns_have_no_say(value, tau):
     C = np.full((N + PADS, M + PADS), value)
     C[PADS:, :M] = np.random.default_rng(6).random((N, M))
 
-    both = cost_and_slopes(rho)
+    both = cost_and_slopes(tau)
     (alone, _), (exact, _) = both(C[PADS:, :M], A, B)
     (padded, result), (slope, slope_a) = both(C, FILLED_A, FILLED_B)
     assert result == lx.RESULTS.successful
@@ -202,13 +202,13 @@ def test_offsets_of_costs_move_potentials_and_cost(name, solver):
     np.testing.assert_allclose(sums, exact.f[:, None] + exact.g, rtol=0, atol=1e-8 + rounding)
 
 
-@pytest.mark.parametrize("rho", [(None, 0.5), (0.5, None)], ids=str)
-def test_offsets_of_the_exact_side_of_a_relaxed_problem(rho):
-    u = np.zeros(N) if rho[0] else ROWS
-    v = np.zeros(M) if rho[1] else COLUMNS
-    exact = reference.solve(COSTS, 0.05, A, B, rho)
+@pytest.mark.parametrize("tau", [(None, 0.5), (0.5, None)], ids=str)
+def test_offsets_of_the_exact_side_of_a_relaxed_problem(tau):
+    u = np.zeros(N) if tau[0] else ROWS
+    v = np.zeros(M) if tau[1] else COLUMNS
+    exact = reference.solve(COSTS, 0.05, A, B, tau)
     costs = CostMatrix(COSTS + u[:, None] + v, 0.05)
-    solution = solve(costs, A, B, NEWTON, rho=rho, certificate=False)
+    solution = solve(costs, A, B, NEWTON, tau=tau, certificate=False)
     np.testing.assert_allclose(solution.plan.as_matrix(), exact.plan, atol=1e-9)
     np.testing.assert_allclose(solution.cost - A @ u - B @ v, exact.cost, atol=1e-8)
 

@@ -21,80 +21,80 @@ def plan_of(C, epsilon, a, b, f, g):
     return weights * np.exp(exponents)
 
 
-def gaps(C, epsilon, a, b, f, g, rho=(None, None)):
+def gaps(C, epsilon, a, b, f, g, tau=(None, None)):
     """What the plan lacks in either marginal."""
     P = plan_of(C, epsilon, a, b, f, g)
-    return _wanted(a, f, rho[0]) - P.sum(1), _wanted(b, g, rho[1]) - P.sum(0)
+    return _wanted(a, f, tau[0]) - P.sum(1), _wanted(b, g, tau[1]) - P.sum(0)
 
 
 def marginal_error(*args, **kwargs):
     return sum(np.sum(np.abs(gap)) for gap in gaps(*args, **kwargs))
 
 
-def primal(C, epsilon, a, b, P, rho=(None, None)):
+def primal(C, epsilon, a, b, P, tau=(None, None)):
     """`<P, C> + epsilon KL(P | a b^T)` and the penalties of relaxed marginals."""
     cost = np.sum(P * C) + epsilon * np.sum(kl_div(P, np.outer(a, b)))
-    for strength, sums, weights in zip(rho, (P.sum(1), P.sum(0)), (a, b), strict=True):
+    for strength, sums, weights in zip(tau, (P.sum(1), P.sum(0)), (a, b), strict=True):
         if strength is not None:
             cost += strength * np.sum(kl_div(sums, weights))
     return cost
 
 
-def centred(f, g, a, b, rho=(None, None)):
+def centred(f, g, a, b, tau=(None, None)):
     """Potentials of exact marginals with `sum a f = sum b g`."""
-    if rho != (None, None):
+    if tau != (None, None):
         return f, g
     constant = (np.sum(a * f) / np.sum(a) - np.sum(b * g) / np.sum(b)) / 2
     return f - constant, g + constant
 
 
-def hessian(C, epsilon, a, b, f, g, rho=(None, None)):
+def hessian(C, epsilon, a, b, f, g, tau=(None, None)):
     """Minus the Hessian of the dual, times epsilon, on all `n + m` potentials."""
     P = plan_of(C, epsilon, a, b, f, g)
     rows, columns = P.sum(1), P.sum(0)
-    if rho[0] is not None:
-        rows = rows + epsilon / rho[0] * _wanted(a, f, rho[0])
-    if rho[1] is not None:
-        columns = columns + epsilon / rho[1] * _wanted(b, g, rho[1])
+    if tau[0] is not None:
+        rows = rows + epsilon / tau[0] * _wanted(a, f, tau[0])
+    if tau[1] is not None:
+        columns = columns + epsilon / tau[1] * _wanted(b, g, tau[1])
     return np.block([[np.diag(rows), P], [P.T, np.diag(columns)]])
 
 
-def solve(C, epsilon, a, b, rho=(None, None)) -> Reference:
+def solve(C, epsilon, a, b, tau=(None, None)) -> Reference:
     """At each level of a falling epsilon sweeps, then Newton on both potentials until rounding stops it."""
     f, g = np.zeros(len(a)), np.zeros(len(b))
     levels = np.ceil(np.log2(max(1, np.max(np.abs(C)) / epsilon)))
     for level in epsilon * 2.0 ** np.arange(levels, -1, -1):
         for _ in range(30):
-            f = _best(C, level, g, b, rho[0])
-            g = _best(C.T, level, f, a, rho[1])
-        f, g = _newton(C, level, a, b, f, g, rho)
-    f = np.where(a > 0, f, _best(C, epsilon, g, b, rho[0]))
-    g = np.where(b > 0, g, _best(C.T, epsilon, f, a, rho[1]))
-    f, g = centred(f, g, a, b, rho)
+            f = _best(C, level, g, b, tau[0])
+            g = _best(C.T, level, f, a, tau[1])
+        f, g = _newton(C, level, a, b, f, g, tau)
+    f = np.where(a > 0, f, _best(C, epsilon, g, b, tau[0]))
+    g = np.where(b > 0, g, _best(C.T, epsilon, f, a, tau[1]))
+    f, g = centred(f, g, a, b, tau)
     P = plan_of(C, epsilon, a, b, f, g)
-    return Reference(f, g, P, primal(C, epsilon, a, b, P, rho))
+    return Reference(f, g, P, primal(C, epsilon, a, b, P, tau))
 
 
-def _wanted(weights, potential, rho):
+def _wanted(weights, potential, tau):
     potential = np.asarray(potential)
-    return weights if rho is None else weights * np.exp(-potential / rho)
+    return weights if tau is None else weights * np.exp(-potential / tau)
 
 
-def _best(C, epsilon, g, b, rho):
+def _best(C, epsilon, g, b, tau):
     softmin = -epsilon * logsumexp((g - C) / epsilon, b=b, axis=1)
-    return softmin if rho is None else softmin * rho / (rho + epsilon)
+    return softmin if tau is None else softmin * tau / (tau + epsilon)
 
 
-def _newton(C, epsilon, a, b, f, g, rho):
+def _newton(C, epsilon, a, b, f, g, tau):
     n, arguments = len(a), (C, epsilon, a, b)
-    error = marginal_error(*arguments, f, g, rho)
+    error = marginal_error(*arguments, f, g, tau)
     for _ in range(60):
-        gap = np.concatenate(gaps(*arguments, f, g, rho))
-        step = epsilon * np.linalg.lstsq(hessian(*arguments, f, g, rho), gap, rcond=1e-14)[0]
+        gap = np.concatenate(gaps(*arguments, f, g, tau))
+        step = epsilon * np.linalg.lstsq(hessian(*arguments, f, g, tau), gap, rcond=1e-14)[0]
         for length in 0.5 ** np.arange(20):
             trial = f + length * step[:n], g + length * step[n:]
             with np.errstate(over="ignore"):
-                trial_error = marginal_error(*arguments, *trial, rho)
+                trial_error = marginal_error(*arguments, *trial, tau)
             if trial_error < error:
                 break
         else:

@@ -52,7 +52,7 @@ def sampler(column: Part) -> diffusion.AbstractSampler:
     return getattr(diffusion, CLASSES[column.name])(**options)
 
 
-def grid(column: Part, num_steps: int, start: Any = None, end: Any = None) -> diffusion.Grid:
+def grid(column: Part, num_steps: int, start: Any = None, end: Any = None) -> diffusion.TimeGrid:
     """The grid of a column, from time `start` to `end`."""
     name = str(column.options.get("grid", "log_snr"))
     check_name("grid", name, GRIDS)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ..specs import OWN, Spec, check_name, check_part
 from ..timing import clock, wants_more
-from .judge import Outcome
+from .judge import Claim
 from .problems import Problem
 
 MODULES = {OWN: "own", "ott": "ott", "pot": "pot"}
@@ -41,7 +41,7 @@ class Column(abc.ABC):
         compiling it took."""
 
     @abc.abstractmethod
-    def read(self, raw: Any, problem: Problem, rtol: float) -> Outcome:
+    def read(self, raw: Any, problem: Problem, rtol: float) -> Claim:
         """What the result of the function claims."""
 
     def seconds_per_step(self, problem: Problem, limit_s: float) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from ..timing import spread
 from . import columns, problems, reference
 from .jax_column import JaxColumn, data, wait_for
-from .judge import Outcome, judge
+from .judge import Claim, judge
 from .problems import Problem
 
 
@@ -33,7 +33,7 @@ def measure(column: JaxColumn, problem: Problem, cell: Any, settings: Any) -> di
         compile_s += seconds
         times[name], found[name] = columns.timed(solve, settings.repeats)
     f, g = map(np.asarray, found["forward"][2])
-    judged = judge(problem, Outcome("successful", f, g), cell.rtol)
+    judged = judge(problem, Claim("successful", f, g), cell.rtol)
     result = "max_steps_reached" if judged.pop("false_success") else "successful"
     wanted_gradients = _exact(cell.problem, cell.size, cell.seed)
     row = {

@@ -18,7 +18,7 @@ MOST_EXACT = 5_000_000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Claim:
     """What a column claims.
 
     Its plan is `exp((f_i + g_j - C_ij) / epsilon)`, times `a_i b_j` where `weighted`; or `plan` itself, which
@@ -35,7 +35,7 @@ class Outcome:
     claimed_error: float | None = None
 
 
-def judge(problem: Problem, outcome: Outcome, rtol: float) -> dict[str, Any]:
+def judge(problem: Problem, outcome: Claim, rtol: float) -> dict[str, Any]:
     """The fields of a record that say how good the plan is.
 
     `marginal_error` (also `true_residual`, the field that all suites share) is `|P1 - a|_1 + |P^T 1 - b|_1`;
@@ -49,7 +49,7 @@ def judge(problem: Problem, outcome: Outcome, rtol: float) -> dict[str, Any]:
     return row
 
 
-def _plan_figures(problem: Problem, outcome: Outcome) -> dict[str, Any]:
+def _plan_figures(problem: Problem, outcome: Claim) -> dict[str, Any]:
     n, m = problem.shape
     kind = np.longdouble if n * m <= MOST_EXTENDED else np.float64
     a, b, epsilon = problem.a.astype(kind), problem.b.astype(kind), kind(problem.epsilon)

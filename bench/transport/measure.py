@@ -7,7 +7,7 @@ import numpy as np
 from ..timing import clock, spread
 from . import columns, gradients, memory, problems
 from .columns import Column
-from .judge import Outcome, exact_cost, judge
+from .judge import Claim, exact_cost, judge
 from .problems import Problem
 
 # Columns that ran out of time on a problem, and the tolerance that they did not reach.
@@ -72,11 +72,11 @@ def _single(problem: Problem, i: int) -> Problem:
     return Problem("one", problem.size, problem.epsilon, problem.a[i], problem.b[i], problem.matrix[i])
 
 
-def _judged_batch(problem: Problem, outcome: Outcome, rtol: float) -> dict[str, Any]:
+def _judged_batch(problem: Problem, outcome: Claim, rtol: float) -> dict[str, Any]:
     """The worst of the batch; successful only where all are."""
     assert outcome.f is not None and outcome.g is not None
     rows = [
-        judge(_single(problem, i), Outcome(outcome.result, f, g, outcome.weighted), rtol)
+        judge(_single(problem, i), Claim(outcome.result, f, g, outcome.weighted), rtol)
         for i, (f, g) in enumerate(zip(outcome.f, outcome.g, strict=True))
     ]
     worst = max(rows, key=lambda row: row["marginal_error"])

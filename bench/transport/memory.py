@@ -51,7 +51,7 @@ def _main(request: str, answer: str) -> None:
     from ..cells import Cell, Settings
     from . import columns, problems
     from .gradients import program
-    from .judge import Outcome, judge
+    from .judge import Claim, judge
 
     cell_fields, settings_fields = json.loads(request)
     cell_fields["spec"] = specs.parse(cell_fields["spec"])
@@ -66,7 +66,7 @@ def _main(request: str, answer: str) -> None:
             solve, compile_s = column.program(problem, cell.rtol, settings.max_steps)
     with _Peak() as solving:
         raw, seconds = clock(solve)
-    outcome = Outcome("successful", *raw[0][1]) if gradient else column.read(raw, problem, cell.rtol)
+    outcome = Claim("successful", *raw[0][1]) if gradient else column.read(raw, problem, cell.rtol)
     row = {
         "result": outcome.result,
         **(outcome.counts or {}),

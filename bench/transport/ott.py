@@ -18,7 +18,7 @@ from ..peers.base import Missing
 from ..specs import Spec
 from .columns import Column
 from .jax_column import JaxColumn
-from .judge import Outcome
+from .judge import Claim
 from .problems import Problem
 
 _COMMON = ("form", "batch_size")
@@ -65,14 +65,14 @@ class OttColumn(JaxColumn):
     def compile(self, run: Callable[..., Any], *given: Any) -> tuple[Any, float]:
         return super().compile(run, *given)
 
-    def read(self, raw: Any, problem: Problem, rtol: float) -> Outcome:
+    def read(self, raw: Any, problem: Problem, rtol: float) -> Claim:
         f, g, sweeps, error, converged, _ = map(np.asarray, raw)
         finite = bool(np.all(np.isfinite(error)))
         result = "successful" if converged.all() else "max_steps_reached" if finite else "nonfinite_output"
         counts: dict[str, Any] = {"num_steps": int(sweeps.max()), "num_sweeps": int(sweeps.max())}
         if problem.is_batch:
             counts["steps"] = sweeps.tolist()
-        return Outcome(result, f, g, counts=counts, claimed_error=float(error.max()))
+        return Claim(result, f, g, counts=counts, claimed_error=float(error.max()))
 
     def _solve(self, max_steps: int, given: Any, a: Any, b: Any, epsilon: Any, rtol: Any) -> Any:
         from ott.geometry import geometry, pointcloud

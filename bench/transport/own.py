@@ -18,7 +18,7 @@ from ..peers.lineax import RESULTS, result_code
 from ..specs import Spec
 from .columns import Column
 from .jax_column import JaxColumn
-from .judge import Outcome
+from .judge import Claim
 from .problems import Problem
 
 CLASSES = {"sinkhorn": "Sinkhorn", "sinkhorn_newton": "SinkhornNewton"}
@@ -64,13 +64,13 @@ class NsolveColumn(JaxColumn):
 
         return run
 
-    def read(self, raw: Any, problem: Problem, rtol: float) -> Outcome:
+    def read(self, raw: Any, problem: Problem, rtol: float) -> Claim:
         f, g, error, codes, stats, _ = raw
         failures = [RESULTS[code] for code in np.ravel(codes) if code]
         totals: dict[str, Any] = {name: int(np.max(stats[name])) for name in COUNTS if name in stats}
         if problem.is_batch:
             totals["steps"] = np.asarray(stats["num_steps"]).tolist()
-        return Outcome(
+        return Claim(
             failures[0] if failures else "successful",
             np.asarray(f),
             np.asarray(g),

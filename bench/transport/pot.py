@@ -16,7 +16,7 @@ from ..peers.base import Missing
 from ..specs import Spec
 from ..timing import clock
 from .columns import Column
-from .judge import Outcome
+from .judge import Claim
 from .problems import Problem
 
 SOLVERS: dict[str, tuple[str, ...]] = {"log": (), "stabilized": (), "epsilon_scaling": (), "emd": ()}
@@ -77,12 +77,12 @@ class PotColumn(Column):
         solve, _ = self.program(problem, 0.0, INNER)
         return clock(solve)[1] / (INNER * FEWEST)
 
-    def read(self, raw: Any, problem: Problem, rtol: float) -> Outcome:
+    def read(self, raw: Any, problem: Problem, rtol: float) -> Claim:
         plan, log = raw
         name = self.spec.solver.name
         if name == "emd":
             result = "successful" if log["warning"] is None else str(log["warning"])
-            return Outcome(result, plan=plan, regularised=False, counts={"num_steps": 0})
+            return Claim(result, plan=plan, regularised=False, counts={"num_steps": 0})
         wide, error = max(problem.shape), float(log["err"][-1])
         steps = log["niter" if "niter" in log else "n_iter"] + 1
         if name == "epsilon_scaling":
@@ -91,4 +91,4 @@ class PotColumn(Column):
         finite = bool(np.all(np.isfinite(plan)))
         result = "successful" if error <= rtol else "max_steps_reached" if finite else "nonfinite_output"
         counts = {"num_steps": int(steps), "num_sweeps": int(steps)}
-        return Outcome(result, plan=plan, counts=counts, claimed_error=error)
+        return Claim(result, plan=plan, counts=counts, claimed_error=error)

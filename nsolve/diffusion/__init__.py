@@ -46,7 +46,7 @@ _BELOW = {
         *("IPNDM", "PNDM", "RFSolver", "RhoRK", "SASolver"),
     ),
     "schedules": ("AbstractSchedule", "FromFunctions"),
-    "grids": ("Grid",),
+    "grids": ("TimeGrid",),
     "noise": ("AbstractNoise", "IndependentNoise"),
     "guidance": ("DynamicThreshold",),
     "inverse": (

@@ -1,7 +1,7 @@
 """Grids: at which times a sampler stands.
 
-Each function returns a `Grid`, resolved against a schedule when it is used; `grid(schedule)` gives the times,
-N+1 numbers from large to small. An explicit array of times does as well, and is differentiable.
+Each function returns a `TimeGrid`, resolved against a schedule when it is used; `grid(schedule)` gives N+1 times,
+from large to small. An explicit array of times does as well, and is differentiable.
 
 Schedules like `Discrete` have no time without noise. With `final="sigma0"` the last of the N steps goes from
 `end` to sigma = 0 all the same: whatever the sampler, its result is the clean state that the network sees at
@@ -21,7 +21,7 @@ from .schedules import AbstractSchedule
 Final = Literal["sigma0"] | None
 
 
-class Grid(eqx.Module):
+class TimeGrid(eqx.Module):
     """N steps from `start` to `end` (the schedule's `t_max` and `t_min`), spaced evenly in a variable of the
     schedule; with `final="sigma0"` N - 1, and one from `end` to sigma = 0."""
 
@@ -87,13 +87,13 @@ def _power(first: Any, last: Any, fraction: Any, rho: float) -> Any:
 
 def resolve(grid: Any, schedule: AbstractSchedule) -> Any:
     """The times of a grid, whether it is given by them or to be resolved against the schedule."""
-    return grid(schedule) if isinstance(grid, Grid) else as_times(grid)
+    return grid(schedule) if isinstance(grid, TimeGrid) else as_times(grid)
 
 
 def grid_points(grid: Any, schedule: AbstractSchedule) -> Points:
     """The checked points (N+1,) of a grid: in float64 on the host, unless traced."""
     times = resolve(grid, schedule)
-    final = grid.final == "sigma0" if isinstance(grid, Grid) else _ends_clean(times)
+    final = grid.final == "sigma0" if isinstance(grid, TimeGrid) else _ends_clean(times)
     if not is_traced((times, schedule)):
         schedule = on_host(schedule)
     return check_grid(Points.of(schedule, times[:-1] if final else times), final)
@@ -103,24 +103,24 @@ def _ends_clean(times: Any) -> bool:
     return not is_traced(times) and times.ndim == 1 and len(times) > 1 and bool(np.isneginf(times[-1]))
 
 
-def log_snr_grid(num_steps: int, start: Any = None, end: Any = None, *, final: Final = None) -> Grid:
+def log_snr_grid(num_steps: int, start: Any = None, end: Any = None, *, final: Final = None) -> TimeGrid:
     """Even steps in lam = log(alpha / sigma), also called exponential or log-sigma spacing: best for small
     images and few steps (DPM-Solver, arXiv:2206.00927)."""
-    return Grid("lam", num_steps, start, end, final=final)
+    return TimeGrid("lam", num_steps, start, end, final=final)
 
 
-def uniform_grid(num_steps: int, start: Any = None, end: Any = None, *, final: Final = None) -> Grid:
+def uniform_grid(num_steps: int, start: Any = None, end: Any = None, *, final: Final = None) -> TimeGrid:
     """Even steps in the time: what high-resolution and latent models are sampled with."""
-    return Grid("time", num_steps, start, end, final=final)
+    return TimeGrid("time", num_steps, start, end, final=final)
 
 
-def quadratic_grid(num_steps: int, start: Any = None, end: Any = None, *, final: Final = None) -> Grid:
+def quadratic_grid(num_steps: int, start: Any = None, end: Any = None, *, final: Final = None) -> TimeGrid:
     """Even steps in the root of the time (DDIM, arXiv:2010.02502; DEIS, arXiv:2204.13902)."""
-    return Grid("time", num_steps, start, end, rho=2.0, final=final)
+    return TimeGrid("time", num_steps, start, end, rho=2.0, final=final)
 
 
 def karras_grid(
     num_steps: int, start: Any = None, end: Any = None, rho: float = 7.0, *, final: Final = None
-) -> Grid:
+) -> TimeGrid:
     """Even steps in (sigma / alpha)^(1/rho) (Karras et al., arXiv:2206.00364)."""
-    return Grid("noise", num_steps, start, end, rho=rho, final=final)
+    return TimeGrid("noise", num_steps, start, end, rho=rho, final=final)

@@ -37,7 +37,7 @@ def constant_field(**kwargs: Any) -> Any:
     return eqx.field(converter=lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, **kwargs)
 
 
-class Cost(NamedTuple):
+class Work(NamedTuple):
     """Work of a method: products with `A` and applications of `M`."""
 
     products_per_step: int
@@ -128,7 +128,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         """The method's recursion for one system."""
 
     @abc.abstractmethod
-    def cost(self) -> Cost:
+    def cost(self) -> Work:
         """The method's work."""
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> System:

@@ -11,8 +11,8 @@ from .._system import System
 from .._vectors import Vector, axpy, dot, dtype, norm, real, safe_divide, zeros_like
 from .base import (
     AbstractIterativeSolver,
-    Cost,
     Preconditioner,
+    Work,
     constant_field,
 )
 
@@ -59,8 +59,8 @@ class BiCGStab(AbstractIterativeSolver):
     def prepare(self, system: System) -> System:
         return system
 
-    def cost(self) -> Cost:
-        return Cost(products_per_step=2, applications_per_step=2, applications_per_cycle=0)
+    def cost(self) -> Work:
+        return Work(products_per_step=2, applications_per_step=2, applications_per_cycle=0)
 
     def method(self, system: System) -> Method:
         def start(x: Vector, r: Vector) -> _State:

@@ -17,8 +17,8 @@ from ._lanczos_window import Window, open_window, record, ritz
 from ._recycled import Recycled, as_recycled, nothing_recycled
 from .base import (
     AbstractIterativeSolver,
-    Cost,
     Preconditioner,
+    Work,
     constant_field,
     require_definite_preconditioner,
 )
@@ -82,8 +82,8 @@ class CG(AbstractIterativeSolver):
         require_definite_preconditioner(system, "CG")
         return system
 
-    def cost(self) -> Cost:
-        return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=0)
+    def cost(self) -> Work:
+        return Work(products_per_step=1, applications_per_step=1, applications_per_cycle=0)
 
     def nothing_recycled(self, structure: PyTree) -> Recycled:
         """The subspace to start a sequence with, for vectors of this structure: an empty one."""

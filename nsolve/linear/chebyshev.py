@@ -13,8 +13,8 @@ from .._vectors import Vector, axpy, norm, real_dtype, scale, subtract
 from ..operators.base import require_definite
 from .base import (
     AbstractIterativeSolver,
-    Cost,
     Preconditioner,
+    Work,
     constant_field,
     require_definite_preconditioner,
 )
@@ -76,8 +76,8 @@ class Chebyshev(AbstractIterativeSolver):
             bounds = bounds if unit is None else tuple(bound / unit for bound in bounds)
         return System(system.operator, system.preconditioner, bounds, unit=system.unit)
 
-    def cost(self) -> Cost:
-        return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=1)
+    def cost(self) -> Work:
+        return Work(products_per_step=1, applications_per_step=1, applications_per_cycle=1)
 
     def method(self, system: System) -> Method:
         low, high = system.extra

@@ -14,8 +14,8 @@ from .._vectors import Vector, axpy, dot, norm, real, safe_divide
 from ..operators.base import require_definite
 from .base import (
     AbstractIterativeSolver,
-    Cost,
     Preconditioner,
+    Work,
     constant_field,
 )
 
@@ -71,8 +71,8 @@ class FlexibleCG(AbstractIterativeSolver):
     def prepare(self, system: System) -> System:
         return system
 
-    def cost(self) -> Cost:
-        return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=0)
+    def cost(self) -> Work:
+        return Work(products_per_step=1, applications_per_step=1, applications_per_cycle=0)
 
     def method(self, system: System) -> Method:
         window = self.truncation

@@ -26,8 +26,8 @@ from ._arnoldi import Arnoldi, advance, begin, live_triangle, multiply, not_rota
 from ._recycled import Recycled, as_recycled, nothing_recycled, orthonormalise
 from .base import (
     AbstractIterativeSolver,
-    Cost,
     Preconditioner,
+    Work,
     constant_field,
 )
 
@@ -113,8 +113,8 @@ class GCRODR(AbstractIterativeSolver):
     def prepare(self, system: System) -> System:
         return system
 
-    def cost(self) -> Cost:
-        return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=0)
+    def cost(self) -> Work:
+        return Work(products_per_step=1, applications_per_step=1, applications_per_cycle=0)
 
     def nothing_recycled(self, structure: PyTree) -> Recycled:
         """The subspace to start a sequence with, for vectors of this structure: an empty one."""

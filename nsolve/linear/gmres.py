@@ -16,8 +16,8 @@ from .._vectors import Vector, axpy, size
 from ._arnoldi import Arnoldi, advance, begin, solution
 from .base import (
     AbstractIterativeSolver,
-    Cost,
     Preconditioner,
+    Work,
     constant_field,
 )
 
@@ -43,8 +43,8 @@ class _AbstractGMRES(AbstractIterativeSolver):
     def prepare(self, system: System) -> System:
         return system
 
-    def cost(self) -> Cost:
-        return Cost(
+    def cost(self) -> Work:
+        return Work(
             products_per_step=1,
             applications_per_step=1,
             applications_per_cycle=0 if self.keeps_corrections() else 1,

@@ -12,8 +12,8 @@ from .._vectors import Vector, axpy, dot, hypot, norm, real, root, safe_divide, 
 from ..operators.base import is_hermitian
 from .base import (
     AbstractIterativeSolver,
-    Cost,
     Preconditioner,
+    Work,
     constant_field,
     require_definite_preconditioner,
 )
@@ -75,8 +75,8 @@ class MINRES(AbstractIterativeSolver):
         require_definite_preconditioner(system, "MINRES")
         return system
 
-    def cost(self) -> Cost:
-        return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=1)
+    def cost(self) -> Work:
+        return Work(products_per_step=1, applications_per_step=1, applications_per_cycle=1)
 
     def method(self, system: System) -> Method:
         def start(x: Vector, r: Vector) -> _State:

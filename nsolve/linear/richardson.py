@@ -11,8 +11,8 @@ from .._system import System
 from .._vectors import Vector, axpy, norm, real_dtype, scale, subtract
 from .base import (
     AbstractIterativeSolver,
-    Cost,
     Preconditioner,
+    Work,
     constant_field,
 )
 
@@ -83,8 +83,8 @@ class Richardson(AbstractIterativeSolver):
     def prepare(self, system: System) -> System:
         return system
 
-    def cost(self) -> Cost:
-        return Cost(products_per_step=1, applications_per_step=1, applications_per_cycle=0)
+    def cost(self) -> Work:
+        return Work(products_per_step=1, applications_per_step=1, applications_per_cycle=0)
 
     def method(self, system: System) -> Method:
         def correction(r: Vector) -> Vector:

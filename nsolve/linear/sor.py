@@ -10,8 +10,8 @@ from .._system import System
 from ..preconditioners.ssor import Ordering, Relaxation, Sweep, check_relaxation
 from .base import (
     AbstractIterativeSolver,
-    Cost,
     Preconditioner,
+    Work,
     constant_field,
 )
 from .richardson import stationary
@@ -70,8 +70,8 @@ class SOR(AbstractIterativeSolver):
         sweep = Relaxation(self.omega, self.sweep, self.ordering)
         return System(system.operator, sweep.build(system.operator))
 
-    def cost(self) -> Cost:
-        return Cost(products_per_step=1, applications_per_step=0, applications_per_cycle=0)
+    def cost(self) -> Work:
+        return Work(products_per_step=1, applications_per_step=0, applications_per_cycle=0)
 
     def method(self, system: System) -> Method:
         return stationary(system, system.precondition)

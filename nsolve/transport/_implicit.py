@@ -18,13 +18,13 @@ from jaxtyping import Array
 from ..linear import CG
 from ..preconditioners.base import constant
 from ._point import Kernel
-from ._problem import Problem
+from ._problem import EntropicProblem
 from .cost_matrix import CostMatrix
 from .schur import DENSE, SchurLinearOperator, factorised, schur
 
 
 @eqx.filter_custom_jvp
-def potentials(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:
+def potentials(problem: EntropicProblem, f: Array, g: Array) -> tuple[Array, Array]:
     """`f` and `g` as a solver found them, with the derivatives of the exact solution in the problem."""
     return _extended(problem, f, g)
 
@@ -40,7 +40,7 @@ def _potentials_jvp(primals, tangents):
     return (f, g), (df, dg)
 
 
-def _extended(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:
+def _extended(problem: EntropicProblem, f: Array, g: Array) -> tuple[Array, Array]:
     """Potentials at sites without weight: the best ones, which nothing else depends on."""
 
     def extend(f: Array, g: Array) -> tuple[Array, Array]:
@@ -57,7 +57,9 @@ def _filled(tangent, primal):
     return tangent
 
 
-def solve_hessian(problem: Problem, f: Array, g: Array, rows: Array, columns: Array) -> tuple[Array, Array]:
+def solve_hessian(
+    problem: EntropicProblem, f: Array, g: Array, rows: Array, columns: Array
+) -> tuple[Array, Array]:
     """`epsilon [[D1, P], [P^T, D2]]^-1 (rows, columns)`; NaN where rounding leaves no digits of it."""
     epsilon = problem.geometry.epsilon
     operator = hessian(problem, f, g)
@@ -102,14 +104,14 @@ def _amplified_rounding(operator: SchurLinearOperator) -> Array:
     return jnp.max(jnp.abs(factorised(operator).mv(rounding / operator.scale) / operator.scale))
 
 
-def hessian(problem: Problem, f: Array, g: Array) -> SchurLinearOperator:
+def hessian(problem: EntropicProblem, f: Array, g: Array) -> SchurLinearOperator:
     """The Schur complement at a pair of potentials; differentiable, its scaling constant."""
     plan = stored_plan(problem, f, g)
     rows, columns = plan.mv(jnp.ones_like(g)), plan.rmv(jnp.ones_like(f))
     return schur(problem, plan, rows, columns, g)
 
 
-def stored_plan(problem: Problem, f: Array, g: Array) -> Any:
+def stored_plan(problem: EntropicProblem, f: Array, g: Array) -> Any:
     """The plan as a matrix where the costs are one, else streamed."""
     if not isinstance(problem.geometry, CostMatrix):
         return problem.plan(f, g)
@@ -117,7 +119,7 @@ def stored_plan(problem: Problem, f: Array, g: Array) -> Any:
 
 
 @eqx.filter_custom_jvp
-def dual_value(problem: Problem, f: Array, g: Array) -> Array:
+def dual_value(problem: EntropicProblem, f: Array, g: Array) -> Array:
     """The cost: the dual at its maximiser `(f, g)`, where derivatives in the potentials vanish."""
     return problem.dual(f, g)
 

@@ -10,9 +10,9 @@ from jax.lax import Precision
 from jaxtyping import Array
 
 from .._vectors import safe_divide
-from ._problem import Problem, shrink, value, wanted
+from ._problem import EntropicProblem, shrink, value, wanted
 from .cost_matrix import CostMatrix
-from .plan import Plan
+from .coupling import Coupling
 
 
 class Kernel(eqx.Module):
@@ -39,7 +39,7 @@ class Point(NamedTuple):
 
     f: Array
     g: Array
-    plan: Kernel | Plan  # without its matrix, unless that was asked for
+    plan: Kernel | Coupling  # without its matrix, unless that was asked for
     rows: Array  # P 1
     columns: Array  # P^T 1
     gradient: Array  # of the dual in g: what the columns lack
@@ -48,7 +48,7 @@ class Point(NamedTuple):
 
 
 def stand_at(
-    problem: Problem, g: Array, relax: tuple[Array, Array] | None = None, keep: bool = False
+    problem: EntropicProblem, g: Array, relax: tuple[Array, Array] | None = None, keep: bool = False
 ) -> Point:
     """The point of the dual at `g` with the best `f`; `relax = (f, omega)`: with an over-relaxed one.
 
@@ -59,7 +59,7 @@ def stand_at(
 
     def masses(softmin: Array, a: Array, f: Array | None) -> tuple[Array, ...]:
         """The rows' masses for the best potential, and for the relaxed one."""
-        best = shrink(softmin, epsilon, problem.rho_a)
+        best = shrink(softmin, epsilon, problem.tau_a)
         rows = [best] if f is None or relax is None else [best, f + relax[1] * (best - f)]
         return tuple(a * jnp.exp((row - softmin) / epsilon) for row in rows)
 
@@ -70,10 +70,10 @@ def stand_at(
     else:
         softmin = geometry.softmin(g, problem.b)
         columns = None
-    best = row = shrink(softmin, epsilon, problem.rho_a)
+    best = row = shrink(softmin, epsilon, problem.tau_a)
     column = None if columns is None else columns[0]
     if relax is not None:
-        row = relaxed(*relax, best, problem.a, softmin, epsilon, problem.rho_a)
+        row = relaxed(*relax, best, problem.a, softmin, epsilon, problem.tau_a)
         column = None if columns is None else jnp.where(jnp.all(row == best), columns[0], columns[1])
     rows = problem.a * jnp.exp((row - softmin) / epsilon)
     plan = problem.plan(row, g)
@@ -81,10 +81,10 @@ def stand_at(
         column = plan.rmv(jnp.ones_like(row))
     if matrix is not None and sums is not None:
         plan = Kernel(matrix, rows / sums)
-    gradient = wanted(problem.b, g, problem.rho_b) - column
-    lacking = wanted(problem.a, row, problem.rho_a) - rows
+    gradient = wanted(problem.b, g, problem.tau_b) - column
+    lacking = wanted(problem.a, row, problem.tau_a) - rows
     error = jnp.sum(jnp.abs(gradient)) + jnp.sum(jnp.abs(lacking))
-    values = value(problem.a, row, problem.rho_a) + value(problem.b, g, problem.rho_b)
+    values = value(problem.a, row, problem.tau_a) + value(problem.b, g, problem.tau_b)
     return Point(row, g, plan, rows, column, gradient, error, values - epsilon * jnp.sum(column))
 
 
@@ -149,18 +149,18 @@ def sweep(
 
 
 def relaxed(
-    old: Array, omega: Array, best: Array, weights: Array, softmin: Array, epsilon: Array, rho: Array | None
+    old: Array, omega: Array, best: Array, weights: Array, softmin: Array, epsilon: Array, tau: Array | None
 ) -> Array:
     """`old + omega (best - old)` where that raises the dual, else `best`, the best potential of its side."""
     new = old + omega * (best - old)
-    gain = value(weights, new, rho) - value(weights, old, rho)
+    gain = value(weights, new, tau) - value(weights, old, tau)
     sent = weights * (jnp.exp((new - softmin) / epsilon) - jnp.exp((old - softmin) / epsilon))
     # close to the solution rounding decides the sign
     rounding = 10 * jnp.finfo(new.dtype).eps * jnp.sum(weights * (jnp.abs(new) + epsilon))
     return jnp.where(gain - epsilon * jnp.sum(sent) >= -rounding, new, best)
 
 
-def soft_column(problem: Problem, point: Point) -> Array:
+def soft_column(problem: EntropicProblem, point: Point) -> Array:
     """The soft minimum over rows, `-epsilon log sum_i a_i exp((f_i - C_ij) / epsilon)`, from column sums."""
     # a column that lost all of its mass to underflow moves as far as the smallest number tells
     columns = jnp.maximum(point.columns, jnp.finfo(point.columns.dtype).tiny)
@@ -168,6 +168,6 @@ def soft_column(problem: Problem, point: Point) -> Array:
     return point.g - problem.geometry.epsilon * jnp.log(ratio)
 
 
-def best_column(problem: Problem, point: Point) -> Array:
+def best_column(problem: EntropicProblem, point: Point) -> Array:
     """The `g` that is best for the point's `f`: the other half of a Sinkhorn sweep."""
-    return shrink(soft_column(problem, point), problem.geometry.epsilon, problem.rho_b)
+    return shrink(soft_column(problem, point), problem.geometry.epsilon, problem.tau_b)

@@ -8,10 +8,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._problem import Problem
+from ._problem import EntropicProblem
 
 
-class Outcome(eqx.Module):
+class Iterate(eqx.Module):
     """Potentials, statistics, and whether the steps ran out."""
 
     f: Array
@@ -39,17 +39,17 @@ class AbstractTransportSolver(eqx.Module):
             raise ValueError(f"`{name}(max_steps=...)` must be an integer >= 0, but is {self.max_steps!r}.")
 
     @abc.abstractmethod
-    def run(self, problem: Problem, start: Array | None) -> Outcome:
+    def run(self, problem: EntropicProblem, start: Array | None) -> Iterate:
         """Potentials of the problem, from the column potential `start` if given."""
 
-    def tolerance(self, problem: Problem) -> Array:
+    def tolerance(self, problem: EntropicProblem) -> Array:
         """The largest marginal error that is a solution."""
         dtype = problem.b.dtype
         default = 1e-8 if dtype == jnp.float64 else 1e-3
         return jnp.asarray(default if self.rtol is None else self.rtol, dtype) * problem.mass
 
 
-def continuation_start(problem: Problem, decay: float) -> Array:
+def continuation_start(problem: EntropicProblem, decay: float) -> Array:
     """The first epsilon: the target times a power of `decay`, about a sixteenth of the largest cost.
 
     With more, one step from potentials of zero leaves next to nothing to do.

@@ -5,10 +5,10 @@ from jaxtyping import Array
 
 from ._implicit import hessian, solve_schur
 from ._point import Kernel
-from ._problem import Problem, middle
+from ._problem import EntropicProblem, middle
 
 
-def certify(problem: Problem, f: Array, g: Array) -> dict[str, Array]:
+def certify(problem: EntropicProblem, f: Array, g: Array) -> dict[str, Array]:
     """The length of Newton's step from `(f, g)`, and what follows for cost and plan.
 
     With `(df, dg)` the step, a first-order estimate of the error: `potential_error = max |df|, |dg|`;

@@ -9,7 +9,7 @@ import lineax as lx
 from jaxtyping import Array, ArrayLike
 
 from .._results import AbstractSolution, Stats
-from ._problem import Problem
+from ._problem import EntropicProblem
 from .base import AbstractTransportSolver
 from .cost_matrix import CostMatrix
 from .point_cloud import PointCloud
@@ -44,7 +44,7 @@ def sinkhorn_divergence(
     *,
     epsilon: ArrayLike,
     cost: Any = "squared_euclidean",
-    rho: Any = None,
+    tau: Any = None,
     throw: bool = True,
 ) -> Divergence:
     """`OT(a, b) - OT(a, a) / 2 - OT(b, b) / 2 + epsilon (m_a - m_b)^2 / 2` between two weighted clouds.
@@ -52,7 +52,7 @@ def sinkhorn_divergence(
     Use it as a loss between point clouds: unlike the regularised cost it vanishes where the clouds agree, is
     positive elsewhere and convex in the weights, for costs `c` with a positive definite `exp(-c / epsilon)`,
     such as the squared Euclidean, Euclidean and Manhattan ones.  Arguments as for
-    `nsolve.transport.PointCloud` and `nsolve.transport.solve`; `rho` is one number, for all marginals.  The
+    `nsolve.transport.PointCloud` and `nsolve.transport.solve`; `tau` is one number, for all marginals.  The
     last term vanishes for equal masses.
 
     Three solves; the derivative of `value` needs no linear solve.
@@ -60,15 +60,15 @@ def sinkhorn_divergence(
     Feydy, Sejourne, Vialard, Amari, Trouve, Peyre (2019, arXiv:1810.08278); relaxed: Sejourne, Feydy,
     Vialard, Trouve, Peyre (2019, arXiv:1910.12958).
     """
-    if isinstance(rho, tuple | list):
+    if isinstance(tau, tuple | list):
         raise ValueError(
-            "`rho` must be None or one number: each measure is source in one solve, target in another."
+            "`tau` must be None or one number: each measure is source in one solve, target in another."
         )
 
     solver = SinkhornNewton() if solver is None else solver
     clouds = ((x, y, a, b), (x, x, a, a), (y, y, b, b))
     problems = [
-        as_problem(PointCloud(p, q, cost, epsilon=epsilon), weights_p, weights_q, solver, rho, waits=throw)
+        as_problem(PointCloud(p, q, cost, epsilon=epsilon), weights_p, weights_q, solver, tau, waits=throw)
         for p, q, weights_p, weights_q in clouds
     ]
     divergence = _divergence(problems, solver)
@@ -81,7 +81,7 @@ def _numbers(divergence: Divergence) -> tuple:
 
 
 @eqx.filter_jit
-def _divergence(problems: list[Problem], solver: AbstractTransportSolver) -> Divergence:
+def _divergence(problems: list[EntropicProblem], solver: AbstractTransportSolver) -> Divergence:
     prepared = [problem.prepared() for problem in problems]
     solved = _solve_all([precomputed(reduced) for reduced, _ in prepared], solver)
     between, source, target = (
@@ -105,7 +105,7 @@ def _divergence(problems: list[Problem], solver: AbstractTransportSolver) -> Div
     )
 
 
-def _solve_all(problems: list[Problem], solver: AbstractTransportSolver) -> list[Solved]:
+def _solve_all(problems: list[EntropicProblem], solver: AbstractTransportSolver) -> list[Solved]:
     """One after the other; by one program, which is compiled once, where shapes allow."""
     shapes = [problem.geometry.shape for problem in problems]
     fits = all(problem.geometry.fits for problem in problems)
@@ -129,14 +129,14 @@ def _solve_all(problems: list[Problem], solver: AbstractTransportSolver) -> list
     ]
 
 
-def _filled_up(problem: Problem, size: int) -> Problem:
+def _filled_up(problem: EntropicProblem, size: int) -> EntropicProblem:
     """The same problem with more sites, which have no weight."""
     n, m = problem.geometry.shape
     costs = jnp.pad(problem.geometry.cost_matrix(), ((0, size - n), (0, size - m)))
-    return Problem(
+    return EntropicProblem(
         CostMatrix(costs, problem.geometry.epsilon),
         jnp.pad(problem.a, (0, size - n)),
         jnp.pad(problem.b, (0, size - m)),
-        problem.rho_a,
-        problem.rho_b,
+        problem.tau_a,
+        problem.tau_b,
     )

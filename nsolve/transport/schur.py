@@ -1,7 +1,7 @@
 """The one linear system of entropic transport: Newton's, and that of implicit derivatives.
 
-The Hessian of the dual is `-1/epsilon` times `[[D1, P], [P^T, D2]]`, with `D1 = P 1 + (epsilon / rho_a) a'`,
-`D2 = P^T 1 + (epsilon / rho_b) b'` and `a', b'` the marginals that the dual asks for.  Eliminating the rows
+The Hessian of the dual is `-1/epsilon` times `[[D1, P], [P^T, D2]]`, with `D1 = P 1 + (epsilon / tau_a) a'`,
+`D2 = P^T 1 + (epsilon / tau_b) b'` and `a', b'` the marginals that the dual asks for.  Eliminating the rows
 leaves `S = D2 - P^T D1^-1 P`, the Hessian of the semi-dual.  `S` is the Laplacian of a weighted graph between
 target sites, plus a non-negative diagonal where a marginal is relaxed: symmetric, positive semidefinite, no
 positive entry off the diagonal.
@@ -19,7 +19,7 @@ from .._dense import cholesky, solve_factored
 from .._vectors import safe_divide
 from ..operators.base import AbstractOperator
 from ..preconditioners.base import AbstractApproximateInverse, constant
-from ._problem import Problem, wanted
+from ._problem import EntropicProblem, wanted
 
 #: Up to this many unknowns a stored system may be factorised.
 DENSE = 1024
@@ -86,23 +86,23 @@ class SchurLinearOperator(AbstractOperator):
 
 
 def diagonals(
-    problem: Problem, rows: Array, columns: Array, g: Array, shift: Array | None
+    problem: EntropicProblem, rows: Array, columns: Array, g: Array, shift: Array | None
 ) -> tuple[Array, Array, Array]:
     """`D1`, `D2` and what `S` has on its diagonal beyond a Laplacian, from the plan's sums."""
     epsilon = problem.geometry.epsilon
     added = jnp.zeros_like(columns) if shift is None else shift
-    if problem.rho_b is not None:
-        added = added + (epsilon / problem.rho_b) * wanted(problem.b, g, problem.rho_b)
+    if problem.tau_b is not None:
+        added = added + (epsilon / problem.tau_b) * wanted(problem.b, g, problem.tau_b)
     rest = added
-    if problem.rho_a is not None:
-        ratio = epsilon / problem.rho_a  # the rows are what the dual asks for
+    if problem.tau_a is not None:
+        ratio = epsilon / problem.tau_a  # the rows are what the dual asks for
         rows = rows * (1 + ratio)
         rest = rest + columns * ratio / (1 + ratio)
     return rows, columns + added, rest
 
 
 def schur(
-    problem: Problem, plan: Any, rows: Array, columns: Array, g: Array, shift: Array | None = None
+    problem: EntropicProblem, plan: Any, rows: Array, columns: Array, g: Array, shift: Array | None = None
 ) -> SchurLinearOperator:
     """The operator at a point whose plan has these sums; `shift` is added to the diagonal of `S`."""
     rows, columns, rest = diagonals(problem, rows, columns, g, shift)

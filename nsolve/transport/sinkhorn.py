@@ -14,8 +14,8 @@ from jaxtyping import Array
 
 from .._dense import solve
 from ._point import best_column, relaxed, soft_column, stand_at
-from ._problem import Problem, balancing_constant
-from .base import AbstractTransportSolver, Outcome, continuation_start, next_epsilon
+from ._problem import EntropicProblem, balancing_constant
+from .base import AbstractTransportSolver, Iterate, continuation_start, next_epsilon
 
 #: Sweeps between two estimates of the relaxation.
 _WINDOW = 20
@@ -79,7 +79,7 @@ class Sinkhorn(AbstractTransportSolver):
         if not 0 < self.inner_rtol < math.inf:
             raise ValueError(f"`Sinkhorn(inner_rtol=...)` must be positive, but is {self.inner_rtol}.")
 
-    def run(self, problem: Problem, start: Array | None) -> Outcome:
+    def run(self, problem: EntropicProblem, start: Array | None) -> Iterate:
         target = problem.geometry.epsilon
         tol = self.tolerance(problem)
         dtype = target.dtype
@@ -118,9 +118,9 @@ class Sinkhorn(AbstractTransportSolver):
         f = jnp.where(found, state.best_f, problem.best_row(state.g))
         g = jnp.where(found, state.best_g, state.g)
         stats = {"num_steps": state.steps, "relaxation": state.omega}
-        return Outcome(f, g, stats, state.steps >= self.max_steps)
+        return Iterate(f, g, stats, state.steps >= self.max_steps)
 
-    def sweep(self, problem: Problem, target: Array, tol: Array, s: "_State") -> "_State":
+    def sweep(self, problem: EntropicProblem, target: Array, tol: Array, s: "_State") -> "_State":
         problem = problem.at_epsilon(s.epsilon)
         final = s.epsilon == target
 
@@ -139,7 +139,7 @@ class Sinkhorn(AbstractTransportSolver):
         g = best_g
         if not plain:
             softmin = soft_column(problem, point)
-            g = relaxed(s.g, s.omega, best_g, problem.b, softmin, s.epsilon, problem.rho_b)
+            g = relaxed(s.g, s.omega, best_g, problem.b, softmin, s.epsilon, problem.tau_b)
         if self.anderson:
             lowered = (point.value < s.value) & (s.filled > 0)
             sweeps = jnp.roll(s.sweeps, 1, axis=0).at[0].set(best_g)

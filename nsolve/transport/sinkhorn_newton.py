@@ -32,8 +32,8 @@ from jaxtyping import Array
 from .._vectors import safe_divide
 from ..linear import CG
 from ._point import Kernel, Point, best_column, stand_at
-from ._problem import Problem, middle
-from .base import AbstractTransportSolver, Outcome, continuation_start, next_epsilon
+from ._problem import EntropicProblem, middle
+from .base import AbstractTransportSolver, Iterate, continuation_start, next_epsilon
 from .schur import DENSE, diagonals, factorised, schur
 from .sparsify import by_density, by_mass
 
@@ -95,7 +95,7 @@ class SinkhornNewton(AbstractTransportSolver):
                 f"{rule!r}."
             )
 
-    def run(self, problem: Problem, start: Array | None) -> Outcome:
+    def run(self, problem: EntropicProblem, start: Array | None) -> Iterate:
         return _Run(self, problem).solve(start)
 
 
@@ -120,9 +120,9 @@ class _State(NamedTuple):
 
 class _Run(eqx.Module):
     solver: SinkhornNewton
-    problem: Problem
+    problem: EntropicProblem
 
-    def solve(self, start: Array | None) -> Outcome:
+    def solve(self, start: Array | None) -> Iterate:
         problem, solver = self.problem, self.solver
         target = problem.geometry.epsilon
         tol = solver.tolerance(problem)
@@ -158,7 +158,7 @@ class _Run(eqx.Module):
             "num_cg_steps": state.cg,
         }
         g = jnp.where(jnp.isfinite(state.best_error), state.best, state.g)
-        return Outcome(problem.best_row(g), g, stats, state.newton >= solver.max_steps)
+        return Iterate(problem.best_row(g), g, stats, state.newton >= solver.max_steps)
 
     def step(self, s: _State, target: Array, tol: Array) -> _State:
         problem = self.problem.at_epsilon(s.epsilon)
@@ -236,7 +236,9 @@ class _Run(eqx.Module):
             running=~done & alive,
         )
 
-    def direction(self, problem: Problem, point: Point, gradient: Array, shift: Array) -> tuple[Array, Array]:
+    def direction(
+        self, problem: EntropicProblem, point: Point, gradient: Array, shift: Array
+    ) -> tuple[Array, Array]:
         """`S^-1 gradient` to an accuracy that fits the distance, and the number of CG steps that it took."""
         forcing = jnp.clip(point.error / problem.mass, 1e-3, 0.1)
         rule, stored = self.solver.sparsification, isinstance(point.plan, Kernel)
@@ -269,7 +271,7 @@ class _Run(eqx.Module):
         return step - middle(step, self.problem.b) if self.problem.balanced else step
 
 
-def curvature(problem: Problem, point: Point, shift: Array, step: Array) -> Array:
+def curvature(problem: EntropicProblem, point: Point, shift: Array, step: Array) -> Array:
     """`step^T S step`, with the shift."""
     rows, columns, _ = diagonals(problem, point.rows, point.columns, point.g, shift)
     sent = point.plan.mv(step)

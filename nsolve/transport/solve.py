@@ -14,11 +14,11 @@ from .._arrays import is_traced
 from .._frozen import asynchronous_jit
 from .._results import AbstractSolution, Stats, raised_in_words
 from ._implicit import dual_value, potentials
-from ._problem import Problem
-from .base import AbstractTransportSolver, Outcome
+from ._problem import EntropicProblem
+from .base import AbstractTransportSolver, Iterate
 from .certificate import certify
+from .coupling import Coupling
 from .geometry import AbstractGeometry, as_real
-from .plan import Plan
 from .sinkhorn_newton import SinkhornNewton
 
 #: How a failure is raised, by the member of `lx.RESULTS`.
@@ -46,7 +46,7 @@ class Transport(AbstractSolution):
       a constant, which is chosen so that `sum a f = sum b g`.
     * `cost`: the regularised cost, `<P, C> + epsilon KL(P | a b^T)` plus the penalties of relaxed marginals.
     * `marginal_error`: `||P 1 - a'||_1 + ||P^T 1 - b'||_1`, computed from the potentials that are returned;
-      `a'` is `a`, or `a exp(-f / rho)` where the marginal is relaxed.
+      `a'` is `a`, or `a exp(-f / tau)` where the marginal is relaxed.
     * `plan`: the plan `P_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon)`, not formed.
     * `result`: how the solve ended, a member of `lineax.RESULTS`.
     * `stats`: the solver's counts, and the certificate: `potential_error`, `cost_error`, `gradient_error`.
@@ -56,7 +56,7 @@ class Transport(AbstractSolution):
     g: Array
     cost: Array
     marginal_error: Array
-    plan: Plan
+    plan: Coupling
     result: lx.RESULTS
     stats: dict[str, Array]
 
@@ -77,7 +77,7 @@ def solve(
     b: ArrayLike | None = None,
     solver: AbstractTransportSolver | None = None,
     *,
-    rho: Any = None,
+    tau: Any = None,
     y0: tuple[ArrayLike, ArrayLike] | None = None,
     certificate: bool | None = None,
     throw: bool = True,
@@ -88,8 +88,8 @@ def solve(
 
         <P, C> + epsilon KL(P | a b^T)    subject to    P 1 = a,  P^T 1 = b,
 
-    `KL(p | q) = sum p log(p / q) - p + q`; with `rho` the marginals may be missed, at the price of
-    `rho_a KL(P 1 | a) + rho_b KL(P^T 1 | b)`.
+    `KL(p | q) = sum p log(p / q) - p + q`; with `tau` the marginals may be missed, at the price of
+    `tau_a KL(P 1 | a) + tau_b KL(P^T 1 | b)`.
 
     * `geometry`: costs and `epsilon`: `PointCloud`, `CostMatrix` or `Grid`.
     * `a`, `b`: the weights, non-negative, of the geometry's `source_shape` and `target_shape`; their masses
@@ -98,7 +98,8 @@ def solve(
       Its potential is what it would get with a little weight (where its costs are not finite, the heaviest
       site's).
     * `solver`: `SinkhornNewton()` by default.
-    * `rho`: None for exact marginals; a positive number; or a pair of these, for source and target.
+    * `tau`: None for exact marginals; a positive number, the penalty itself in units of cost; or a pair of
+      these, for source and target.  (The `tau` of ott is `tau / (tau + epsilon)`: 1 means exact there.)
     * `y0`: potentials `(f, g)` to start from, e.g. of a problem nearby: then the target `epsilon` comes at
       once.
     * `certificate`: whether to estimate how far the potentials are from the solution (see below); by default
@@ -112,7 +113,7 @@ def solve(
     weights; `breakdown`: negative weights,
     or none that is positive.
 
-    **Derivatives** of all outputs in points, costs, weights, `epsilon` and `rho`, forward and reverse, of any
+    **Derivatives** of all outputs in points, costs, weights, `epsilon` and `tau`, forward and reverse, of any
     order, by the implicit function theorem: one solve with the symmetric Schur complement of the Hessian, the
     operator of `SinkhornNewton`'s own steps.  The derivative of `cost` needs none (it is the plan).  Where
     the plan falls into pieces that hardly see each other, rounding leaves no digits of the potentials'
@@ -129,7 +130,7 @@ def solve(
     Chizat, Peyre, Schmitzer, Vialard (2018, arXiv:1607.05816).
     """
     solver = SinkhornNewton() if solver is None else solver
-    problem = as_problem(geometry, a, b, solver, rho, waits=throw)
+    problem = as_problem(geometry, a, b, solver, tau, waits=throw)
     start = None if y0 is None else _as_start(y0, geometry)
     certificate = geometry.fits if certificate is None else certificate
     solution = _solve(problem, solver, start, certificate)
@@ -149,7 +150,7 @@ class Solved(eqx.Module):
 
 @asynchronous_jit
 def _solve(
-    problem: Problem, solver: AbstractTransportSolver, start: Array | None, certificate: bool
+    problem: EntropicProblem, solver: AbstractTransportSolver, start: Array | None, certificate: bool
 ) -> Transport:
     reduced, offsets = problem.prepared()
     # Many sums follow: costs that fit are computed once.
@@ -159,12 +160,14 @@ def _solve(
     return as_given(reduced, offsets, judged(working, solver, outcome, certificate))
 
 
-def precomputed(problem: Problem) -> Problem:
+def precomputed(problem: EntropicProblem) -> EntropicProblem:
     """The same problem, its costs stored where they fit."""
     return eqx.tree_at(lambda p: p.geometry, problem, problem.geometry.precomputed())
 
 
-def judged(problem: Problem, solver: AbstractTransportSolver, outcome: Outcome, certificate: bool) -> Solved:
+def judged(
+    problem: EntropicProblem, solver: AbstractTransportSolver, outcome: Iterate, certificate: bool
+) -> Solved:
     """What a solver found, how good it is, and its derivatives."""
     constant = jax.lax.stop_gradient(problem)
     f, g, stats = outcome.f, outcome.g, outcome.stats
@@ -177,7 +180,7 @@ def judged(problem: Problem, solver: AbstractTransportSolver, outcome: Outcome, 
     return Solved(f, g, dual_value(problem, f, g), error, stats, result)
 
 
-def as_given(reduced: Problem, offsets: tuple[Array, Array], solved: Solved) -> Transport:
+def as_given(reduced: EntropicProblem, offsets: tuple[Array, Array], solved: Solved) -> Transport:
     """The solution of the problem that a user gave, from that of the same less its offsets."""
     a, b, geometry = reduced.a, reduced.b, reduced.geometry
     u, v = offsets
@@ -187,7 +190,7 @@ def as_given(reduced: Problem, offsets: tuple[Array, Array], solved: Solved) -> 
         g=g.reshape(geometry.target_shape),
         cost=solved.cost + jnp.sum(a * u) + jnp.sum(b * v),
         marginal_error=solved.marginal_error,
-        plan=Plan(geometry, solved.f, solved.g, a, b, offsets),
+        plan=Coupling(geometry, solved.f, solved.g, a, b, offsets),
         result=solved.result,
         stats=Stats(solved.stats),
     )
@@ -211,9 +214,9 @@ def as_problem(
     a: ArrayLike | None,
     b: ArrayLike | None,
     solver: AbstractTransportSolver,
-    rho: Any,
+    tau: Any,
     waits: bool,
-) -> Problem:
+) -> EntropicProblem:
     """The problem as users give it, once everything is checked that is known; `waits`: also numbers that may
     still be on their way from a device."""
     if not isinstance(geometry, AbstractGeometry):
@@ -222,16 +225,16 @@ def as_problem(
         )
     if not isinstance(solver, AbstractTransportSolver):
         raise TypeError(f"`solver` must be `Sinkhorn` or `SinkhornNewton`, but is a {type(solver).__name__}.")
-    penalties = _as_penalties(rho, geometry.dtype)
+    penalties = _as_penalties(tau, geometry.dtype)
     flat_a = _as_weights("a", a, geometry.source_shape, geometry.dtype, waits)
     flat_b = _as_weights("b", b, geometry.target_shape, geometry.dtype, waits)
-    problem = Problem(geometry, flat_a, flat_b, *penalties)
+    problem = EntropicProblem(geometry, flat_a, flat_b, *penalties)
     if waits:
         _check(problem, solver)
     return problem
 
 
-def _centred(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:
+def _centred(problem: EntropicProblem, f: Array, g: Array) -> tuple[Array, Array]:
     """Potentials of exact marginals, with the constant that makes `sum a f = sum b g`."""
     if not problem.balanced:
         return f, g
@@ -240,7 +243,7 @@ def _centred(problem: Problem, f: Array, g: Array) -> tuple[Array, Array]:
     return f - constant, g + constant
 
 
-def _verdict(problem: Problem, error: Array, tol: Array, out_of_steps: Array) -> lx.RESULTS:
+def _verdict(problem: EntropicProblem, error: Array, tol: Array, out_of_steps: Array) -> lx.RESULTS:
     """Why the solve ended; successful only by the error of what is returned."""
     result = lx.RESULTS.where(out_of_steps, lx.RESULTS.max_steps_reached, lx.RESULTS.stagnation)
     result = lx.RESULTS.where(error <= tol, lx.RESULTS.successful, result)
@@ -269,7 +272,7 @@ def _as_weights(
     return array.astype(dtype).reshape(-1)
 
 
-def _check(problem: Problem, solver: AbstractTransportSolver) -> None:
+def _check(problem: EntropicProblem, solver: AbstractTransportSolver) -> None:
     """Refuse what can be seen from numbers that are known."""
     if not any(map(is_traced, jax.tree.leaves(problem))):
         problem.geometry.check(problem.a, problem.b)
@@ -277,7 +280,7 @@ def _check(problem: Problem, solver: AbstractTransportSolver) -> None:
         _check_masses(problem, solver)
 
 
-def _check_masses(problem: Problem, solver: AbstractTransportSolver) -> None:
+def _check_masses(problem: EntropicProblem, solver: AbstractTransportSolver) -> None:
     a, b = problem.a, problem.b
     masses = [float(np.sum(np.asarray(w))) for w in (a, b)]
     rounding = 100 * float(jnp.finfo(a.dtype).eps) * max(masses)
@@ -285,21 +288,21 @@ def _check_masses(problem: Problem, solver: AbstractTransportSolver) -> None:
         raise ValueError(
             f"`a` and `b` must have the same mass, but sum to {masses[0]:.17g} and {masses[1]:.17g}, which "
             "differ by more than the solver's tolerance.  Divide each by its sum, or relax a marginal with "
-            "`rho`."
+            "`tau`."
         )
 
 
-def _as_penalties(rho: Any, dtype: Any) -> tuple[Array | None, Array | None]:
-    pair = rho if isinstance(rho, tuple | list) else (rho, rho)
+def _as_penalties(tau: Any, dtype: Any) -> tuple[Array | None, Array | None]:
+    pair = tau if isinstance(tau, tuple | list) else (tau, tau)
     if len(pair) != 2:
-        raise ValueError(f"`rho` must be None, a number, or a pair of these, but has {len(pair)} entries.")
+        raise ValueError(f"`tau` must be None, a number, or a pair of these, but has {len(pair)} entries.")
     penalties = []
     for value in pair:
         if value is not None and not is_traced(value):
             number = np.asarray(value, float)
             if number.shape != () or not number > 0:
                 raise ValueError(
-                    f"`rho` must be positive, the strength of the marginals' penalty, but is {value!r}; "
+                    f"`tau` must be positive, the strength of the marginals' penalty, but is {value!r}; "
                     "None keeps a marginal exact."
                 )
             value = None if np.isinf(number) else value

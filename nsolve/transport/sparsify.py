@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from .._vectors import take
 from ._point import Point
-from ._problem import Problem
+from ._problem import EntropicProblem
 
 #: Entries that are kept at most, per site.
 _PER_SITE = 16
@@ -67,7 +67,7 @@ class Chosen(eqx.Module):
         return jax.lax.cond(self.enough, lambda x: self.entries.squares(x), lambda x: self.plan.squares(x), u)
 
 
-def by_mass(problem: Problem, point: Point, fraction: Array) -> Chosen:
+def by_mass(problem: EntropicProblem, point: Point, fraction: Array) -> Chosen:
     """Drops at most about `fraction` of the mass of each row and column.
 
     An entry is dropped where it is below `fraction * min(rows_i / m, columns_j / n)`.  What is kept must fit
@@ -113,7 +113,7 @@ def by_mass(problem: Problem, point: Point, fraction: Array) -> Chosen:
     return Chosen(Entries(values, rows, columns, (n, m)), point.plan, jnp.any(fits))
 
 
-def by_density(problem: Problem, point: Point, density: float) -> Entries:
+def by_density(problem: EntropicProblem, point: Point, density: float) -> Entries:
     """Keeps the largest entries: as many as make the Hessian, of size n + m, have this density.
 
     The rule of Sinkhorn-Newton-Sparse counts entries of the Hessian; its diagonal is among them, and each
@@ -139,7 +139,7 @@ def by_density(problem: Problem, point: Point, density: float) -> Entries:
     return Entries(values, rows, columns, (n, m))
 
 
-def _tile(problem: Problem, point: Point, start: Array) -> Array:
+def _tile(problem: EntropicProblem, point: Point, start: Array) -> Array:
     """Rows of the plan from `start`; those beyond the last are zero."""
     geometry = problem.geometry
     n, _ = geometry.shape

@@ -10,7 +10,7 @@ from bench import show, specs, suite, table, transport
 from bench.cells import Cell, Settings, run_cell
 from bench.plots import plot
 from bench.transport import columns, judge, measure, memory, pot, problems, reference
-from bench.transport.judge import Outcome
+from bench.transport.judge import Claim
 from bench.transport.promises import promises
 
 SETTINGS = Settings(repeats=1, max_steps=2000)
@@ -22,7 +22,7 @@ def record(solver, problem="assignment[eta=20]", size=12, rtol=1e-6, settings=SE
 
 
 def exact(problem):
-    return Outcome("successful", *reference.potentials(problem), weighted=True)
+    return Claim("successful", *reference.potentials(problem), weighted=True)
 
 
 # --- problems ---
@@ -133,7 +133,7 @@ def test_the_judge_sums_the_plan(monkeypatch):
     for weighted in (True, False):
         plan = ratio / 64 if weighted else ratio
         rows, columns = plan.sum(axis=1), plan.sum(axis=0)
-        row = judge.judge(problem, Outcome("max_steps_reached", f, g, weighted), 1e-3)
+        row = judge.judge(problem, Claim("max_steps_reached", f, g, weighted), 1e-3)
         assert row["row_error"] == pytest.approx(np.abs(rows - problem.a).sum())
         assert row["column_error"] == pytest.approx(np.abs(columns - problem.b).sum())
         assert row["true_residual"] == row["marginal_error"] == row["row_error"] + row["column_error"]
@@ -142,7 +142,7 @@ def test_the_judge_sums_the_plan(monkeypatch):
         assert row["regularised_cost"] == pytest.approx(row["cost"] + problem.epsilon * entropy)
         # A plan says the same as its potentials, and blocks of rows the same as all of them.
         monkeypatch.setattr(problems.Problem, "blocks", lambda self: iter([slice(0, 3), slice(3, 8)]))
-        again = judge.judge(problem, Outcome("max_steps_reached", plan=plan), 1e-3)
+        again = judge.judge(problem, Claim("max_steps_reached", plan=plan), 1e-3)
         for name in ("row_error", "column_error", "cost", "regularised_cost"):
             assert again[name] == pytest.approx(row[name])
         monkeypatch.undo()
@@ -264,7 +264,7 @@ def test_rounding_of_potentials_is_not_held_against_a_column():
     assert row["marginal_error"] > 1e-15 and not row["false_success"]  # though it is above the tolerance
     above = {"problem": "cloud", "solver": "x", "result": "successful", "rtol": 1e-12, "true_residual": 2e-12}
     assert table.succeeded({**above, "rounding": 1e-12}) and not table.succeeded(above)
-    shifted = Outcome("successful", outcome.f + 10 * row["rounding"] * problem.epsilon, outcome.g, True)
+    shifted = Claim("successful", outcome.f + 10 * row["rounding"] * problem.epsilon, outcome.g, True)
     assert judge.judge(problem, shifted, 1e-15)["false_success"]
 
 

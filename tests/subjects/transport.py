@@ -29,18 +29,18 @@ def _precise(kind, like, **fields):
     return kind(rtol=1e-13 if like.dtype == float else 1e-6, **fields)
 
 
-def _outputs(C, a, b, rho=None, kind=SinkhornNewton, **fields):
+def _outputs(C, a, b, tau=None, kind=SinkhornNewton, **fields):
     """Weights of mass one, so that every change of them is allowed."""
     a, b = a / a.sum(), b / b.sum()
     solution = solve(
-        CostMatrix(C, EPSILON), a, b, _precise(kind, C, **fields), rho=rho, certificate=False, throw=False
+        CostMatrix(C, EPSILON), a, b, _precise(kind, C, **fields), tau=tau, certificate=False, throw=False
     )
     return solution.cost, solution.transport_cost, solution.f, solution.g, solution.plan.as_matrix()
 
 
-def _exact(C, a, b, rho=(None, None)):
+def _exact(C, a, b, tau=(None, None)):
     a, b = a / a.sum(), b / b.sum()
-    f, g, P, cost = plain.solve(C, EPSILON, a, b, rho)
+    f, g, P, cost = plain.solve(C, EPSILON, a, b, tau)
     return cost, np.sum(P * C), f, g, P
 
 

@@ -38,7 +38,7 @@ class AbstractSampler(eqx.Module):
         hold."""
 
     def plan(self, grid: Any, schedule: AbstractSchedule, known: int = 0) -> Plan:
-        """The table of this sampler on a grid (times (N+1,) from large to small, or a `Grid`).
+        """The table of this sampler on a grid (times (N+1,) from large to small, or a `TimeGrid`).
 
         Worked out in float64 on the host, or within a trace where the grid, the schedule or the sampler's own
         fields are traced. With `known` = m the plan begins at the grid's point m, and the outputs at the m

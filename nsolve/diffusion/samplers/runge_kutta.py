@@ -15,7 +15,7 @@ from ._singlestep import singlestep
 from .base import AbstractSampler, check_choice, no_history
 
 
-class Variable(NamedTuple):
+class Unknown(NamedTuple):
     """y = x / scale as a function of `value`; its derivative is the network's output in `form`."""
 
     form: Form
@@ -29,9 +29,9 @@ def _share(points: Points) -> Any:
 
 
 # d(x / alpha) / d(sigma / alpha) = eps
-RHO = Variable("eps", lambda points: points.alpha, rho_of, lambda v: -namespace(v).log(v))
+RHO = Unknown("eps", lambda points: points.alpha, rho_of, lambda v: -namespace(v).log(v))
 # d(x / (alpha + sigma)) / d(sigma / (alpha + sigma)) = eps - x0: on `Flow` x itself as a function of its time
-FLOW = Variable(
+FLOW = Unknown(
     "flow", lambda points: points.alpha + points.sigma, _share, lambda v: namespace(v).log((1.0 - v) / v)
 )
 
@@ -133,7 +133,7 @@ class RFSolver(AbstractSampler):
         return _plan(FLOW, grid, TABLEAUX["midpoint"])
 
 
-def _plan(variable: Variable, grid: Points, tableau: Tableau) -> Plan:
+def _plan(variable: Unknown, grid: Points, tableau: Tableau) -> Plan:
     groups = step_groups(variable, grid[:-1], grid[1:], tableau)
     return singlestep(variable.form, groups, grid[-1:], len(tableau.weights))
 
@@ -143,7 +143,7 @@ Inner = Callable[[Points, Points, float], Points]
 
 
 def step_groups(
-    variable: Variable, start: Points, end: Points, tableau: Tableau, inner: Inner | None = None
+    variable: Unknown, start: Points, end: Points, tableau: Tableau, inner: Inner | None = None
 ) -> list[Group]:
     """Steps between `start` (S,) and `end` (S,) as groups for `singlestep`.
 
@@ -160,7 +160,7 @@ def step_groups(
 
 
 def _stages(
-    variable: Variable, start: Points, end: Points, tableau: Tableau, inner: Inner | None
+    variable: Unknown, start: Points, end: Points, tableau: Tableau, inner: Inner | None
 ) -> tuple[Points, Any, Any]:
     """(points (S, m), a (S, m + 1), b (S, m + 1, m)) of the stages, as `singlestep` takes them."""
     xp = namespace(start.lam, end.lam)

@@ -20,7 +20,7 @@ from ..._arrays import is_traced
 from ...operators.finite_volumes import unit_offset
 from ...operators.stencil import StencilLinearOperator
 from .cycle import Level
-from .plan import Plan
+from .plan import Coarsening
 from .smoothers import chebyshev_jacobi
 from .transfer import AxisInterpolation, split
 
@@ -152,7 +152,7 @@ def is_constant(operator: StencilLinearOperator) -> bool:
     )
 
 
-def constant_hierarchy(operator: StencilLinearOperator, plan: Plan):
+def constant_hierarchy(operator: StencilLinearOperator, plan: Coarsening):
     """All levels and the coarsest grid's solver."""
     kappa, shift = _constant_form(operator)
     dim = len(operator.shape)

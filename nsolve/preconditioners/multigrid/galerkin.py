@@ -25,14 +25,14 @@ from ...operators.finite_volumes import Offset
 from ...operators.stencil import StencilLinearOperator
 from .coarse import dense_inverse
 from .cycle import Level
-from .plan import Plan
+from .plan import Coarsening
 from .smoothers import chebyshev_jacobi
 from .transfer import AxisInterpolation, fitted, kept_size, lower, split, upper
 
 Stencil = dict[Offset, Any]
 
 
-def galerkin_hierarchy(operator: StencilLinearOperator, plan: Plan):
+def galerkin_hierarchy(operator: StencilLinearOperator, plan: Coarsening):
     """All levels and the coarsest grid's solver."""
     periodic = operator.periodic
     xp = jnp if any(map(is_traced, operator.coefficients)) else np
@@ -81,7 +81,7 @@ def _coarsen(stencil: Stencil, axes: tuple[int, ...], finest: StencilLinearOpera
     return Level(operator, smoother, tuple(interpolations)), stencil
 
 
-def _coarsen_padded(stencil: Stencil, plan: Plan, finest: StencilLinearOperator):
+def _coarsen_padded(stencil: Stencil, plan: Coarsening, finest: StencilLinearOperator):
     """Several levels of one size, stacked, and the stencil of the coarsest grid."""
     axes, shape = plan.steps[-1], next(iter(stencil.values())).shape
     xp = namespace(next(iter(stencil.values())))

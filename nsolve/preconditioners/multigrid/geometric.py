@@ -16,7 +16,7 @@ from ..base import AbstractApproximateInverse, AbstractPreconditioner
 from .constant import constant_hierarchy, is_constant
 from .cycle import Level, padded_v_cycle, v_cycle
 from .galerkin import galerkin_hierarchy
-from .plan import Plan, make_plan
+from .plan import Coarsening, plan_coarsening
 from .transfer import coarser
 
 #: What is true of the cycle where it is true of the operator.
@@ -27,9 +27,9 @@ class MultigridInverse(AbstractApproximateInverse):
     """One V-cycle from a zero guess; `print` it for the hierarchy."""
 
     levels: tuple[Level, ...]
-    small: Level | None  # the last ones, stacked: see `Plan.shared`
+    small: Level | None  # the last ones, stacked: see `Coarsening.shared`
     coarse: Callable[[Array], Array]
-    plan: Plan = eqx.field(static=True)
+    plan: Coarsening = eqx.field(static=True)
     structure: jax.ShapeDtypeStruct = eqx.field(static=True)
     tags: frozenset[object] = eqx.field(static=True)
 
@@ -121,10 +121,10 @@ class Multigrid(AbstractPreconditioner):
 
     def build(self, operator: lx.AbstractLinearOperator) -> MultigridInverse:
         stencil = _as_stencil(operator)
-        return _build(stencil, make_plan(stencil, is_constant(stencil)))
+        return _build(stencil, plan_coarsening(stencil, is_constant(stencil)))
 
 
-def _build(stencil: StencilLinearOperator, plan: Plan) -> MultigridInverse:
+def _build(stencil: StencilLinearOperator, plan: Coarsening) -> MultigridInverse:
     hierarchy = constant_hierarchy if plan.constant else galerkin_hierarchy
     if any(map(is_traced, stencil.coefficients)):
         # One compilation, even where a transformation traces without `jit`.

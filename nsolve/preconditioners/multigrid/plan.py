@@ -22,7 +22,7 @@ _SHARED = 64**2
 _STRONG = 0.3
 
 
-class Plan(NamedTuple):
+class Coarsening(NamedTuple):
     """For each coarsening step the axes that are halved; hashable.
 
     The last `shared` grids are padded to the size of the first of them, so that one program, run
@@ -35,7 +35,7 @@ class Plan(NamedTuple):
     shared: int
 
 
-def make_plan(operator: StencilLinearOperator, constant: bool) -> Plan:
+def plan_coarsening(operator: StencilLinearOperator, constant: bool) -> Coarsening:
     """Halves all axes that are strongly coupled, until a direct solver can take over."""
     shape, periodic = list(operator.shape), operator.periodic
     strength = _coupling(operator)
@@ -51,7 +51,7 @@ def make_plan(operator: StencilLinearOperator, constant: bool) -> Plan:
         steps.append(axes)
     may_share = not constant and not any(periodic)
     same = [k for k, size in enumerate(sizes) if k and size <= _SHARED and set(steps[k:]) == {steps[-1]}]
-    return Plan(constant, tuple(steps), tuple(shape), len(same) if may_share and len(same) > 1 else 0)
+    return Coarsening(constant, tuple(steps), tuple(shape), len(same) if may_share and len(same) > 1 else 0)
 
 
 def _coupling(operator: StencilLinearOperator) -> list[float]:

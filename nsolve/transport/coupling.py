@@ -7,7 +7,7 @@ from jaxtyping import Array, ArrayLike
 from .geometry import AbstractGeometry
 
 
-class Plan(eqx.Module):
+class Coupling(eqx.Module):
     """The plan `P_ij = a_i b_j exp((f_i + g_j - C_ij) / epsilon)` of a pair of potentials.
 
     Sums over it are streamed, O(n m) work and no (n, m) array; they are differentiable in all that the
@@ -41,10 +41,10 @@ class Plan(eqx.Module):
         return self.mv(v.reshape(-1, *extra)).reshape(*source, *extra)
 
     @property
-    def T(self) -> "Plan":
+    def T(self) -> "Coupling":
         """The plan from target to source."""
         offsets = None if self.offsets is None else (self.offsets[1], self.offsets[0])
-        return Plan(self.geometry.T, self.g, self.f, self.b, self.a, offsets)
+        return Coupling(self.geometry.T, self.g, self.f, self.b, self.a, offsets)
 
     def as_matrix(self) -> Array:
         """The plan as an array (n, m), in memory."""
