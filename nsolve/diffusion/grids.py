@@ -1,7 +1,7 @@
 """Grids: at which times a sampler stands.
 
-Each function returns a `TimeGrid`, resolved against a schedule when it is used; `grid(schedule)` gives N+1 times,
-from large to small. An explicit array of times does as well, and is differentiable.
+Each function returns a `TimeGrid`, resolved against a schedule when it is used: `grid(schedule)` gives N+1
+times, from large to small. An explicit array of times does as well, and is differentiable.
 
 Schedules like `Discrete` have no time without noise. With `final="sigma0"` the last of the N steps goes from
 `end` to sigma = 0 all the same: whatever the sampler, its result is the clean state that the network sees at
