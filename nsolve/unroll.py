@@ -31,7 +31,9 @@ def unroll(
     **Arguments:** a solver of this package; the operator and the vector as for `lx.linear_solve`; the number
     of steps, static; `options` as for the solver (`preconditioner`, `y0`).  A preconditioner *constructor* is
     called through its `build`, so that `M`'s dependence on the operator is differentiated, too (incomplete
-    factorisations, whose factors are treated as constants, excepted).
+    factorisations, whose factors are treated as constants, excepted).  Bounds that `Chebyshev` estimates are
+    differentiated through their Lanczos steps, which loses digits (per cents were seen) where many eigenvalues
+    coincide, as on a square grid: give `bounds`.
 
     **Returns** an `lx.Solution`: `value`; `result`, `successful` where the final residual meets the solver's
     tolerance, else `max_steps_reached`; `stats` with `num_steps`, `residual_norm` (computed) and
