@@ -32,7 +32,7 @@ def unroll(
     of steps, static; `options` as for the solver (`preconditioner`, `y0`).  A preconditioner *constructor* is
     called through its `build`, so that `M`'s dependence on the operator is differentiated, too (incomplete
     factorisations, whose factors are treated as constants, excepted).  Bounds that `Chebyshev` estimates are
-    differentiated through their Lanczos steps, which loses digits (per cents were seen) where many eigenvalues
+    differentiated through their Lanczos steps, which loses digits (per cents were seen) where eigenvalues
     coincide, as on a square grid: give `bounds`.
 
     **Returns** an `lx.Solution`: `value`; `result`, `successful` where the final residual meets the solver's
