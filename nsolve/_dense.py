@@ -1,4 +1,4 @@
-"""Small dense linear algebra that may be batched, inside a loop or out of it, without ever hanging.
+"""Small dense linear algebra in plain array operations, which may be batched and inside loops.
 
 jaxlib 0.10.0 to 0.11.0 cuts a batched call of LAPACK (triangular solves, factorisations, eigenproblems) on a
 CPU into tasks for XLA's threads as soon as it is worth 2e5 operations, and waits for them *on one of these

@@ -1,4 +1,4 @@
-"""Names of upstream that are nobody's promise; the only file that may import them."""
+"""Private names of JAX, Equinox and lineax: the only file that may import them."""
 
 import functools
 import os

@@ -1,4 +1,4 @@
-"""A sensible solver for an operator, from what is known of it."""
+"""`auto`: a solver chosen from what is known of an operator."""
 
 from typing import Any
 

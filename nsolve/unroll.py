@@ -1,4 +1,4 @@
-"""Differentiate through the iterations themselves."""
+"""`unroll`: a fixed number of steps of a solver, differentiable in everything."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Tables that were worked out before.
+"""A cache of tables, by the numbers from which they follow.
 
 A plan takes a millisecond of host time, as much as many a small model's samples. It follows from the numbers
 in the sampler, the grid and the schedule, so calls with the same numbers share it.

@@ -1,4 +1,4 @@
-"""Noise that survives refinement: one Brownian path for every grid.
+"""`BrownianPath`: the noise of one Brownian path, the same on every grid.
 
 With lam as variable, the noise of a reverse SDE's step is the increment of a Brownian motion B in a time of
 its own, scaled. B(e^s) / e^(s/2) = y(s) is the stationary Ornstein-Uhlenbeck process of correlation e^(-|s -

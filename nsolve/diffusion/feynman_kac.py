@@ -1,4 +1,4 @@
-"""Feynman-Kac correctors: weighted particles that sample what guidance and tempering only aim at."""
+"""Feynman-Kac correctors: weighted particles for products, powers and tilts of densities."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Grids: at which times a sampler stands.
+"""Grids: the times of the points at which a sampler calls the network.
 
 Each function returns a `TimeGrid`, resolved against a schedule when it is used: `grid(schedule)` gives N+1
 times, from large to small. An explicit array of times does as well, and is differentiable.

@@ -1,4 +1,4 @@
-"""Waves: Helmholtz's equation, which multigrid and conjugate gradients are not made for."""
+"""Helmholtz's equation: indefinite systems, from waves."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Kernel matrices: dense, symmetric, and ill conditioned the more, the smoother the kernel."""
+"""Kernel matrices: dense, symmetric, the worse conditioned, the smoother the kernel."""
 
 import math
 from typing import Any

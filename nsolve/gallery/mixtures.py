@@ -1,4 +1,4 @@
-"""Data whose every noisy marginal is known: mixtures of Gaussians, a single Gaussian among them.
+"""Gaussians and mixtures of them as data of diffusion models, with exact scores at every noise level.
 
 With x = alpha x0 + sigma eps, what the best network would say of x is a closed form in (alpha, sigma) alone,
 in float32 and float64.

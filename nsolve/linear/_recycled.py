@@ -1,4 +1,4 @@
-"""What a solve hands on to the next: a subspace, and the knowledge whether it pays."""
+"""Recycled subspaces: vectors that a solve hands on to the next, and what they have saved so far."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""Chebyshev iteration: CG's speed without inner products, for a known spectrum."""
+"""Chebyshev iteration, for definite systems whose spectrum has known bounds."""
 
 from typing import Any, ClassVar, NamedTuple
 

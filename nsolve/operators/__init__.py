@@ -1,4 +1,4 @@
-"""Linear operators: what a system is."""
+"""Linear operators: sparse matrices, stencils, low rank plus diagonal, functions."""
 
 from .base import hermitian_tag as hermitian_tag
 from .convert import as_sparse as as_sparse

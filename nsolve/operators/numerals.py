@@ -1,4 +1,4 @@
-"""Numbers as text, read whole or not at all.
+"""Numbers in text, read strictly: what is not wholly a number is refused.
 
 Decimal numbers as C, Python and Fortran print them.  Fortran writes double precision with `D` (quadruple with
 `Q`) for `E`, and leaves the letter out where the exponent needs three digits: `1.234-100`.

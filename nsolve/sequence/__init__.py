@@ -1,4 +1,4 @@
-"""Many related systems: what one teaches about the next."""
+"""Sequences of related linear systems: warm starts, recycled subspaces, tuned parameters."""
 
 from .base import AbstractTuner as AbstractTuner
 from .cheb_cb import ChebCB as ChebCB

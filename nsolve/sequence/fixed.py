@@ -1,4 +1,4 @@
-"""One arm: the baseline of every tuner."""
+"""`Fixed`: a tuner with one arm, to compare others with."""
 
 from typing import Any, NamedTuple
 

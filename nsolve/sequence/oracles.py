@@ -1,4 +1,4 @@
-"""What hindsight would have chosen, from a table of what every arm costs on every system.
+"""Best choices in hindsight, from a table of what every arm costs on every system.
 
 `costs` has shape `(T, d)`: systems by arms.  A cost that is not finite counts as infinite.
 """

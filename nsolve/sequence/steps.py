@@ -1,4 +1,4 @@
-"""One system after another: what is carried from each to the next."""
+"""`SequenceSolver`: solves systems one by one, and carries from each to the next what helps."""
 
 import functools
 import time

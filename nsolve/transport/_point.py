@@ -1,4 +1,4 @@
-"""The point of the dual that a solver stands at, from one pass over the costs."""
+"""Value, gradient and plan of the dual problem at given potentials, from one pass over the costs."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The transport plan, never formed unless asked for."""
+"""The transport plan, given by its potentials; its matrix is formed on request only."""
 
 import equinox as eqx
 import jax.numpy as jnp

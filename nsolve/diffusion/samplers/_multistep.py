@@ -1,4 +1,4 @@
-"""The kernel: exponential multistep methods of any order as rows of a plan.
+"""Exponential multistep methods of any order, as rows of a plan.
 
 With lam as variable, the probability-flow ODE and the reverse SDEs are linear in x but for the network's
 output y, so that over a step from lam_s to lam_t = lam_s + h
