@@ -179,3 +179,25 @@ def test_nothing_waits_where_nothing_is_raised():
     assert not pending.is_ready()
     for name, solution in found.items():
         assert np.isfinite(jax.tree.leaves(solution.value)[0]).all(), name
+
+
+@pytest.mark.parametrize("solver", [ns.transport.Sinkhorn, ns.transport.SinkhornNewton])
+def test_a_solve_of_transport_that_ends_early_is_no_worse_than_its_start(solver):
+    rng = np.random.default_rng(0)
+    geometry = ns.transport.PointCloud(*rng.standard_normal((2, 12, 2)), epsilon=0.05)
+
+    def missing(f, g):
+        plan = np.exp((np.add.outer(f, g) - np.asarray(geometry.cost_matrix())) / 0.05) / 144
+        return np.abs(plan.sum(1) - 1 / 12).sum() + np.abs(plan.sum(0) - 1 / 12).sum()
+
+    exact = ns.transport.solve(geometry, certificate=False)
+    for start in (
+        (np.zeros(12), np.zeros(12)),
+        tuple(np.asarray(part) + 0.01 * rng.standard_normal(12) for part in exact.value),
+    ):
+        found = ns.transport.solve(
+            geometry, solver=solver(max_steps=2), y0=start, certificate=False, throw=False
+        )
+        assert found.result == lx.RESULTS.max_steps_reached
+        np.testing.assert_allclose(found.marginal_error, missing(*map(np.asarray, found.value)), rtol=1e-9)
+        assert found.marginal_error <= missing(*start)
