@@ -2,6 +2,7 @@
 
 import gc
 import os
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -38,3 +39,13 @@ pytest.register_assert_rewrite("tests.contract", "tests.linear_laws", "tests.hel
 
 def pytest_configure(config):
     config.pluginmanager.register(Compiling())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Programs of files that are done are of no use to the next, and live on in JAX's caches: gigabytes."""
+    yield
+    pages = Path("/proc/self/statm")
+    if pages.exists() and int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 3 * 2**30:
+        jax.clear_caches()
+        gc.collect()
