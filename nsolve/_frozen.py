@@ -6,6 +6,7 @@ conditionals refuse it as static.  Here jaxprs are compared by what they compute
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +21,9 @@ from jaxtyping import PyTree
 class Frozen:
     """The structure of a pytree and its leaves that are no arrays: hashable, and compared by value."""
 
-    def __init__(self, tree: PyTree):
-        leaves, self.treedef = jax.tree.flatten(tree)
-        self.leaves = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
-        self.is_array = tuple(eqx.is_array(leaf) for leaf in leaves)
+    def __init__(self, treedef: Any, leaves: list[Any], is_array: tuple[bool, ...]):
+        self.treedef, self.is_array = treedef, is_array
+        self.leaves = tuple(None if array else leaf for array, leaf in zip(is_array, leaves, strict=True))
 
     def thaw(self, arrays: tuple[Any, ...]) -> PyTree:
         """The tree, with these in place of its arrays."""
@@ -47,7 +47,9 @@ class Frozen:
 
 def freeze(tree: PyTree) -> tuple[tuple[Any, ...], Frozen]:
     """The arrays of a tree, and the rest."""
-    return tuple(leaf for leaf in jax.tree.leaves(tree) if eqx.is_array(leaf)), Frozen(tree)
+    leaves, treedef = jax.tree.flatten(tree)
+    is_array = tuple(map(eqx.is_array, leaves))
+    return tuple(itertools.compress(leaves, is_array)), Frozen(treedef, leaves, is_array)
 
 
 def asynchronous_jit(function: Callable) -> Callable:

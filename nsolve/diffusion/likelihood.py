@@ -86,7 +86,8 @@ def log_likelihood(
         augmented = Denoiser(model, "eps", TrueTime(schedule))
         plan = backward_plan(method, augmented.schedule, grid)
         rows = Rows.of(plan, augmented, start)
-        (x_T, integral), _, failed, _ = judged_run(augmented, rows, start, None, False, checkpoints, 1, True)
+        found, failed = judged_run(augmented, rows, plan.t, start, None, False, checkpoints, 1, True)
+        x_T, integral = found.value
         if throw:
             x_T, integral = raise_if_failed((x_T, integral), failed)
         volume = _dimension(x0) * (ends.log_alpha[0] - ends.log_alpha[-1])

@@ -117,14 +117,14 @@ def sample(
         )
     plan, rows = prepared(denoiser, sampler, grid, x_T)
     noise = _noise(plan, key, type(sampler).__name__)
-    arguments = denoiser, rows, x_T, noise, trajectory, checkpoints, unroll
-    x, points, failed, result = judged_run(*arguments, False)
-    if throw:
-        if not is_traced(failed) and int(failed) >= 0:
-            _, _, failed, _ = judged_run(*arguments, True)  # which evaluation it was
-        x = raise_if_failed(x, failed)
-    points = Trajectory(plan.t, *points) if trajectory else None
-    return Sample(value=x, t=plan.t, result=result, stats=evaluations(len(rows)), trajectory=points)
+    arguments = denoiser, rows, plan.t, x_T, noise, trajectory, checkpoints, unroll
+    found, failed = judged_run(*arguments, False)
+    if throw and is_traced(failed):
+        found = eqx.tree_at(lambda found: found.value, found, raise_if_failed(found.value, failed))
+    elif throw and int(failed) >= 0:
+        _, failed = judged_run(*arguments, True)  # which evaluation it was
+        raise_if_failed(None, failed)
+    return found
 
 
 def finished(
@@ -202,16 +202,19 @@ def run(
 def judged_run(
     denoiser: Denoiser,
     rows: Rows,
+    t: ArrayLike,
     x_T: PyTree[Array],
     noise: AbstractNoise | None,
     trajectory: bool,
     checkpoints: Checkpoints,
     unroll: int,
     watch: bool,
-) -> tuple[PyTree[Array], Any, Array, lx.RESULTS]:
-    """What `run` gives, and how it ended."""
+) -> tuple[Sample, Array]:
+    """What `run` gives and how it ended, and the number of the evaluation that was not finite, or -1."""
     x, points, failed = run(denoiser, rows, x_T, noise, trajectory, checkpoints, unroll, watch)
-    return x, points, failed, verdict(failed, x_T)
+    points = Trajectory(t, *points) if trajectory else None
+    stats = evaluations(len(rows))
+    return Sample(value=x, t=t, result=verdict(failed, x_T), stats=stats, trajectory=points), failed
 
 
 def _scan(
