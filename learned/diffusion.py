@@ -20,7 +20,7 @@ from nsolve.diffusion import (
     Denoiser,
     DPMSolverPP,
     Flow,
-    Grid,
+    TimeGrid,
     VPCosine,
     VPLinear,
     log_snr_grid,
@@ -199,7 +199,7 @@ def train(request: Request) -> dict[str, float]:
     return metrics
 
 
-def grid(schedule: AbstractSchedule, num_steps: int) -> Grid:
+def grid(schedule: AbstractSchedule, num_steps: int) -> TimeGrid:
     """Even steps in lam, from where there is no image to see to where there is no noise to see.
 
     Within these bounds `flow` has both signal and noise at its ends."""
