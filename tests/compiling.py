@@ -2,8 +2,9 @@
 
 Compiling is most of what the suite costs.  A test that spends more than `LIMIT` seconds on it fails, unless
 it is marked `@pytest.mark.compiles("why")`.  The clock is the CPU time of the process, no more than the wall
-time of each compilation.  On a machine with many more processes than cores it still runs up to twice as fast,
-so what takes half the limit is marked too.  Read from a warm cache, programs cost half.
+time of each compilation.  On a machine with many more processes than cores it still runs up to three times as
+fast, so that nothing fails there, and what takes half the limit is marked too.  Read from a warm cache,
+programs cost half.
 """
 
 import os
@@ -15,6 +16,7 @@ import pytest
 
 LIMIT = 5.0  # CPU seconds
 SLOWEST = 10  # lines of the table
+CROWDED = 2  # processes that want to run, a core
 
 _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -23,6 +25,11 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 def cpu_time() -> float:
     """Of this process and of the children that have ended."""
     return sum(os.times()[:4])
+
+
+def is_crowded() -> bool:
+    """Whether many more processes run on the machine than it has cores."""
+    return os.getloadavg()[0] > CROWDED * (os.cpu_count() or 1)
 
 
 class Compiling:
@@ -54,7 +61,7 @@ class Compiling:
         self.reported = self.seconds, self.programs
         report.user_properties += [("compile_s", seconds), ("programs", programs), ("cpu_s", cpu)]
         # What fixtures compiled before the call counts.
-        excused = item.get_closest_marker("compiles")
+        excused = item.get_closest_marker("compiles") or is_crowded()
         if report.when == "call" and report.passed and self.seconds > LIMIT and not excused:
             report.outcome = "failed"
             report.longrepr = (

@@ -106,6 +106,7 @@ def target(value):
     return jnp.sum(value * jnp.arange(1.0, 1.0 + value.size).reshape(value.shape))
 
 
+@pytest.mark.compiles("three gradients through two loops, and a derivative of one")
 def test_it_is_sample_on_the_grid_found_and_so_are_its_derivatives():
     sampler, x = D.AdaptiveMultistep(3), problem()[0][:2]
 
