@@ -66,10 +66,10 @@ def raised_in_words(tree: PyTree, result: lx.RESULTS, words: dict[str, str]) -> 
     return eqx.branched_error_if(tree, result != lx.RESULTS.successful, _code(result), messages)
 
 
-def first_failure(results: lx.RESULTS, axis: int = 0) -> tuple[Any, lx.RESULTS]:
+def first_failure(results: lx.RESULTS) -> tuple[Any, lx.RESULTS]:
     """Index and result of the first that failed; of the first, where none did."""
-    index = jnp.argmax(results != lx.RESULTS.successful, axis=axis)
-    return index, jax.tree.map(lambda codes: jnp.take(codes, index, axis=axis), results)
+    index = jnp.argmax(results != lx.RESULTS.successful)
+    return index, jax.tree.map(lambda codes: codes[index], results)
 
 
 def _code(result: lx.RESULTS) -> Any:

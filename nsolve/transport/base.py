@@ -1,4 +1,4 @@
-"""What the transport solvers share: tolerance, continuation in epsilon, outcome."""
+"""What the transport solvers share: tolerance, continuation in epsilon, and what they return."""
 
 import abc
 import math
