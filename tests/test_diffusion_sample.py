@@ -419,7 +419,8 @@ def test_network_that_fails():
         ),
         (lambda: D.sample(lambda x, t: x, D.DDIM(), X, TIMES), TypeError, "`denoiser`"),
         (lambda: D.sample(denoiser(), D.DDIM(), X), ValueError, "`grid` is missing"),
-        (lambda: D.sample(denoiser(), "ddim", X, TIMES), TypeError, "`sampler`"),
+        (lambda: D.sample(denoiser(), "ddim", X, TIMES), TypeError, "`sampler`.* got str"),
+        (lambda: D.sample(denoiser(), D.DDIM, X, TIMES), TypeError, "`sampler`.* got the class DDIM"),
         (
             lambda: D.sample(denoiser(), D.DDIM().plan(TIMES, VP), X, TIMES).value,
             ValueError,

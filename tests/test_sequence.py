@@ -315,3 +315,8 @@ def test_bad_input_is_named(fields, message):
     parameters, vectors, solver = (given.pop(name) for name in ("parameters", "vectors", "solver"))
     with pytest.raises((ValueError, TypeError), match=message):
         ns.solve_sequence(shifted, parameters, vectors, solver, **given)
+
+
+def test_what_makes_no_operator_is_named():
+    with pytest.raises(TypeError, match=r"`make_operator\(parameters\[0\]\)` must be a linear operator"):
+        ns.solve_sequence(lambda shift: shift, SHIFTS, VECTORS, ns.CG(rtol=1e-8))

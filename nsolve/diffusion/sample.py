@@ -112,9 +112,8 @@ def sample(
                 "`grid` is missing: give times or, say, `ns.diffusion.log_snr_grid(num_steps=10)`."
             )
     else:
-        raise TypeError(
-            f"`sampler` must be a sampler of ns.diffusion or a Plan, got {type(sampler).__name__}."
-        )
+        got = f"the class {sampler.__name__}" if isinstance(sampler, type) else type(sampler).__name__
+        raise TypeError(f"`sampler` must be a sampler such as `ns.diffusion.DDIM()`, or a Plan, got {got}.")
     plan, rows = prepared(denoiser, sampler, grid, x_T)
     noise = _noise(plan, key, type(sampler).__name__)
     arguments = denoiser, rows, plan.t, x_T, noise, trajectory, checkpoints, unroll

@@ -22,7 +22,7 @@ from .._results import AbstractSolution, Stats, first_failure
 from .._upstream import solve_throws
 from .._vectors import Vector, norm
 from ..linear.base import AbstractIterativeSolver, as_vector
-from ..operators.base import AbstractOperator
+from ..operators.base import AbstractOperator, require_operator
 from .base import AbstractTuner
 from .steps import Cost, SequenceSolver, SequenceState, Start
 
@@ -108,6 +108,7 @@ def solve_sequence(
     # What the function closes over becomes a leaf, and can be differentiated.
     make_operator = eqx.filter_closure_convert(make_operator, first)
     example = eqx.filter_eval_shape(make_operator, first)
+    require_operator(example, "make_operator(parameters[0])")
     structure = example.in_structure()
     if state is None:
         state = sequence.init(example, key)
