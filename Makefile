@@ -27,9 +27,9 @@ test: $(VENV)/.installed
 	@mkdir -p .cache
 	$(CACHE) $(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-# For the night: derivatives of every solver with every preconditioner and kind of operator.
+# For the night: derivatives of every solver with every preconditioner and kind of operator, and the limit on compiling.
 test-all:
-	$(MAKE) test PYTEST_ARGS='-m "not stress"'
+	$(MAKE) test PYTEST_ARGS='-m "not stress" --limit-compiling'
 
 # What other versions of Python, JAX, NumPy and SciPy would break first.
 smoke:

@@ -1,9 +1,9 @@
 """What a test spends on compiling: counted, limited, and shown at the end of the log.
 
-Compiling is most of what the suite costs.  A test that spends more than `LIMIT` seconds on it fails, unless
-it is marked `@pytest.mark.compiles("why")`.  The clock is the CPU time of the process, no more than the wall
-time of each compilation.  On a machine with many more processes than cores it still runs up to three times as
-fast, so that nothing fails there, and what takes half the limit is marked too.  Read from a warm cache,
+Compiling is most of what the suite costs.  A test that spends more than `LIMIT` seconds on it, and is not
+marked `@pytest.mark.compiles("why")`, is listed in the log; with `--limit-compiling` it fails.  The seconds
+are CPU time of the process, no more than the wall time of each compilation.  Even so they depend on the
+machine, and double beside other work, so that no check of a change hangs on them.  Read from a warm cache,
 programs cost half.
 """
 
@@ -16,7 +16,6 @@ import pytest
 
 LIMIT = 5.0  # CPU seconds
 SLOWEST = 10  # lines of the table
-CROWDED = 2  # processes that want to run, a core
 
 _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -27,15 +26,12 @@ def cpu_time() -> float:
     return sum(os.times()[:4])
 
 
-def is_crowded() -> bool:
-    """Whether many more processes run on the machine than it has cores."""
-    return os.getloadavg()[0] > CROWDED * (os.cpu_count() or 1)
-
-
 class Compiling:
     """Plugin of pytest; under xdist the workers count and the controller shows."""
 
-    def __init__(self):
+    def __init__(self, fails: bool):
+        self.fails = fails  # a test above the limit
+        self.exceeded: dict[str, str] = {}
         self.seconds, self.programs, self.started = 0.0, 0, 0.0
         self.tests: dict[str, Counter] = defaultdict(Counter)
         jax.monitoring.register_event_duration_secs_listener(self.listen)
@@ -61,18 +57,24 @@ class Compiling:
         self.reported = self.seconds, self.programs
         report.user_properties += [("compile_s", seconds), ("programs", programs), ("cpu_s", cpu)]
         # What fixtures compiled before the call counts.
-        excused = item.get_closest_marker("compiles") or is_crowded()
+        excused = item.get_closest_marker("compiles") is not None
         if report.when == "call" and report.passed and self.seconds > LIMIT and not excused:
-            report.outcome = "failed"
-            report.longrepr = (
+            exceeded = (
                 f"compiled {self.programs} programs in {self.seconds:.1f} s of CPU time, and {LIMIT:.0f} is "
                 "the limit: compile less (one jit around helpers, one shape, NumPy for references), or say "
                 '@pytest.mark.compiles("why it must")'
             )
+            report.user_properties.append(("exceeded", exceeded))
+            if self.fails:
+                report.outcome, report.longrepr = "failed", exceeded
         return report
 
     def pytest_runtest_logreport(self, report):
-        self.tests[report.nodeid].update({"wall_s": report.duration, **dict(report.user_properties)})
+        properties = dict(report.user_properties)
+        exceeded = properties.pop("exceeded", None)
+        if exceeded is not None:
+            self.exceeded[report.nodeid] = exceeded
+        self.tests[report.nodeid].update({"wall_s": report.duration, **properties})
 
     def pytest_terminal_summary(self, terminalreporter):
         if not self.tests:
@@ -91,3 +93,5 @@ class Compiling:
         for name, numbers in sorted(self.tests.items(), key=lambda t: -t[1]["wall_s"])[:SLOWEST]:
             line(numbers, name)
         line(total, f"all {len(self.tests)} tests")
+        for name, exceeded in self.exceeded.items():
+            write(f"{name} {exceeded}")

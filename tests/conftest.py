@@ -37,8 +37,12 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 pytest.register_assert_rewrite("tests.contract", "tests.linear_laws", "tests.helpers")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--limit-compiling", action="store_true", help="who compiles too much fails")
+
+
 def pytest_configure(config):
-    config.pluginmanager.register(Compiling())
+    config.pluginmanager.register(Compiling(fails=config.getoption("--limit-compiling")))
 
 
 @pytest.fixture(autouse=True, scope="module")
