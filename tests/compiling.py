@@ -15,7 +15,7 @@ import jax
 import pytest
 
 LIMIT = 5.0  # CPU seconds
-SLOWEST = 10  # lines of the table
+SLOWEST = 10  # lines of each table
 
 _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -91,6 +91,11 @@ class Compiling:
             )
 
         for name, numbers in sorted(self.tests.items(), key=lambda t: -t[1]["wall_s"])[:SLOWEST]:
+            line(numbers, name)
+        files: dict[str, Counter] = defaultdict(Counter)
+        for name, numbers in self.tests.items():
+            files[name.split("::")[0]].update(numbers)
+        for name, numbers in sorted(files.items(), key=lambda f: -f[1]["cpu_s"])[:SLOWEST]:
             line(numbers, name)
         line(total, f"all {len(self.tests)} tests")
         for name, exceeded in self.exceeded.items():
