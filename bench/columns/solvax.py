@@ -4,12 +4,18 @@ Stopping rule: `||r|| <= rtol ||b||`; PCG on the recurrence, GMRES on the true r
 restart.
 """
 
+import functools
 from typing import Any
 
+import jax
 import numpy as np
 
+from ..engine.measure import clock
+from ..engine.spec import Part, Spec
 from ..engine.work import Answer, Library, Offer
+from ..work.sequence import Like, Sequence, Solved
 from . import _jax
+from .nsolve.sequence import MODES, SequenceRun, check_modes
 
 SOLVERS = {
     "cg": ("form",),
@@ -62,4 +68,107 @@ class SolvaxRun(_jax.JaxRun):
         return Answer(result, np.asarray(raw.x).ravel(), {"num_steps": steps}, residual_norms=norms)
 
 
-LIBRARY = Library("solvax", "solvax", {"linear": Offer(SolvaxRun, SOLVERS, PRECONDITIONERS)})
+class SolvaxSequenceRun(SequenceRun):
+    """GCROT from system to system.
+
+    Its `iterations` leave out the products that take the subspace over and those of the restarts, so
+    products are counted by one more, untimed run with a counter inside."""
+
+    @staticmethod
+    def program(sequence: Sequence, spec: Spec, count: int, max_steps: int) -> tuple[Any, float]:
+        return _loop(sequence.like, spec, count, max_steps)
+
+    def solve(self, program: Any) -> Any:
+        loop, systems, given = program
+        return loop, systems, given, loop.run(*given)
+
+    def answer(self, raw: Any) -> Answer:
+        loop, systems, given, found = raw
+        loop.count = 0
+        products = np.array([count for _, count in loop.run(*given, counted=True)])
+        solved = Solved(
+            systems,
+            np.stack([np.asarray(solution.x) for solution, _ in found]),
+            ["successful" if bool(s.converged) else "max_steps_reached" for s, _ in found],
+            np.array([int(solution.iterations) for solution, _ in found]),
+            products,
+            np.zeros(len(products), int),
+        )
+        return Answer("successful", solved)
+
+
+class _Loop:
+    """One program for the first system, one for those with a subspace."""
+
+    def __init__(self, like: Like, spec: Spec, count: int, max_steps: int):
+        import solvax
+
+        options, self.carried = spec.solver.options, "carried" in spec.mode
+        restart = int(options.get("restart", 30))
+        self.count = 0
+
+        def bump():
+            self.count += 1
+
+        @_jax.promoting()
+        def solve(counted, rtol, parameter, b, recycle):
+            operator = like.kind.operator("sparse")(parameter)
+
+            def multiply(x):
+                if counted:
+                    jax.debug.callback(bump)
+                return operator.mv(x)
+
+            return solvax.gcrot(
+                multiply,
+                b,
+                m=restart,
+                k=int(options.get("recycle", 10)),
+                rtol=rtol,
+                max_restarts=-(-max_steps // restart),
+                recycle=recycle,
+                recycle_strategy=str(options.get("strategy", "fifo")),
+            )
+
+        shapes = like.shapes(count)
+        first = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), shapes[1:])
+        self.programs = {}
+        for counted in (False, True):
+            jitted = jax.jit(functools.partial(solve, counted))
+            cold = jitted.lower(shapes[0], *first, None).compile()
+            pair = jax.eval_shape(jitted, shapes[0], *first, None).recycle
+            self.programs[counted] = cold, jitted.lower(shapes[0], *first, pair).compile()
+
+    def run(self, rtol: Any, parameters: Any, vectors: Any, counted: bool = False) -> list[Any]:
+        cold, warm = self.programs[counted]
+        found, recycle, before = [], None, 0
+        for i in range(len(vectors)):
+            one = jax.tree.map(lambda leaf, i=i: leaf[i], (parameters, vectors))
+            program = cold if recycle is None else warm
+            solution = jax.block_until_ready(program(rtol, *one, recycle))
+            recycle = solution.recycle if self.carried else None
+            jax.effects_barrier()
+            found.append((solution, self.count - before))
+            before = self.count
+        return found
+
+
+@functools.lru_cache(maxsize=64)  # a program serves all tolerances
+def _loop(like: Like, spec: Spec, count: int, max_steps: int) -> tuple[_Loop, float]:
+    return clock(lambda: _Loop(like, spec, count, max_steps))
+
+
+def _check_sequence(spec: Spec, part: Part) -> None:
+    if spec.solver.name != "gcrot" or spec.preconditioner or "warm" in spec.mode:
+        raise ValueError(f"{spec}: of solvax's solvers only gcrot without preconditioner takes sequences")
+    check_modes(spec, part)
+
+
+LIBRARY = Library(
+    "solvax",
+    "solvax",
+    {
+        "linear": Offer(SolvaxRun, SOLVERS, PRECONDITIONERS),
+        "sequence": Offer(SolvaxSequenceRun, SOLVERS, PRECONDITIONERS, MODES, _check_sequence),
+    },
+)

@@ -96,8 +96,8 @@ def timed(run: Run, repeats: int | None = None) -> tuple[dict[str, Any], Any]:
     `repeats` fixes the number of timed solves. Otherwise: one when it takes over 5 s, else at least
     three and as many as fit into 2 s, at most 50."""
     if not run.timed:
-        state, setup = clock(run.setup)
-        return ({"setup_s": setup} if setup > 1e-3 else {}), run.solve(run.compile(state))
+        raw = run.solve(run.compile(run.setup()))
+        return {name: run.seconds[name] for name in ("setup_s",) if name in run.seconds}, raw
     timings, raw = _clocked(run, repeats)
     return {
         "setup_s": timings.setup_s,
@@ -108,8 +108,8 @@ def timed(run: Run, repeats: int | None = None) -> tuple[dict[str, Any], Any]:
 
 def _clocked(run: Run, repeats: int | None) -> tuple[Timings, Any]:
     state, setup = clock(run.setup)
-    compile_s = 0.0
-    if run.compiles:
+    compile_s, warms_up = 0.0, run.compiles and not run.ahead
+    if warms_up:
         del state  # two copies of a large hierarchy would be a memory peak of our own making
         state, again = clock(run.setup)
         compile_s, setup = max(0.0, setup - again), min(setup, again)
@@ -119,14 +119,16 @@ def _clocked(run: Run, repeats: int | None) -> tuple[Timings, Any]:
     if own is not None:
         return own, raw
     # The first call warms caches and compiles callbacks: it counts only where it stands alone.
-    alone = repeats == 1 and not run.compiles or (repeats is None and first > LONG_S and not run.compiles)
+    alone = not warms_up and (repeats == 1 or (repeats is None and first > LONG_S))
     times = [first] if alone else []
     while not alone and wants_more(times, repeats):
         raw, seconds = clock(lambda: run.solve(program))
         times.append(seconds)
     if run.compiles:
-        compile_s += compiling + max(0.0, first - float(np.median(times)))
-    return Timings(setup, compile_s, times), raw
+        compile_s += compiling
+    if warms_up:
+        compile_s += max(0.0, first - float(np.median(times)))
+    return Timings(run.seconds.get("setup_s", setup), run.seconds.get("compile_s", compile_s), times), raw
 
 
 def spread(times: list[float]) -> dict[str, float | int]:

@@ -118,15 +118,22 @@ class Timings:
 class Run(abc.ABC):
     """One column on one task.  The phases are timed apart; `answer` is not timed.
 
-    `compiles`: whether there is a program to compile, so that the first set-up counts as compilation.
-    `timed`: whether seconds are asked for at all; if not, the solve runs once."""
+    * `compiles`: whether there is a program to compile, so that the first set-up and the first solve count as
+      compilation, as far as they take longer than those that follow; with `ahead` the compile phase leaves
+      nothing of that to them.
+    * `timed`: whether seconds are asked for at all; if not, the solve runs once.
+    * `seconds`: of `setup_s` and `compile_s`, where the run knows better than the engine's clock, e.g. since its
+      program was compiled for an earlier cell.
+    """
 
     compiles: ClassVar[bool] = False
+    ahead: ClassVar[bool] = False
     timed: ClassVar[bool] = True
 
     def __init__(self, task: Task):
         self.task = task
         self.spec = task.spec
+        self.seconds: dict[str, float] = {}
 
     def setup(self) -> Any:
         """Everything that depends on the problem alone: factorisation, hierarchy, analysis."""

@@ -85,7 +85,7 @@ class Panel:
 
     `explode`: fields that hold lists, a mark for each entry; `place` is then the entry's number.  `level`: a field
     whose value is drawn as a dotted line, such as the tolerance.  `text`: a field written beside each bar.
-    `domain`: a function of the panel's frame that gives the limits of `y`."""
+    `derive` is applied to the panel's records, `after` once lists are exploded.  `domain`: a function of the panel's frame that gives the limits of `y`."""
 
     mark: str
     x: Axis
@@ -97,6 +97,7 @@ class Panel:
     text: str | None = None
     url: str | None = None
     derive: Derive | None = None
+    after: Derive | None = None
     domain: Callable[[pl.DataFrame], tuple[float, float] | None] | None = None
 
 
@@ -149,6 +150,8 @@ class Chart:
             rows = rows.filter(pl.col(panel.explode[0]).list.len() > 0)
             place = pl.int_ranges(pl.col(panel.explode[0]).list.len())
             rows = rows.with_columns(place.alias("place")).explode("place", *panel.explode)
+            if panel.after is not None:
+                rows = panel.after(rows)
         for axis in (panel.x, panel.y):
             if axis.field not in rows.columns:
                 return rows.clear()

@@ -5,6 +5,7 @@ Beside a record's own fields (nested ones as `stages.value.trace_s`) there are
 * `library`, `method` (the column without its preconditioner), `solver_name`, `preconditioner`, `mode`;
 * `problem_name`, and the problem's options with their defaults, as `problem.contrast`;
 * `ok` (the solver claimed success *and* the numbers confirm it), `reason` (why not, in words);
+* `steps_of_each`, where a record's `steps` is a list;
 * `steps`, `products`, `seconds` (median), `iqr`, `setup`, `total` (set-up and solve) of one system on average;
 * `system`, the problem and its size in words; `index`, the record's place.
 """
@@ -96,6 +97,8 @@ def _row(index: int, record: Record) -> dict[str, Any]:
     spec, part = specs.parse(record["solver"]), specs.parse_part(record["problem"])
     work = known_works().get(work_name(record))
     row = _flat({k: v for k, v in record.items() if k not in _LEFT_OUT})
+    if isinstance(row.get("steps"), list):
+        row["steps_of_each"] = row.pop("steps")
     options = dict(part.options)
     if work is not None and part.name in work.problems:
         options = work.options(part.name) | options

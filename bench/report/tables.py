@@ -71,7 +71,7 @@ class Table:
     """What to show of which records; see the module.
 
     `title` and `note` are text with fields of the table's first record, or functions of its frame; `verdict` adds
-    a last column that says what failed."""
+    a last column that says what failed.  Entries of `across` are sorted by `across_key`."""
 
     title: str | Callable[[pl.DataFrame], str]
     values: Sequence[Value]
@@ -81,6 +81,7 @@ class Table:
     headings: Mapping[str, str] | None = None
     across: str | None = None
     across_heading: Callable[[Any], str] = str
+    across_key: Callable[[Any], Any] | None = None
     where: pl.Expr | None = None
     derive: Derive | None = None
     note: str | Callable[[pl.DataFrame], str] = ""
@@ -107,7 +108,7 @@ class Table:
         else:
             key = pl.col(self.across)
             for value in self.values:
-                for entry in _sorted(rows[self.across].drop_nulls().unique(maintain_order=True).to_list()):
+                for entry in _sorted(rows[self.across].drop_nulls().unique(maintain_order=True).to_list(), self.across_key):
                     heading = self.across_heading(entry)
                     label = f"{value.heading}, {heading}" if value.heading else heading
                     columns.append((label, value, key == entry))
@@ -270,13 +271,15 @@ def _verdict(rows: pl.DataFrame) -> str:
 
 
 def _named(name: str, value: Any) -> str:
-    if name == "rtol":
+    if name == "rtol" and isinstance(value, float):
         return scientific(value)
     return number(value) if isinstance(value, float) else value if isinstance(value, str) else str(value)
 
 
-def _sorted(values: list[Any]) -> list[Any]:
-    """Numbers from small to large (tolerances from loose to tight), words as they come."""
+def _sorted(values: list[Any], key: Callable[[Any], Any] | None) -> list[Any]:
+    """By the key; else numbers from small to large (tolerances from loose to tight), words as they come."""
+    if key is not None:
+        return sorted(values, key=key)
     if all(isinstance(v, float) and v < 1 for v in values):
         return sorted(values, reverse=True)
     return sorted(values) if all(isinstance(v, int | float) for v in values) else values
