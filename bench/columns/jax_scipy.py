@@ -6,14 +6,16 @@ untimed run with a counter inside, and a run that used fewer than it was allowed
 to be successful.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jax.scipy.sparse.linalg as jspla
 import numpy as np
 
 from ..engine.work import Answer, Library, Offer, Run, Task
-from . import _jax
+from . import _jax, _plain
 
 SOLVERS = {
     "cg": ("form",),
@@ -68,4 +70,22 @@ def prepare(task: Task) -> Run:
     return (ProductRun if task.spec.solver.name == "product" else KrylovRun)(task)
 
 
-LIBRARY = Library("jax.scipy", "jax", {"linear": Offer(prepare, SOLVERS, PRECONDITIONERS)})
+def _asked(name: str, admits: str, limit: int) -> Callable[[], _plain.Asked]:
+    def answer(matvec, b, rtol):
+        return getattr(jspla, name)(matvec, b, tol=rtol, atol=0.0, maxiter=limit)
+
+    def solve(matrix, b, rtol):
+        x, info = answer(_plain.product(matrix), jnp.asarray(b), rtol)
+        return x, None if info is None else info == 0
+
+    return lambda: _plain.Asked(admits, solve, lambda matvec, b, rtol: answer(matvec, b, rtol)[0])
+
+
+_ASKED = {
+    "cg": _asked("cg", "spd", _plain.MAX_STEPS),
+    "bicgstab": _asked("bicgstab", "any", _plain.MAX_STEPS),
+    "gmres": _asked("gmres", "any", _plain.MAX_STEPS // 20),  # it counts restarts of 20
+}
+
+
+LIBRARY = Library("jax.scipy", "jax", {"linear": Offer(prepare, SOLVERS, PRECONDITIONERS), "probes": _plain.offer(_ASKED)})

@@ -16,7 +16,7 @@ import lineax as lx
 import numpy as np
 
 from ..engine.work import Answer, Library, Offer, Task
-from . import _jax
+from . import _jax, _plain
 
 SOLVERS = {"cg": ("form",), "bicgstab": ("form",), "gmres": ("form", "restart")}
 PRECONDITIONERS = {"jacobi": ()}
@@ -80,4 +80,11 @@ def prepare(task: Task) -> LineaxRun:
     return LineaxRun(task)
 
 
-LIBRARY = Library("lineax", "lineax", {"linear": Offer(prepare, SOLVERS, PRECONDITIONERS)})
+_ASKED = {
+    "cg": _plain.through_lineax("spd", lx.CG, atol=0.0),
+    "bicgstab": _plain.through_lineax("any", lx.BiCGStab, atol=0.0),
+    "gmres": _plain.through_lineax("any", lx.GMRES, atol=0.0),
+}
+
+
+LIBRARY = Library("lineax", "lineax", {"linear": Offer(prepare, SOLVERS, PRECONDITIONERS), "probes": _plain.offer(_ASKED)})

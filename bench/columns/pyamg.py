@@ -7,12 +7,16 @@ iterations, or cycles without one. Smoothers and coarsening are PyAMG's defaults
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import LinearOperator
 
 from ..engine.spec import Part, Spec
 from ..engine.work import Answer, Library, Offer, Run
+from . import _plain
 
 SOLVERS = {"ruge_stuben": (), "smoothed_aggregation": (), "cg": ()}
 ACCELERATORS = {"cg": (), "gmres": (), "fgmres": (), "bicgstab": ()}
@@ -78,4 +82,34 @@ def _check(spec: Spec, part: Part) -> None:
         raise ValueError("pyamg:cg runs alone here; write pyamg:ruge_stuben+cg for both")
 
 
-LIBRARY = Library("pyamg", "pyamg", {"linear": Offer(PyAMGRun, SOLVERS, ACCELERATORS, check=_check)})
+def _asked(name: str, admits: str, limit: int, **keywords: Any) -> Callable[[], _plain.Asked]:
+    def solve(matrix, b, rtol):
+        from pyamg import krylov
+
+        system = LinearOperator((len(b),) * 2, matvec=matrix) if callable(matrix) else matrix
+        x, info = getattr(krylov, name)(system, b, tol=rtol, maxiter=limit, **keywords)
+        return x, info == 0
+
+    return lambda: _plain.Asked(admits, solve)
+
+
+def _ruge_stuben(matrix: Any, b: np.ndarray, rtol: float) -> tuple[np.ndarray, bool]:
+    import pyamg
+
+    if callable(matrix):
+        raise TypeError("multigrid set-up needs a matrix")
+    # int32 indices are what PyAMG's compiled set-up takes.
+    hierarchy = pyamg.ruge_stuben_solver(csr_matrix(matrix))
+    x, info = hierarchy.solve(b, tol=rtol, maxiter=200, accel="cg", return_info=True)
+    return x, info == 0
+
+
+_ASKED = {
+    "cg": _asked("cg", "spd", _plain.MAX_STEPS),
+    "bicgstab": _asked("bicgstab", "any", _plain.MAX_STEPS),
+    "gmres": _asked("gmres", "any", _plain.MAX_STEPS // 30, restart=30),
+    "ruge_stuben": lambda: _plain.Asked("spd", _ruge_stuben),
+}
+
+
+LIBRARY = Library("pyamg", "pyamg", {"linear": Offer(PyAMGRun, SOLVERS, ACCELERATORS, check=_check), "probes": _plain.offer(_ASKED)})

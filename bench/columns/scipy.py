@@ -7,6 +7,8 @@ from a callback (one more product a step: for counts, not for times).
 Preconditioners: `jacobi`, and `ilu` which is SuperLU's threshold factorisation (not ILU(0)).
 """
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 from ..engine.work import Answer, Library, Offer, Run, Task
+from . import _plain
 
 SOLVERS = {
     "cg": (),
@@ -130,4 +133,32 @@ def prepare(task: Task) -> Run:
     return kinds.get(task.spec.solver.name, KrylovRun)(task)
 
 
-LIBRARY = Library("scipy", "scipy", {"linear": Offer(prepare, SOLVERS, PRECONDITIONERS)})
+def _asked(name: str, admits: str, **keywords: Any) -> Callable[[], _plain.Asked]:
+    def solve(matrix, b, rtol):
+        system = spla.LinearOperator((len(b),) * 2, matvec=matrix) if callable(matrix) else matrix
+        x, info = getattr(spla, name)(system, b, rtol=rtol, **keywords)
+        return x, info == 0
+
+    return lambda: _plain.Asked(admits, solve)
+
+
+def _spsolve(matrix: Any, b: np.ndarray, rtol: float) -> tuple[np.ndarray, bool | None]:
+    if callable(matrix):
+        raise TypeError("SuperLU needs a matrix")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        x = spla.spsolve(sp.csc_matrix(matrix), b)
+    singular = any(issubclass(w.category, spla.MatrixRankWarning) for w in caught)
+    return x, False if singular else None
+
+
+_ASKED = {
+    "cg": _asked("cg", "spd", maxiter=_plain.MAX_STEPS, atol=0.0),
+    "minres": _asked("minres", "symmetric", maxiter=_plain.MAX_STEPS),
+    "bicgstab": _asked("bicgstab", "any", maxiter=_plain.MAX_STEPS, atol=0.0),
+    "gmres": _asked("gmres", "any", maxiter=_plain.MAX_STEPS // 20, atol=0.0),
+    "spsolve": lambda: _plain.Asked("any", _spsolve, direct=True),
+}
+
+
+LIBRARY = Library("scipy", "scipy", {"linear": Offer(prepare, SOLVERS, PRECONDITIONERS), "probes": _plain.offer(_ASKED)})

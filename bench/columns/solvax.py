@@ -5,16 +5,18 @@ restart.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..engine.measure import clock
 from ..engine.spec import Part, Spec
 from ..engine.work import Answer, Library, Offer
 from ..work.sequence import Like, Sequence, Solved
-from . import _jax
+from . import _jax, _plain
 from .nsolve.sequence import MODES, SequenceRun, check_modes
 
 SOLVERS = {
@@ -164,11 +166,39 @@ def _check_sequence(spec: Spec, part: Part) -> None:
     check_modes(spec, part)
 
 
+def _asked(name: str, admits: str, limit: dict[str, int]) -> Callable[[], _plain.Asked]:
+    def make() -> _plain.Asked:
+        import solvax
+
+        method = getattr(solvax, name)
+
+        def solve(matrix, b, rtol):
+            answer = method(_plain.product(matrix), jnp.asarray(b), rtol=rtol, **limit)
+            return answer.x, answer.converged
+
+        def differentiable(matvec, b, rtol):
+            if name == "pcg":
+                return solvax.pcg_linear_solve(matvec, b, rtol=rtol, **limit).x
+            return solvax.linear_solve(matvec, b, lambda matvec, b: method(matvec, b, rtol=rtol, **limit).x)
+
+        return _plain.Asked(admits, solve, differentiable)
+
+    return make
+
+
+_ASKED = {
+    "pcg": _asked("pcg", "spd", {"max_steps": _plain.MAX_STEPS}),
+    "gmres": _asked("gmres", "any", {"max_restarts": _plain.MAX_STEPS // 30}),
+    "gcrot": _asked("gcrot", "any", {"max_restarts": _plain.MAX_STEPS // 30}),
+}
+
+
 LIBRARY = Library(
     "solvax",
     "solvax",
     {
         "linear": Offer(SolvaxRun, SOLVERS, PRECONDITIONERS),
+        "probes": _plain.offer(_ASKED),
         "sequence": Offer(SolvaxSequenceRun, SOLVERS, PRECONDITIONERS, MODES, _check_sequence),
     },
 )

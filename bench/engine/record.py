@@ -69,7 +69,7 @@ def _parse(path: Path, content: bytes) -> list[Record]:
                 f"schema {SCHEMA}; measure again with --fresh"
             )
         missing = [name for name in ("problem", "solver") if name not in record]
-        if missing and "probe" not in record:
+        if missing:
             raise ValueError(f"{path}, line {number}: lacks {' and '.join(missing)}")
         records.append(record)
     return records

@@ -50,8 +50,6 @@ def work_name(record: Record) -> str:
     """The kind of problem that a record is of; older ones do not say it."""
     if "work" in record:
         return record["work"]
-    if "probe" in record:
-        return "probes"
     found = work_of(record["problem"], record.get("length"))
     return "linear" if found is None else found.name
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from ...engine.work import Library, Offer
 
-_WORKS = ("linear", "sequence", "tuned", "transport", "diffusion")
+_WORKS = ("linear", "sequence", "tuned", "transport", "diffusion", "probes")
 
 
 class _Offers(Mapping[str, Offer]):
