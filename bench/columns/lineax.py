@@ -87,4 +87,4 @@ _ASKED = {
 }
 
 
-LIBRARY = Library("lineax", "lineax", {"linear": Offer(prepare, SOLVERS, PRECONDITIONERS), "probes": _plain.offer(_ASKED)})
+LIBRARY = Library("lineax", "lineax", {"linear": Offer(prepare, SOLVERS, PRECONDITIONERS, traced=True), "probes": _plain.offer(_ASKED)})

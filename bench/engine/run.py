@@ -83,6 +83,8 @@ def _measure_all(
                     measure.blank(cell, settings, suite.work.name, suite.name)
                     | {"result": "time_limit", "not_tried_after": slower["rtol"], "limit_s": settings.limit_s}
                 )
+            if suite.source is not None:
+                row["source"] = suite.source
             if file is not None:
                 file.append(row)
             done[keys[cell]] = row

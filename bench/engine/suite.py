@@ -172,6 +172,25 @@ def _all_problems(count: int | None) -> list[str]:
     return [name for w in known_works().values() if w.counted == (count is not None) for name in w.problems]
 
 
+def suite_of(records: Sequence[Mapping[str, Any]]) -> Suite:
+    """What shows these records: their suite where it is one of ours, or else their kind of work."""
+    from .work import known_works
+
+    name, first = records[0].get("suite"), records[0]
+    if name in names():
+        return load(str(name))
+    if "source" in first and Path(first["source"]).is_file():
+        return load(first["source"])
+    works = known_works()
+    found = works.get(first["work"]) if "work" in first else work_of(first["problem"], first.get("length"))
+    if found is None:
+        raise ValueError(
+            f"these records are of {first.get('work', first['problem'])!r}, which is not known here, nor is their suite's "
+            f"file {first.get('source', '')}; `nsolve-bench run` with that file shows them"
+        )
+    return Suite(str(name or AD_HOC), found, (), name=str(name or AD_HOC))
+
+
 def select(suite: Suite, filters: Sequence[str], only_problems: Sequence[str]) -> Suite:
     """The cells that some filter admits and that are of the given problems.
 
@@ -233,6 +252,8 @@ def expand(group: Group, work: Work, where: str) -> dict[Cell, Settings]:
     for column in columns:
         for part in parts:
             work.check_column(column, part)
+        if settings.stages and not work.offer(column).traced:
+            raise ValueError(f"stages of {where} are of our programs and of lineax's, not of {column}")
     for rtol in axes["rtol"]:
         if not isinstance(rtol, int | float) or not 0 < rtol < 1:
             raise ValueError(f"rtol of {where} must lie between 0 and 1, got {rtol!r}")

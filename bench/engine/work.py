@@ -159,7 +159,8 @@ class Run(abc.ABC):
 class Offer:
     """What a library offers for one work: names with their parameters, and how to run them.
 
-    `modes` are what may stand after `@`.  `check(spec, part)` raises ValueError for what names alone do not
+    `modes` are what may stand after `@`; `traced`: whether its runs have an `energy()`, for `Settings.stages`.
+    `check(spec, part)` raises ValueError for what names alone do not
     tell; `part` is the problem's."""
 
     prepare: Callable[[Task], Run]
@@ -167,6 +168,7 @@ class Offer:
     preconditioners: Mapping[str, Sequence[str]] = field(default_factory=dict)
     modes: Sequence[str] = ()
     check: Callable[[Spec, Part], None] = lambda spec, part: None
+    traced: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,8 @@ class NsolveRun(_jax.JaxRun):
     def __init__(self, task: Task):
         self.default_form = solvers.default_form(task.spec)
         super().__init__(task)
+        part = self.spec.preconditioner
+        self.constructor = None if part is None else solvers.make_preconditioner(part)
         if isinstance(self.matrix, ns.StencilLinearOperator):
             for tag in _jax.tags(task):
                 self.matrix = lx.TaggedLinearOperator(self.matrix, tag)
@@ -36,8 +38,7 @@ class NsolveRun(_jax.JaxRun):
         return jax.block_until_ready(self.build(self.matrix))
 
     def build(self, matrix: Any) -> Any:
-        part = self.spec.preconditioner
-        return None if part is None else solvers.make_preconditioner(part)(matrix)
+        return None if self.constructor is None else self.constructor(matrix)
 
     def solver(self) -> Any:
         task = self.task
@@ -59,11 +60,13 @@ class NsolveRun(_jax.JaxRun):
         if self.task.history and stats.get("residual_norms") is not None:
             norms = _jax.relative(stats["residual_norms"], float(np.linalg.norm(self.task.problem.rhs)))
         names = ("num_steps", "num_matvecs", "num_preconditioner_applications")
+        trained = getattr(self.constructor, "train_s", None)  # of a learned preconditioner that says so
         return Answer(
             result_name(raw.result),
             np.asarray(raw.value).ravel(),
             {name: int(stats[name]) for name in names if stats.get(name) is not None},
-            residual_norms=norms,
+            {} if trained is None else {"train_s": float(trained)},
+            norms,
         )
 
 
@@ -88,4 +91,6 @@ def _check(spec: Spec, part: Part) -> None:
     solvers.check(spec)
 
 
-OFFER = Offer(_prepare, {**solvers.SOLVERS, "product": ("form",)}, solvers.PRECONDITIONERS, check=_check)
+OFFER = Offer(
+    _prepare, {**solvers.SOLVERS, "product": ("form",)}, solvers.PRECONDITIONERS, check=_check, traced=True
+)
