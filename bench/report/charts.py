@@ -168,9 +168,7 @@ class Chart:
         hidden = alt.selection_point(fields=[_word(self.colour)], bind="legend", toggle="true", name=f"shown_{_word(self.name)}")
         made = [self._panel(panel, frame, colours, dashes, hidden) for panel, frame in zip(self.panels, frames, strict=True)]
         together = made[0] if len(made) == 1 else alt.vconcat(*made, spacing=8) if self.stack else alt.hconcat(*made)
-        return together.properties(title=_worded(self.title, rows)).add_params(hidden) if len(made) == 1 else together.properties(
-            title=_worded(self.title, rows)
-        ).add_params(hidden)
+        return together.properties(title=_worded(self.title, rows)).add_params(hidden)
 
     def _panel(
         self, panel: Panel, rows: pl.DataFrame, colours: dict[str, str], dashes: dict[str, list[int]], shown: alt.Parameter

@@ -34,6 +34,7 @@ _REASONS = {
     "missing": "not installed",
     "order_missed": "below its order",
 }
+_NUMBERS = ("steps", "products", "seconds", "fastest", "iqr", "setup", "total", "true_residual", "compile_s", "rtol")
 _LEFT_OUT = ("env", "params", "settings", "schema", "key", "message")
 
 
@@ -78,11 +79,16 @@ def reason(record: Record) -> str:
     """Why a record failed, in words; the empty string when it did not."""
     if succeeded(record):
         return ""
+    some = ""
+    if record.get("unsolved") or "solved" in record:  # of a sequence, or a batch
+        count = record.get("count") or record.get("count_of_batch")
+        missed = len(record["unsolved"]) if "unsolved" in record else count - record["solved"]
+        some = f" ({missed} of {count} systems)"
     if claims_success(record):
         work = known_works().get(work_name(record))
-        error = (work.error if work else "residual").removeprefix("relative ")
-        return f"says success, true {error} {scientific(record.get('true_residual'))}"
-    return _REASONS.get(record["result"], str(record["result"]))
+        error = (work.error if work else "error").removeprefix("relative ")
+        return f"says success, true {error} {scientific(record.get('true_residual'))}{some}"
+    return _REASONS.get(record["result"], str(record["result"])) + some
 
 
 def system_label(record: Record) -> str:
@@ -144,7 +150,9 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _column(name: str, values: Sequence[Any]) -> pl.Series:
     kinds = {type(v) for v in values if v is not None}
-    if kinds <= {int, float} and kinds:
+    if not kinds:
+        return pl.Series(name, values, dtype=pl.Float64 if name in _NUMBERS else pl.Null)
+    if kinds <= {int, float}:
         whole = kinds == {int} and all(abs(v) < 2**53 for v in values if v is not None)
         return pl.Series(name, values, dtype=pl.Int64 if whole else pl.Float64, strict=False)
     if kinds == {list}:

@@ -94,7 +94,7 @@ class Table:
         if rows.is_empty():
             return
         if self.derive is not None:
-            rows = self.derive(rows)
+            rows = derived(rows, self.derive)
         group = [name for name in self.group if name in rows.columns]
         for part in rows.partition_by(group, maintain_order=True) if group else [rows]:
             yield self._render(part)
@@ -245,6 +245,14 @@ def matching(fields: Mapping[str, Any]) -> pl.Expr:
 def ratio(value: str, to: pl.Expr, over: Sequence[str]) -> pl.Expr:
     """A column over that of the record that `to` picks out in the same group; null where there is none."""
     return pl.col(value) / pl.col(value).filter(to).first().over(over)
+
+
+def derived(rows: pl.DataFrame, derive: Derive) -> pl.DataFrame:
+    """With what the declaration adds; as it is where no record got as far as to have what that needs."""
+    try:
+        return derive(rows)
+    except pl.exceptions.ColumnNotFoundError:
+        return rows
 
 
 def _filtered(rows: pl.DataFrame, where: pl.Expr) -> pl.DataFrame:

@@ -198,6 +198,8 @@ def _beside_best(rows: pl.DataFrame) -> pl.DataFrame:
 
     `of_best`: ratio of the late steps; `beyond`: steps beyond its, summed up window by window; `faster`: than
     SSOR-CG with `omega = 1`; `share`: of the time that choosing and learning take, measured alone."""
+    if not has(rows, "last_steps", "solve_s.median", "window_steps"):  # none got as far
+        return rows
     records = rows.to_dicts()
 
     def same(one: dict, other: dict) -> bool:
