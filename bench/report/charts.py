@@ -25,7 +25,7 @@ import polars as pl
 
 from ..engine.record import write_whole
 from ..engine.spec import parse
-from .tables import Derive, _filtered, _worded
+from .tables import Derive, _filtered, _worded, derived
 
 # The Okabe-Ito colours, darkened where they would be too light on white.
 COLOURS = {
@@ -130,7 +130,7 @@ class Chart:
         if rows.is_empty():
             return
         if self.derive is not None:
-            rows = self.derive(rows)
+            rows = derived(rows, self.derive)
         group = [name for name in self.group if name in rows.columns]
         for part in rows.partition_by(group, maintain_order=True) if group else [rows]:
             frames = [self._frame(part, panel) for panel in self.panels]

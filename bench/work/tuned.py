@@ -225,7 +225,10 @@ def _beside_best(rows: pl.DataFrame) -> pl.DataFrame:
         added["beyond"].append(beyond)
         added["faster"].append(plain / clock if plain and clock and one["ok"] else None)
         added["share"].append(one["tuner_s"] / clock if one.get("tuner_s") and clock else None)
-    return rows.with_columns(*(pl.Series(name, values, strict=False) for name, values in added.items()))
+    kinds = {"beyond": pl.List(pl.Float64)}
+    return rows.with_columns(
+        *(pl.Series(name, values, dtype=kinds.get(name, pl.Float64)) for name, values in added.items())
+    )
 
 
 def _mean_and_spread(values: list[float]) -> str:
