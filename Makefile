@@ -78,10 +78,6 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 
-$(VENV)/.installed-# Tables and pictures of the documentation, from the records in docs/benchmarks.
-docs-figures: $(VENV)/.installed
-	$(BIN)/python docs/draw.py
-
-docs: $(VENV)/.installed
+$(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@

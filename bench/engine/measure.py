@@ -78,6 +78,7 @@ def measure(cell: Cell, settings: Settings, work: Work, suite: str) -> record.Re
 def stamped(row: record.Record) -> record.Record:
     """The record with where and when it was made; numbers that are none are named, as files have no word for
     them."""
+    row = record.plain(row)
     nonfinite = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
     return row | ({"nonfinite": nonfinite} if nonfinite else {}) | {
         "env": environment(),

@@ -166,6 +166,15 @@ def _line(record: Record) -> bytes:
     return (json.dumps(finite(record), allow_nan=False) + "\n").encode()
 
 
+def plain(value: Any) -> Any:
+    """The value with Python's own numbers and lists for those of NumPy and JAX."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return plain(value.tolist()) if hasattr(value, "tolist") else value
+
+
 def finite(value: Any) -> Any:
     """The value with NaN and infinities as None, since JSON has no word for them."""
     if isinstance(value, dict):
