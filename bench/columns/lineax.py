@@ -15,15 +15,13 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 
+from nsolve._results import result_name
+
 from ..engine.work import Answer, Library, Offer, Task
 from . import _jax, _plain
 
 SOLVERS = {"cg": ("form",), "bicgstab": ("form",), "gmres": ("form", "restart")}
 PRECONDITIONERS = {"jacobi": ()}
-RESULTS = (
-    "successful", "max_steps_reached", "singular", "breakdown",
-    "stagnation", "conlim", "nonfinite_input",
-)  # fmt: skip
 
 
 class LineaxRun(_jax.JaxRun):
@@ -61,18 +59,6 @@ class LineaxRun(_jax.JaxRun):
                 "num_matvecs": _jax.count_products(self, self.method, self.setup()) if restarts else None,
             },
         )
-
-
-def result_name(result: Any) -> str:
-    """The name of a member of `lineax.RESULTS`."""
-    return RESULTS[int(result_code(result))]
-
-
-def result_code(result: Any) -> jax.Array:
-    """The numbers in `RESULTS` of members of `lineax.RESULTS`, one of them or a batch; also where they are
-    traced.  One that is not in the table gets a number past its end."""
-    known = jnp.stack([result == getattr(lx.RESULTS, name) for name in RESULTS])
-    return jnp.where(jnp.any(known, axis=0), jnp.argmax(known, axis=0), len(RESULTS))
 
 
 def prepare(task: Task) -> LineaxRun:

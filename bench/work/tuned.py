@@ -15,20 +15,19 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from jaxtyping import Array
 
+from nsolve._results import RESULTS
 from nsolve.gallery.tuned import HeatTrajectory, ShiftedLaplacian
 
 from ..engine.work import Answer, Cell, Task, Work
 from ..report.charts import Axis, Chart, Panel
 from ..report.format import number, percent, scientific, seconds, times
 from ..report.tables import Table, Value, has
-from ..columns.lineax import RESULTS
 from .linear import RESIDUAL_SLACK
+
 
 class Trace(NamedTuple):
     """Of each system in turn, arrays of shape `(count,)`: JAX's in the loop, NumPy's outside."""

@@ -12,11 +12,11 @@ import lineax as lx
 import numpy as np
 
 import nsolve as ns
+from nsolve._results import result_name
 
 from ...engine.spec import Part, Spec
 from ...engine.work import Answer, Offer, Run, Task
 from .. import _jax
-from ..lineax import result_name
 from . import solvers
 
 

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nsolve._results import RESULTS, result_code
 from nsolve.sequence import solve_sequence, sort_systems
 
 from ...engine.measure import clock
 from ...engine.spec import Part, Spec
-from ...engine.work import Answer, Offer, Run, Task
+from ...engine.work import Answer, Offer, Run
 from ...work.sequence import Like, Sequence, Solved, Systems
-from ..lineax import RESULTS, result_code
 from . import solvers
 
 MODES = ("carried", "sorted", "warm")

@@ -5,7 +5,7 @@ The tuners and their grid of `omega` are those of the paper (`bench.work.tuned`)
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 import nsolve as ns
+from nsolve._results import result_code
 from nsolve.gallery.tuned import HeatTrajectory, ShiftedLaplacian
 from nsolve.sequence import Fixed, SequenceSolver, best_fixed, instance_optimal, solve_sequence
 from nsolve.sequence.base import AbstractTuner
@@ -23,8 +24,7 @@ from nsolve.sequence.steps import Start
 from ...engine.measure import clock
 from ...engine.spec import Part, Spec, check_part, parse_part
 from ...engine.work import Answer, Offer, Run, Task
-from ...work.tuned import BEST_FIXED, LAST, STARTS, Like, Problem, Samples, Trace, Tuned
-from ..lineax import result_code
+from ...work.tuned import BEST_FIXED, LAST, STARTS, Like, Samples, Trace, Tuned
 from . import solvers
 
 #: Modes that say where a system starts, with the library's word for each.

@@ -4,6 +4,7 @@ A sample is drawn in a loop, not in a batch, so that its numbers depend on the s
 alone, bit for bit.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,18 +15,17 @@ import scipy.sparse as sp
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AxisType, PartitionSpec
 
-import nsolve as ns
+from nsolve._results import RESULTS, result_code
 from nsolve.gallery.families import AbstractFamily, Parameter
+from nsolve.linear.base import AbstractIterativeSolver
 from nsolve.sequence import solve_sequence, sort_systems
 
-from . import peers, specs
-from .peers.lineax import RESULTS, result_code
-from .peers.own import PRECONDITIONER_CLASSES, SOLVER_CLASSES
-from .table import RESIDUAL_SLACK
-
+FORMS = ("sparse", "stencil")
 ORDERS = ("greedy", "grouped", "none")
 #: Exit reasons: the solvers', and what only the recomputed residual tells.
 REASONS = (*RESULTS, "residual_too_large")
+#: Rounding in `||b - A x||` itself: the slack with which "meets the tolerance" is judged.
+RESIDUAL_SLACK = 1e-6
 
 
 class Samples(NamedTuple):
@@ -43,8 +43,11 @@ class Samples(NamedTuple):
 class Chains:
     """Draws and solves samples of one family with one solver.
 
-    * `spec`: the benchmark's `solver+preconditioner`; a solver with `recycle=` recycles along each chain.
+    * `solver`: with its tolerance, its steps and, where it has one, a preconditioner: an operator on vectors
+      of the form, or a constructor such as `ns.preconditioners.Multigrid()`.
+    * `form`: `"stencil"` for vectors of the grid's shape, `"sparse"` for flat ones.
     * `order`: how samples are sorted into chains, one of `ORDERS`.
+    * `recycle`: hand what the solver recycles on along each chain.
     * `refresh`: whether each system gets a preconditioner of its own; otherwise one, made of the family's
       reference, serves all, at a few iterations more and without its set-up for each.
 
@@ -54,34 +57,22 @@ class Chains:
     def __init__(
         self,
         family: AbstractFamily,
-        spec: specs.Spec,
-        rtol: float,
-        max_steps: int | None = None,
+        solver: AbstractIterativeSolver,
+        form: str = "stencil",
         order: str = "greedy",
+        recycle: bool = False,
         refresh: bool = False,
     ):
-        if spec.peer != specs.OWN:
-            raise ValueError(f"--solver {spec}: samples are solved by {specs.OWN}'s solvers only")
-        peers.check(spec)
-        specs.check_name("solver", spec.solver.name, SOLVER_CLASSES)  # `product` only multiplies
-        specs.check_name("order", order, ORDERS)
-        self.family, self.rtol, self.order = family, rtol, order
-        part = spec.preconditioner
-        stencil = part is None or part.name == "multigrid"
-        form = str(spec.solver.options.get("form", "stencil" if stencil else "sparse"))
-        specs.check_name("form", form, ("sparse", "stencil"))
-        self._on_grid = form == "stencil"
-        preconditioner = None
-        if part is not None:
-            preconditioner = getattr(ns.preconditioners, PRECONDITIONER_CLASSES[part.name])(**part.options)
-            if not refresh:
-                reference = family.reference()
-                preconditioner = preconditioner(reference if self._on_grid else family.as_sparse(reference))
-        options: dict[str, Any] = {k: v for k, v in spec.solver.params if k != "form"}
-        self._recycle = "recycle" in options
-        solver = getattr(ns, SOLVER_CLASSES[spec.solver.name])(
-            rtol=rtol, max_steps=max_steps, preconditioner=preconditioner, **options
-        )
+        for name, value, known in (("form", form, FORMS), ("order", order, ORDERS)):
+            if value not in known:
+                raise ValueError(f"`{name}` must be one of {', '.join(known)}, not {value!r}.")
+        self.family, self.rtol, self.order = family, float(solver.rtol), order
+        self._on_grid, self._recycle = form == "stencil", recycle
+        made = solver.preconditioner
+        if callable(made) and not refresh:
+            reference = family.reference()
+            made = made(reference if self._on_grid else family.as_sparse(reference))
+            solver = dataclasses.replace(solver, preconditioner=made)
         self._arrays, self._static = eqx.partition(solver, eqx.is_array)
         self._mesh = jax.make_mesh((jax.device_count(),), ("chain",), (AxisType.Auto,))
         self._prepare = jax.jit(partial(jax.lax.map, self._prepare_one))

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 
 from nsolve.gallery.families import AbstractFamily
 
-from .figures import INK
 from .sample_file import SampleFile
 
 SAMPLES = 3
+INK = "#333333"
 
 
 def draw(file: SampleFile, family: AbstractFamily, out: Path) -> Path:
