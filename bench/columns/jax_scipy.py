@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import jax.scipy.sparse.linalg as jspla
 import numpy as np
 
-from ..engine.work import Answer, Library, Offer, Run, Task
+from ..engine.work import Answer, Library, Offer, Run, Task, check_counts
 from . import _jax, _plain
 
 SOLVERS = {
@@ -88,4 +88,11 @@ _ASKED = {
 }
 
 
-LIBRARY = Library("jax.scipy", "jax", {"linear": Offer(prepare, SOLVERS, PRECONDITIONERS), "probes": _plain.offer(_ASKED)})
+LIBRARY = Library(
+    "jax.scipy",
+    "jax",
+    {
+        "linear": Offer(prepare, SOLVERS, PRECONDITIONERS, check=check_counts),
+        "probes": _plain.offer(_ASKED),
+    },
+)

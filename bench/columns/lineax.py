@@ -17,7 +17,7 @@ import numpy as np
 
 from nsolve._results import result_name
 
-from ..engine.work import Answer, Library, Offer, Task
+from ..engine.work import Answer, Library, Offer, Task, check_counts
 from . import _jax, _plain
 
 SOLVERS = {"cg": ("form",), "bicgstab": ("form",), "gmres": ("form", "restart")}
@@ -73,4 +73,11 @@ _ASKED = {
 }
 
 
-LIBRARY = Library("lineax", "lineax", {"linear": Offer(prepare, SOLVERS, PRECONDITIONERS, traced=True), "probes": _plain.offer(_ASKED)})
+LIBRARY = Library(
+    "lineax",
+    "lineax",
+    {
+        "linear": Offer(prepare, SOLVERS, PRECONDITIONERS, check=check_counts, traced=True),
+        "probes": _plain.offer(_ASKED),
+    },
+)

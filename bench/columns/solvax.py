@@ -14,7 +14,7 @@ import numpy as np
 
 from ..engine.measure import clock
 from ..engine.spec import Part, Spec
-from ..engine.work import Answer, Library, Offer
+from ..engine.work import Answer, Library, Offer, check_counts
 from ..work.sequence import Like, Sequence, Solved
 from . import _jax, _plain
 from .nsolve.sequence import MODES, SequenceRun, check_modes
@@ -197,7 +197,7 @@ LIBRARY = Library(
     "solvax",
     "solvax",
     {
-        "linear": Offer(SolvaxRun, SOLVERS, PRECONDITIONERS),
+        "linear": Offer(SolvaxRun, SOLVERS, PRECONDITIONERS, check=check_counts),
         "probes": _plain.offer(_ASKED),
         "sequence": Offer(SolvaxSequenceRun, SOLVERS, PRECONDITIONERS, MODES, _check_sequence),
     },

@@ -340,6 +340,14 @@ def check_option(what: str, value: Any, default: Any) -> None:
         raise ValueError(f"{what} must be {kinds[type(default)]}, got {value!r} (default {default!r})")
 
 
+def check_counts(spec: Spec, part: Part) -> None:
+    """ValueError where a parameter that counts vectors is no positive integer: an `Offer`'s check."""
+    for name in ("restart", "recycle"):
+        value = spec.solver.options.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{spec}: {name} must be an integer from 1 on, got {value!r}")
+
+
 @functools.cache
 def known_works() -> dict[str, Work]:
     """The works that come with the benchmark, by name; loaded when first asked for."""

@@ -5,6 +5,7 @@ default is `stencil`. Names are short forms of the classes; their fields are the
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -40,11 +41,14 @@ class NsolveRun(_jax.JaxRun):
     def build(self, matrix: Any) -> Any:
         return None if self.constructor is None else self.constructor(matrix)
 
+    def renew(self, rhs: np.ndarray) -> None:
+        """Another right-hand side for a program that is compiled already."""
+        self.task = replace(self.task, problem=replace(self.task.problem, rhs=rhs))
+        self.rhs = _jax.vector(self.task, self.form)
+
     def solver(self) -> Any:
         task = self.task
-        return solvers.make_solver(
-            self.spec, rtol=task.rtol, max_steps=task.max_steps, history=task.history
-        )
+        return solvers.make_solver(self.spec, rtol=task.rtol, max_steps=task.max_steps, history=task.history)
 
     def function(self, throw: bool = False) -> Callable[..., Any]:
         solver = self.solver()

@@ -6,7 +6,8 @@ from typing import Any
 
 import nsolve as ns
 
-from ...engine.spec import Part, Spec
+from ...engine.spec import OWN, Part, Spec
+from ...engine.work import check_option
 
 SOLVER_CLASSES = {
     "cg": "CG",
@@ -69,6 +70,20 @@ def make_preconditioner(part: Part) -> Callable[[Any], Any]:
     return getattr(ns.preconditioners, PRECONDITIONER_CLASSES[part.name])(**part.options)
 
 
+def spec_of(solver: Any) -> Spec:
+    """The column that a solver is: its class by its short name, and what differs from the defaults."""
+    made = solver.preconditioner
+    part = None if made is None else _part_of(made, PRECONDITIONER_CLASSES)
+    return Spec(OWN, _part_of(solver, SOLVER_CLASSES), part)
+
+
+def _part_of(made: Any, classes: dict[str, str]) -> Part:
+    (name,) = [short for short, cls in classes.items() if cls == type(made).__name__]
+    fields = [f for f in dataclasses.fields(made) if f.name not in COMMON]
+    params = [(f.name, value) for f in fields if (value := getattr(made, f.name)) != f.default]
+    return Part(name, tuple(sorted(params)))
+
+
 def default_form(spec: Spec) -> str:
     """Geometric multigrid takes stencils only."""
     part = spec.preconditioner
@@ -82,8 +97,24 @@ def check(spec: Spec) -> None:
         raise ValueError(f"{spec}: form must be one of {', '.join(FORMS)}, got {form!r}")
     try:
         if spec.solver.name in SOLVER_CLASSES:
+            _check_values(spec.solver, getattr(ns, SOLVER_CLASSES[spec.solver.name]))
             make_solver(spec, rtol=1e-8)
         if spec.preconditioner is not None:
+            if ":" not in spec.preconditioner.name:
+                cls = PRECONDITIONER_CLASSES[spec.preconditioner.name]
+                _check_values(spec.preconditioner, getattr(ns.preconditioners, cls))
             make_preconditioner(spec.preconditioner)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{spec}: {error}") from None
+
+
+def _check_values(part: Part, cls: type) -> None:
+    """ValueError for a word where a number belongs, which some classes find out only at work."""
+    fields = {f.name: f.default for f in dataclasses.fields(cls)}
+    for key, value in part.params:
+        if key == "form":
+            continue
+        what = f"{key} of {part.name}"
+        check_option(what, value, fields[key])
+        if fields[key] is None and isinstance(value, str):
+            raise ValueError(f"{what} cannot be said in a name; leave it out")
