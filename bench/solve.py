@@ -127,7 +127,8 @@ class Job:
             columns = self.unsolved
             answers, once, each = self._answers(attempt, columns)
             self.say("result", _summary(answers))
-            self.say("time", f"set-up and compiling {seconds(once)}, solving {seconds(each)}")
+            if once or each:
+                self.say("time", f"set-up and compiling {seconds(once)}, solving {seconds(each)}")
             reached = [self._keep(attempt, j, answer) for j, answer in zip(columns, answers, strict=True)]
             if not len(self.unsolved):
                 return

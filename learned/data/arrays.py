@@ -11,7 +11,8 @@ import numpy as np
 def split_array(name: str) -> tuple[str, str]:
     """`file.npz:array` as file and array; what names no array as it is, with an empty one."""
     file, colon, array = name.rpartition(":")
-    if colon and array and not Path(name).exists() and "/" not in array:
+    # In HDF5 an array's name may have slashes, and so may a folder's whose name has a colon.
+    if colon and array and not Path(name).exists() and (Path(file).is_file() or "/" not in array):
         return file, array
     return name, ""
 
