@@ -188,7 +188,7 @@ class TestMistakes:
             (["darcy", "--solver", "cg+ilu"], "positive definite preconditioner"),
             (["helmholtz", "--solver", "cg"], "CG"),
             (["darcy", "--solver", "cg@carried"], "leave out @carried"),
-            (["darcy", "--solver", "cg[recycle=few]"], "`CG(recycle=...)` must be an integer"),
+            (["darcy", "--solver", "cg[recycle=few]"], "recycle of cg must be an integer, got 'few'"),
             (["darcy", "--order", "greedily"], "unknown order 'greedily': did you mean greedy"),
             (["darcy", "--size", "1"], "--size is 1: give at least 2"),
             (["darcy", "--count", "0"], "--count is 0: give at least 1"),
