@@ -271,7 +271,8 @@ class Work:
     def options(self, name: str) -> dict[str, Any]:
         """The options of a problem with their defaults."""
         parameters = inspect.signature(self.problems[name]).parameters
-        return {k: p.default for k, p in parameters.items() if k not in ("size", "seed", "count")}
+        axes = ("size", "seed", "count") if self.counted else ("size", "seed")
+        return {k: p.default for k, p in parameters.items() if k not in axes}
 
     def is_sized(self, name: str) -> bool:
         """Whether the problem comes in sizes (a file does not)."""

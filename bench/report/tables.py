@@ -32,7 +32,7 @@ class Value:
 
     A name stands for the first entry that is not null.  `wide`: least width of a terminal at which it is worth
     its place.  Where nothing in the table has a value the column is left out, unless it must `stay`.  `ok`: a
-    failed record shows a cross instead."""
+    failed record shows a cross instead.  `once`: of the whole line, also where others stand side by side."""
 
     def __init__(
         self,
@@ -42,8 +42,9 @@ class Value:
         wide: int = 0,
         stay: bool = False,
         ok: bool = False,
+        once: bool = False,
     ):
-        self.heading, self.show, self.wide, self.stay, self.ok = heading, show, wide, stay, ok
+        self.heading, self.show, self.wide, self.stay, self.ok, self.once = heading, show, wide, stay, ok, once
         self.of = [first(e) if isinstance(e, str) else e for e in of]
 
     def of_row(self, rows: pl.DataFrame) -> tuple[Any, str]:
@@ -107,6 +108,9 @@ class Table:
         else:
             key = pl.col(self.across)
             for value in self.values:
+                if value.once:
+                    columns.append((value.heading, value, None))
+                    continue
                 for entry in _sorted(rows[self.across].drop_nulls().unique(maintain_order=True).to_list()):
                     heading = self.across_heading(entry)
                     label = f"{value.heading}, {heading}" if value.heading else heading
@@ -202,15 +206,20 @@ class Promise:
 
 @dataclass(frozen=True)
 class Promises:
-    """A table of what a suite is for: our figure, the mark beside it, and the ratio."""
+    """A table of what a suite is for: our figure, the mark beside it, and the ratio.
 
-    lines: Sequence[Promise] | Callable[[pl.DataFrame], Sequence[Promise]]
+    A line may also be `told` in words."""
+
+    lines: Sequence[Promise | Row] | Callable[[pl.DataFrame], Sequence[Promise | Row]]
     name: str = "promises"
     title: str = ""
 
     def render(self, rows: pl.DataFrame) -> Iterator[Rendered]:
         body = []
         for line in self.lines(rows) if callable(self.lines) else self.lines:
+            if isinstance(line, Row):
+                body.append(line)
+                continue
             ours = best(rows, line.ours, line.value)
             if ours is None:
                 continue
@@ -227,6 +236,12 @@ class Promises:
         if body:
             heads = ["work", "nsolve", "beside", "ratio"]
             yield Rendered(self.title, heads, [False, True, False, True], [0] * 4, body, "", rows)
+
+
+def told(work: str, ours: str, beside: str = "", ratio: float | str = "") -> Row:
+    """A line of promises whose figures are in words already."""
+    shown = ratio if isinstance(ratio, str) else f"{ratio:.1f}"
+    return Row([(work, work), (ours, ours), (beside, beside), (ratio, shown)], True)
 
 
 def best(rows: pl.DataFrame, fields: Mapping[str, Any], value: str) -> float | None:
