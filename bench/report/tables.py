@@ -12,7 +12,7 @@ A value is one or more polars expressions over the records of a row, and a funct
 words.  `derive` may add columns to the whole frame beforehand, e.g. ratios to another column of the same group.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,7 +210,7 @@ class Promises:
 
     A line may also be `told` in words."""
 
-    lines: Sequence[Promise | Row] | Callable[[pl.DataFrame], Sequence[Promise | Row]]
+    lines: Sequence[Promise | Row] | Callable[[pl.DataFrame], Iterable[Promise | Row]]
     name: str = "promises"
     title: str = ""
 

@@ -1,17 +1,12 @@
-"""Tables and charts of transport problems: time to each tolerance, derivatives, memory, batches; and what the
-suite is for."""
-
-from collections.abc import Sequence
+"""Tables and charts of transport problems: time to each tolerance, derivatives, memory, batches."""
 
 import polars as pl
 
 from .charts import Axis, Chart, Panel
 from .format import mebibytes, number, scientific, seconds, times
 from .frame import common_rtol
-from .tables import Row, Table, Value, matching, told
+from .tables import Table, Value
 
-NEWTON = "sinkhorn_newton"
-OTT = ("ott:sinkhorn", "ott:momentum", "ott:lehmann", "ott:anderson")
 # Without regularisation: the reference, not a rival.
 EXACT = pl.col("solver") == "pot:emd"
 SYSTEM = ("problem", "size", "dtype", "device", "seed")
@@ -159,105 +154,6 @@ MEMORY = Table(
     note="The largest resident set while a program runs, above what a fresh process with the points holds.",
 )
 TABLES = (TIMES, BATCHES, GRADIENTS, MEMORY)
-
-
-# --- what the suite is for ---
-
-
-def promises(rows: pl.DataFrame) -> Sequence[Row]:
-    """Our figures beside the peers'; lines whose records are missing are left out."""
-    rows = prepared(rows)
-    lines = []
-    for name, problem in (
-        ("random assignment, n = 500", {"problem": "assignment[eta=1200]", "size": 500}),
-        ("digits, squared L2", {"problem": "digits[eta=1200]"}),
-        ("digits, L1", {"problem": "digits[cost=l1,eta=1200]"}),
-    ):
-        lines += _steps(rows, f"{name}, epsilon 1/1200, steps to 1e-12", {**problem, "rtol": 1e-12})
-        for peers in (OTT, ("pot:log",), ("pot:stabilized",)):
-            lines += _seconds(rows, f"{name}, epsilon 1/1200, to 1e-6", {**problem, "rtol": 1e-6}, peers)
-    for name in ("assignment", "cloud"):
-        of = {"problem": f"{name}[eta=1000]", "size": 2000, "rtol": 1e-9}
-        lines += _seconds(rows, f"{name}, n = 2000, epsilon 1e-3, to 1e-9", of, OTT)
-    return [*lines, *_memory(rows), *_gradients(rows), *_batches(rows)]
-
-
-def _ours(rows: pl.DataFrame, of: dict) -> dict | None:
-    found = rows.filter(matching({**of, "solver": NEWTON}) & pl.col("ok"))
-    return None if found.is_empty() else found.row(0, named=True)
-
-
-def _steps(rows: pl.DataFrame, work: str, of: dict) -> list[Row]:
-    ours = _ours(rows, of)
-    if ours is None:
-        return []
-    found = rows.filter(matching({**of, "solver": OTT}) & pl.col("ok")).sort("num_steps")
-    if found.is_empty():
-        return [told(work, ours["told"])]
-    least = found.row(0, named=True)
-    beside = f"`{least['solver']}`: {least['num_steps']} sweeps"
-    return [told(work, ours["told"], beside, least["num_steps"] / ours["num_steps"])]
-
-
-def _seconds(rows: pl.DataFrame, work: str, of: dict, peers: Sequence[str]) -> list[Row]:
-    """Ours beside the fastest of some columns; where none of them got there, beside their limit."""
-    ours, found = _ours(rows, of), rows.filter(matching({**of, "solver": peers}))
-    if ours is None or found.is_empty():
-        return []
-    mine, solved = ours["seconds"], found.filter("ok").sort("seconds")
-    if not solved.is_empty():
-        solver, theirs = solved["solver"][0], solved["seconds"][0]
-        return [told(work, seconds(mine), f"`{solver}`: {seconds(theirs)}", theirs / mine)]
-    name = f"`{peers[0]}`" if len(peers) == 1 else "no mode of ott-jax"
-    if not (found["result"] == "time_limit").all():
-        return [told(work, seconds(mine), f"{name}: {', '.join(found['reason'].unique().sort())}")]
-    limit = found["limit_s"].max()
-    beside = f"{name}: not in {limit:g} s" if len(peers) == 1 else f"{name} in {limit:g} s"
-    return [told(work, seconds(mine), beside, f"> {limit / mine:.0f}")]
-
-
-def _memory(rows: pl.DataFrame) -> list[Row]:
-    lines = []
-    held = (pl.col("asks") == "memory") & pl.col("ok") & (pl.col("library") == "nsolve")
-    for row in rows.filter(held & pl.col("memory_bytes").is_not_null()).iter_rows(named=True):
-        matrix = row["size"] ** 2 * 8
-        what = "gradient of" if row["mode"] == "gradient" else "solving"
-        work = f"{what} {row['size']} points against as many, `{row['solver']}`"
-        beside = f"the matrix alone: {mebibytes(matrix)}"
-        lines.append(told(work, mebibytes(row["memory_bytes"]), beside, matrix / row["memory_bytes"]))
-    return lines
-
-
-def _gradients(rows: pl.DataFrame) -> list[Row]:
-    lines, of = [], ["problem", "size", "rtol"]
-    rows = rows.filter((pl.col("asks") == "gradient") & pl.col("potential_gradient_s").is_not_null())
-    ours, theirs = (rows.filter(pl.col("solver") == f"{name}@gradient") for name in (NEWTON, "ott:sinkhorn"))
-    for row in ours.join(theirs, on=of, how="left", suffix="_theirs").iter_rows(named=True):
-        for which, name in (("cost", "the cost's"), ("potential", "a potential's")):
-            error, time, error_theirs, time_theirs = (
-                row[f"{which}_gradient_{field}"] for field in ("error", "s", "error_theirs", "s_theirs")
-            )
-            work = f"{name} gradient, {_label(row)}: error and time ({time / row['forward_s']:.2f}x a solve)"
-            mine, beside = f"{scientific(error)} in {seconds(time)}", ("",)
-            if time_theirs is not None:
-                beside = f"ott-jax: {scientific(error_theirs)} in {seconds(time_theirs)}", time_theirs / time
-            lines.append(told(work, mine, *beside))
-    return lines
-
-
-def _batches(rows: pl.DataFrame) -> list[Row]:
-    lines = []
-    ours = (pl.col("asks") == "batch") & (pl.col("solver") == NEWTON) & pl.col("count_of_batch").is_not_null()
-    for row in rows.filter(ours).iter_rows(named=True):
-        count, each = row["count_of_batch"], row["fastest"] / row["count_of_batch"]
-        work = f"{count} problems at once, {_label(row)}: seconds of one; {row['solved']} solved"
-        beside = f"the slowest alone: {seconds(row['slowest_s'])}"
-        lines.append(told(work, seconds(each), beside, row["slowest_s"] / each))
-    return lines
-
-
-def _label(row: dict) -> str:
-    return f"{row['problem_name']}, n = {row['size']}, epsilon 1/{row['problem.eta']:g}"
 
 
 # --- pictures ---
