@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from bench import problems
-from bench.diffusion import problems as diffusion
 from bench.relaxation import problems as relaxation
 from bench.sequences import systems
-from bench.transport import problems as transport
+from bench.work import diffusion, transport
 
 NEEDS = {"fem2d": "skfem", "digits": "sklearn"}
 
@@ -19,7 +18,7 @@ def linear(text):
 
 
 def transported(text):
-    problem = transport.build(text, 9, 5)
+    problem = transport.WORK.call(text, size=9, seed=5)
     return problem.cost, problem.a, problem.b
 
 
@@ -33,7 +32,7 @@ def shifted(text):
 
 
 def mixture(text):
-    problem = diffusion.build(text)
+    problem = diffusion.made(text)
     return problem.weights, problem.means
 
 
