@@ -71,7 +71,10 @@ class TransportRun(Run):
 
     @property
     def limit_s(self) -> float:
-        return self.task.settings.limit_s if self.limited else 0.0
+        """The seconds that are kept to; none where memory is asked for, which programs tried before would add
+        to."""
+        settings = self.task.settings
+        return settings.limit_s if self.limited and not settings.memory else 0.0
 
     def compile(self, state: Any) -> Any:
         most = self.task.max_steps
@@ -136,8 +139,11 @@ class JaxTransportRun(TransportRun):
     problems of a shape."""
 
     compiles = True
-    # What tracing and compiling need around them.
-    around: Callable[[], AbstractContextManager] = nullcontext
+
+    @staticmethod
+    def around() -> AbstractContextManager[None]:
+        """What tracing and compiling need around them."""
+        return nullcontext()
 
     @staticmethod
     @abc.abstractmethod

@@ -65,7 +65,7 @@ class ErrorRun(DiffusersRun):
     timed = False
 
     def solve(self, program: Any) -> Samples:
-        torch, problem, size = self.torch, self.task.problem, self.task.cell.size
+        torch, problem, size = self.torch, self.task.problem, work.size_of(self.task.cell)
         model = eqx.filter_jit(denoiser(problem, work.schedule()).model)
 
         def network(x: Any, t: Any) -> Any:
@@ -97,7 +97,7 @@ class OverheadRun(DiffusersRun):
         self.x = self.torch.as_tensor(task.problem.start(self.dtype))
 
     def solve(self, program: Any) -> Any:
-        return self.sample(lambda x, t: 0.1 * x, self.task.cell.size, self.x)
+        return self.sample(lambda x, t: 0.1 * x, work.size_of(self.task.cell), self.x)
 
     def timings(self, raw: Any) -> Timings:
         def seconds(threads: int) -> list[float]:
@@ -116,7 +116,7 @@ class OverheadRun(DiffusersRun):
         return Timings(0.0, 0.0, self.times)
 
     def answer(self, raw: Any) -> Answer:
-        size = self.task.cell.size
+        size = work.size_of(self.task.cell)
         metrics = {"seconds_per_step": float(np.median(self.times)) / size}
         return Answer("successful", counts={"num_steps": size}, metrics=metrics)
 

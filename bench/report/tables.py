@@ -97,7 +97,8 @@ class Table:
             rows = self.derive(rows)
         group = [name for name in self.group if name in rows.columns]
         for part in rows.partition_by(group, maintain_order=True) if group else [rows]:
-            yield self._render(part)
+            if not part.is_empty():
+                yield self._render(part)
 
     def _render(self, rows: pl.DataFrame) -> "Rendered":
         lines = rows.partition_by(list(self.rows), maintain_order=True)

@@ -162,12 +162,14 @@ TABLES = (TIMES, BATCHES, GRADIENTS, MEMORY)
 def _usual_rtol(rows: pl.DataFrame) -> pl.DataFrame:
     """Of each problem, solved at the tolerance that most columns reach at most values of `epsilon`."""
     rows = prepared(rows).filter(pl.col("ok") & (pl.col("num_steps") > 0))
+    if rows.is_empty():
+        return rows
     parts = rows.partition_by("plain", "size", maintain_order=True)
     return pl.concat(part.filter(pl.col("rtol") == common_rtol(part["rtol"])) for part in parts)
 
 
 def _cloud_of(rows: pl.DataFrame) -> str:
-    return f"{rows['plain'][0]}, {rows['unknowns'].max() // 2} points"
+    return f"{rows['plain'][0]}, {max(rows['unknowns'].drop_nulls()) // 2} points"
 
 
 _ERROR = Axis("true_residual", "true marginal error (L1)", log=True, format=".0e")

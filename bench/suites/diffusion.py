@@ -89,7 +89,7 @@ def _kept_orders(rows: pl.DataFrame) -> Iterator[Row]:
 def _errors_beside(rows: pl.DataFrame) -> Iterator[Row]:
     """Tuned plans beside UniPC-3 of ours and the best of diffusers."""
     for found in _beside_tuned(rows).partition_by(*GROUP, "size", maintain_order=True):
-        tuned = found.filter(IS_TUNED)["true_residual"].min()
+        tuned = min(found.filter(IS_TUNED)["true_residual"])
         theirs = found.filter(pl.col("library") == DIFFUSERS).sort("true_residual").head(1)
         beside = pl.concat([found.filter(pl.col("column") == RIVAL), theirs])
         for name, error in beside.select("column", "true_residual").iter_rows():

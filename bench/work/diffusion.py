@@ -161,19 +161,26 @@ MIXTURES: Mapping[str, Callable[..., Mixture]] = {
 PROBLEMS: Mapping[str, Callable[..., Any]] = {**MIXTURES, "images": Images, "trained_digits": Digits}
 
 
+# What can be asked of problems other than mixtures: first what is asked where nothing stands after `@`.
+QUESTIONS: Mapping[str, tuple[str, ...]] = {"images": ("overhead", "gradient"), "trained_digits": ("digits",)}
+
+
+def size_of(cell: Cell) -> int:
+    """How many evaluations or steps a cell asks for."""
+    assert cell.size is not None, "cells of this work have sizes"
+    return cell.size
+
+
 def question(spec: Spec, part: Part) -> str:
     """What is asked of a column: `error`, `order`, `overhead`, `gradient` or `digits`.
 
     ValueError where that cannot be asked of the problem."""
-    allowed = {"images": ("overhead", "gradient"), "trained_digits": ("digits",)}.get(
-        part.name, ("error", "order")
-    )
-    if not spec.mode:
-        return allowed[0]
-    if spec.mode[0] not in allowed or len(spec.mode) > 1:
+    allowed = QUESTIONS.get(part.name, ("error", "order"))
+    mode = ",".join(spec.mode) or allowed[0]
+    if mode not in allowed:
         others = ", ".join(f"@{name}" for name in allowed[1:]) or "nothing else"
-        raise ValueError(f"{spec}: of {part.name} can be asked {others}, not @{','.join(spec.mode)}")
-    return spec.mode[0]
+        raise ValueError(f"{spec}: of {part.name} can be asked {others}, not @{mode}")
+    return mode
 
 
 def _build(work: Work, cell: Cell) -> Any:
@@ -262,7 +269,7 @@ def judge(problem: Any, answer: Answer, task: Task) -> dict[str, Any]:
     return {"kind": kind, "rtol": None, **found}
 
 
-def _error(problem: Mixture, answer: Answer, cell: Cell) -> dict[str, Any]:
+def _error(problem: Any, answer: Answer, cell: Cell) -> dict[str, Any]:
     """`true_residual` is the root of the mean squared distance from the exact flow, or of laws on a Gaussian
     their 2-Wasserstein distance."""
     if isinstance(answer.value, diffusion.Plan):
@@ -270,14 +277,14 @@ def _error(problem: Mixture, answer: Answer, cell: Cell) -> dict[str, Any]:
     return {"true_residual": rms(answer.value.x, exact(cell.problem)), "error_kind": "rms"}
 
 
-def _order(problem: Mixture, answer: Answer, cell: Cell) -> dict[str, Any]:
+def _order(problem: Any, answer: Answer, cell: Cell) -> dict[str, Any]:
     """`order` is measured, `stated_order` promised, `constant` the error divided by the step in lam to that
     power, at the end.
 
     On a mixture the error is that of the state at the end, from exact starting values, so that a method's
     start-up steps do not hide its order; on a Gaussian it is the distance of the distribution, noise and
     all."""
-    counts, of_law = doublings(cell.size), isinstance(problem, Gaussian)
+    counts, of_law = doublings(size_of(cell)), isinstance(problem, Gaussian)
     errors = [
         flows.wasserstein(one, problem) if of_law else rms(one.x, path(cell.problem, one.times)[-1])
         for one in answer.value
@@ -298,9 +305,8 @@ def _order(problem: Mixture, answer: Answer, cell: Cell) -> dict[str, Any]:
     }
 
 
-def doublings(size: int | None) -> list[int]:
+def doublings(size: int) -> list[int]:
     """The numbers of steps that an order is measured with."""
-    assert size is not None
     return [size * 2**k for k in range(DOUBLINGS + 1)]
 
 

@@ -339,7 +339,9 @@ def gradient_errors(problem: Problem, value: Coupling, cell: Cell) -> dict[str, 
     errors = {}
     for name, (*in_data, in_a, in_b) in value.gradients.items():
         exact = exact_gradients(cell.problem, cell.size, cell.seed)[name]
-        wanted = [exact.cost] if len(in_data) == 1 else reference.in_points(exact.cost, *problem.points)
+        wanted: Any = [exact.cost]
+        if problem.points is not None and len(in_data) == 2:
+            wanted = reference.in_points(exact.cost, *problem.points)
         pairs = [*zip(in_data, wanted, strict=True)]
         pairs += [(x - x.mean(), y - y.mean()) for x, y in ((in_a, exact.a), (in_b, exact.b))]
         relative = [np.linalg.norm(x - y) / np.linalg.norm(y) for x, y in pairs]

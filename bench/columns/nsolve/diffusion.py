@@ -21,9 +21,9 @@ from nsolve import diffusion
 from nsolve.diffusion.sample import check_checkpoints
 from nsolve.gallery.mixtures import Gaussian, denoiser
 
-from ...engine.measure import clock
+from ...engine.measure import clock, wants_more
 from ...engine.spec import Part, Spec
-from ...engine.work import Answer, Offer, Run, Task
+from ...engine.work import Answer, Offer, Run, Task, Timings
 from ...work import diffusion as work
 from ...work.diffusion import Samples
 
@@ -55,9 +55,6 @@ SOLVERS = {
 } | FITTED
 # Data and knots that the statistics of DPM-Solver-v3 are learned from.
 DATA, KNOTS = 512, 64
-
-
-# --- columns as samplers, grids and plans ---
 
 
 def sampler(part: Part) -> diffusion.AbstractSampler:
@@ -155,12 +152,12 @@ class ErrorRun(Run):
     timed = False
 
     def compile(self, state: Any) -> diffusion.Plan:
-        part, cell = self.spec.solver, self.task.cell
+        part, cell, size = self.spec.solver, self.task.cell, work.size_of(self.task.cell)
         self.learning: dict[str, float] = {}
         if part.name in FITTED:
-            self.plan, self.learning["setup_s"] = learned_plan(part, cell.problem, cell.size)
+            self.plan, self.learning["setup_s"] = learned_plan(part, cell.problem, size)
         else:
-            self.plan = plan_of(part, work.schedule(), cell.size)
+            self.plan = plan_of(part, work.schedule(), size)
         return self.plan
 
     def solve(self, program: diffusion.Plan) -> Any:
@@ -184,7 +181,7 @@ class DigitsRun(Run):
     def solve(self, program: Any) -> Samples:
         digits = self.task.problem
         schedule = digits.denoiser.schedule
-        self.plan = plan_of(self.spec.solver, schedule, self.task.cell.size, digits.ends)
+        self.plan = plan_of(self.spec.solver, schedule, work.size_of(self.task.cell), digits.ends)
         given = digits.denoiser, self.plan, digits.start()
         x = diffusion.sample(*given, key=jr.key(0), checkpoints="none").value
         return Samples(np.asarray(x), self.plan.stochastic)
@@ -209,7 +206,7 @@ class OrderRun(Run):
         return self.sampler
 
     def solve(self, program: diffusion.AbstractSampler) -> list[Any]:
-        return [self._end(program, count) for count in work.doublings(self.task.cell.size)]
+        return [self._end(program, count) for count in work.doublings(work.size_of(self.task.cell))]
 
     def answer(self, raw: list[Any]) -> Answer:
         return Answer(
@@ -284,26 +281,31 @@ class OverheadRun(Run):
         self.network = Counted(task.problem.model(task.cell.dtype))
         self.denoiser = diffusion.Denoiser(self.network, "eps", work.schedule())
         self.x = jnp.asarray(task.problem.start(task.cell.dtype))
-        self.sampler, self.grid = sampler(part), grid(part, task.cell.size)
+        self.sampler, self.grid = sampler(part), grid(part, work.size_of(task.cell))
         self.unroll = int(part.options.get("unroll", 1))
-        self.times: list[float] = []
 
     def solve(self, program: Any) -> jax.Array:
-        given = self.denoiser, self.sampler, self.x, self.grid, jr.key(0)
-        value, seconds = clock(
-            lambda: jax.block_until_ready(diffusion.sample(*given, unroll=self.unroll).value)
-        )
-        self.times.append(seconds)
+        value, self.first_s = clock(self._sample)
         return value
 
+    def _sample(self) -> jax.Array:
+        given = self.denoiser, self.sampler, self.x, self.grid, jr.key(0)
+        return jax.block_until_ready(diffusion.sample(*given, unroll=self.unroll).value)
+
+    def timings(self, raw: Any) -> Timings:
+        self.times: list[float] = []
+        while wants_more(self.times, self.task.settings.repeats):
+            self.times.append(clock(self._sample)[1])
+        return Timings(0.0, max(0.0, self.first_s - float(np.median(self.times))), self.times)
+
     def answer(self, raw: Any) -> Answer:
-        size, others, compiled = self.task.cell.size, of_order(self.sampler.order), []
+        size, others, compiled = work.size_of(self.task.cell), of_order(self.sampler.order), []
         for part in others:
             plan, traces = plan_of(part, work.schedule(), size), self.network.count.traces
             diffusion.sample(self.denoiser, plan, self.x, unroll=self.unroll)
             compiled += [str(part)] if self.network.count.traces > traces else []
         metrics = {
-            "seconds_per_step": float(np.median(self.times[1:])) / size,  # the first one compiles
+            "seconds_per_step": float(np.median(self.times)) / size,
             "of_order": [str(part) for part in others],
             "compiled": compiled,
         }
@@ -321,9 +323,9 @@ class ReverseRun(Run):
 
     def compile(self, state: Any) -> Any:
         part, images, cell = self.spec.solver, self.task.problem, self.task.cell
-        checkpoints = part.options.get("checkpoints", "step")
+        checkpoints: Any = part.options.get("checkpoints", "step")
         network = diffusion.Denoiser(images.model(cell.dtype), "eps", work.schedule())
-        self.plan = sampler(part).plan(grid(part, cell.size), work.schedule())
+        self.plan = sampler(part).plan(grid(part, work.size_of(cell)), work.schedule())
         self.given = network, jnp.asarray(images.start(cell.dtype))
 
         def loss(given: Any) -> jax.Array:
@@ -389,8 +391,8 @@ def _check(spec: Spec, part: Part) -> None:
         else:
             sampler(solver)
     except (ValueError, TypeError) as error:
-        words = str(error)
-        raise ValueError(words if words.startswith(str(spec)) else f"{spec}: {words}") from None
+        told = str(error)
+        raise ValueError(told if told.startswith(str(spec)) else f"{spec}: {told}") from None
 
 
 OFFER = Offer(_prepare, SOLVERS, modes=("order", "gradient"), check=_check)
