@@ -81,6 +81,7 @@ def _measure_all(
             else:
                 row = measure.stamped(
                     measure.blank(cell, settings, suite.work.name, suite.name)
+                    | getattr(suite.work.make(cell), "facts", {})
                     | {"result": "time_limit", "not_tried_after": slower["rtol"], "limit_s": settings.limit_s}
                 )
             if suite.source is not None:

@@ -243,6 +243,8 @@ class Work:
     * `columns`: libraries by name, or the names of this package's own.
     * `settings`: names of `Settings` that make sense here, beside `repeats` and the process's.
     * `has_rtol`: whether there is a tolerance.  `counted`: whether a problem is a sequence of `count` systems.
+    * `sized`: whether every cell has a size, also where the problem's function takes none: of a sampler, the
+      network evaluations.
     * `build(cell)`: overrides how a problem is made of its function.
     * `error`: what `true_residual` is, in words.
     """
@@ -255,6 +257,7 @@ class Work:
     dtypes: Sequence[str] = ("float64",)
     has_rtol: bool = True
     counted: bool = False
+    sized: bool = False
     least_size: int = 1
     build: Callable[["Work", Cell], Any] | None = None
     check: Callable[[Part], None] = lambda part: None
@@ -277,11 +280,12 @@ class Work:
     def options(self, name: str) -> dict[str, Any]:
         """The options of a problem with their defaults."""
         parameters = inspect.signature(self.problems[name]).parameters
-        return {k: p.default for k, p in parameters.items() if k not in ("size", "seed", "count")}
+        axes = ("size", "seed", "count") if self.counted else ("size", "seed")
+        return {k: p.default for k, p in parameters.items() if k not in axes}
 
     def is_sized(self, name: str) -> bool:
         """Whether the problem comes in sizes (a file does not)."""
-        return "size" in inspect.signature(self.problems[name]).parameters
+        return self.sized or "size" in inspect.signature(self.problems[name]).parameters
 
     def parse(self, text: str) -> Part:
         """A problem's name with options, checked; ValueError names what is unknown, with the nearest names,

@@ -83,6 +83,7 @@ class Panel:
     """One frame: `mark` is `line`, `points` (a line with its points), `bar` or `image` (whose `y` names rows and
     `url` its pictures).
 
+    `order`: the field along which a line runs, where it is not `x`.
     `explode`: fields that hold lists, a mark for each entry; `place` is then the entry's number.  `level`: a field
     whose value is drawn as a dotted line, such as the tolerance.  `text`: a field written beside each bar.
     `derive` is applied to the panel's records, `after` once lists are exploded.  `domain`: a function of the panel's frame that gives the limits of `y`."""
@@ -92,6 +93,7 @@ class Panel:
     y: Axis
     width: int = 480
     height: int | None = None
+    order: str | None = None
     explode: Sequence[str] = ()
     level: str | float | None = None
     text: str | None = None
@@ -175,7 +177,7 @@ class Chart:
     ) -> Any:
         key = _word(self.colour)
         legend = alt.Legend(title=None, symbolStrokeWidth=2.5, labelLimit=320, symbolSize=220, columns=1)
-        single_bar = panel.mark == "bar"
+        single_bar, along = panel.mark == "bar", panel.order or panel.x.field
         colour = alt.Color(
             f"{key}:N",
             scale=alt.Scale(domain=list(colours), range=list(colours.values())),
@@ -190,7 +192,7 @@ class Chart:
             for name in fields
             if name in rows.columns and rows[name].null_count() < len(rows)
         ]
-        needed = {self.colour, panel.x.field, panel.y.field, "ok", *fields, "index", panel.text, panel.url, panel.level}
+        needed = {self.colour, panel.x.field, panel.y.field, along, "ok", *fields, "index", panel.text, panel.url, panel.level}
         data = alt.Data(values=_values(rows.select([n for n in rows.columns if n in needed])))
         limits = panel.domain(rows) if panel.domain is not None else None
         base = alt.Chart(data).encode(tooltip=tips)
@@ -203,7 +205,7 @@ class Chart:
             )
             detail = ["index"] if panel.explode else []
             mark = base.mark_line(point=False, strokeWidth=2, clip=True, interpolate="linear").encode(
-                x=x, y=y, color=colour, strokeDash=dash, opacity=opacity, order=alt.Order(f"{_word(panel.x.field)}:Q"),
+                x=x, y=y, color=colour, strokeDash=dash, opacity=opacity, order=alt.Order(f"{_word(along)}:Q"),
                 detail=[f"{name}:N" for name in detail],
             )  # fmt: skip
             layers.append(mark)

@@ -12,7 +12,7 @@ A value is one or more polars expressions over the records of a row, and a funct
 words.  `derive` may add columns to the whole frame beforehand, e.g. ratios to another column of the same group.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ class Value:
 
     A name stands for the first entry that is not null.  `wide`: least width of a terminal at which it is worth
     its place.  Where nothing in the table has a value the column is left out, unless it must `stay`.  `ok`: a
-    failed record shows a cross instead."""
+    failed record shows a cross instead.  `once`: of the whole line, also where others stand side by side."""
 
     def __init__(
         self,
@@ -42,8 +42,9 @@ class Value:
         wide: int = 0,
         stay: bool = False,
         ok: bool = False,
+        once: bool = False,
     ):
-        self.heading, self.show, self.wide, self.stay, self.ok = heading, show, wide, stay, ok
+        self.heading, self.show, self.wide, self.stay, self.ok, self.once = heading, show, wide, stay, ok, once
         self.of = [first(e) if isinstance(e, str) else e for e in of]
 
     def of_row(self, rows: pl.DataFrame) -> tuple[Any, str]:
@@ -97,7 +98,8 @@ class Table:
             rows = derived(rows, self.derive)
         group = [name for name in self.group if name in rows.columns]
         for part in rows.partition_by(group, maintain_order=True) if group else [rows]:
-            yield self._render(part)
+            if not part.is_empty():
+                yield self._render(part)
 
     def _render(self, rows: pl.DataFrame) -> "Rendered":
         lines = rows.partition_by(list(self.rows), maintain_order=True)
@@ -108,7 +110,11 @@ class Table:
         else:
             key = pl.col(self.across)
             for value in self.values:
-                for entry in _sorted(rows[self.across].drop_nulls().unique(maintain_order=True).to_list(), self.across_key):
+                if value.once:
+                    columns.append((value.heading, value, None))
+                    continue
+                entries = rows[self.across].drop_nulls().unique(maintain_order=True).to_list()
+                for entry in _sorted(entries, self.across_key):
                     heading = self.across_heading(entry)
                     label = f"{value.heading}, {heading}" if value.heading else heading
                     columns.append((label, value, key == entry))
@@ -203,15 +209,20 @@ class Promise:
 
 @dataclass(frozen=True)
 class Promises:
-    """A table of what a suite is for: our figure, the mark beside it, and the ratio."""
+    """A table of what a suite is for: our figure, the mark beside it, and the ratio.
 
-    lines: Sequence[Promise] | Callable[[pl.DataFrame], Sequence[Promise]]
+    A line may also be `told` in words."""
+
+    lines: Sequence[Promise | Row] | Callable[[pl.DataFrame], Iterable[Promise | Row]]
     name: str = "promises"
     title: str = ""
 
     def render(self, rows: pl.DataFrame) -> Iterator[Rendered]:
         body = []
         for line in self.lines(rows) if callable(self.lines) else self.lines:
+            if isinstance(line, Row):
+                body.append(line)
+                continue
             ours = best(rows, line.ours, line.value)
             if ours is None:
                 continue
@@ -228,6 +239,12 @@ class Promises:
         if body:
             heads = ["work", "nsolve", "beside", "ratio"]
             yield Rendered(self.title, heads, [False, True, False, True], [0] * 4, body, "", rows)
+
+
+def told(work: str, ours: str, beside: str = "", ratio: float | str = "") -> Row:
+    """A line of promises whose figures are in words already."""
+    shown = ratio if isinstance(ratio, str) else f"{ratio:.1f}"
+    return Row([(work, work), (ours, ours), (beside, beside), (ratio, shown)], True)
 
 
 def best(rows: pl.DataFrame, fields: Mapping[str, Any], value: str) -> float | None:
