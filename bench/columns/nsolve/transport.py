@@ -17,7 +17,7 @@ from ...engine.spec import Part, Spec
 from ...engine.work import Answer, Offer, Task
 from ...work.transport import Coupling
 from .. import _transport
-from ..lineax import RESULTS, result_code
+from nsolve._results import RESULTS, result_code
 
 CLASSES = {"sinkhorn": "Sinkhorn", "sinkhorn_newton": "SinkhornNewton"}
 # Set by the benchmark for every column alike, so not parameters of a spec.
