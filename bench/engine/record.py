@@ -135,12 +135,15 @@ class RecordFile:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: beside it first, then in its place.
 
-    What is no regular file (a pipe, `/dev/stdout`) is written as it is.  ValueError says why not."""
+    What is no regular file (a pipe, `/dev/stdout`) is written as it is; of a link, what it points to is replaced.
+    ValueError says why not."""
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
+        if path.is_absolute() and path.parts[1] in ("dev", "proc") or path.exists() and not path.is_file():
+            with path.open("wb") as stream:
+                stream.write(content)
             return
+        path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             try:

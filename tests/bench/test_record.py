@@ -4,6 +4,8 @@ import dataclasses
 import errno
 import math
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -112,6 +114,17 @@ def test_what_is_written_whole_has_the_usual_rights(tmp_path):
     (tmp_path / "x").chmod(0o600)
     write_whole(tmp_path / "x", b"2")
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600 and (tmp_path / "x").read_bytes() == b"2"
+
+
+def test_links_and_streams_stay_what_they_are(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_whole(tmp_path / "link", b"1")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"1"
+    # The command's stdout is a file here.
+    program = "from bench.engine.record import write_whole; write_whole('/dev/stdout', b'2')"
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run([sys.executable, "-c", program], stdout=out, check=True)
+    assert (tmp_path / "out").read_bytes() == b"2" and os.path.islink("/dev/stdout")
 
 
 def test_latest_keeps_the_last_of_each_key():
