@@ -299,8 +299,7 @@ class Work:
 
     def library(self, name: str) -> Library:
         """The library of that name; ValueError with the nearest names when there is none."""
-        if isinstance(self.columns, Mapping):
-            check_name("library", name, self.columns)
+        if isinstance(self.columns, Mapping) and name in self.columns:
             return self.columns[name]
         from .. import columns
 

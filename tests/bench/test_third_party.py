@@ -138,6 +138,14 @@ def test_it_stands_beside_the_suites_own():
     assert found.cells[cells[place]].max_steps == 5000
 
 
+def test_columns_from_outside_join_a_suite_from_outside(sorting, tmp_path):
+    (tmp_path / "quick.py").write_text("def sort(numbers):\n    return sorted(numbers)\n")
+    with pytest.raises(ValueError, match="unknown library 'numpi': did you mean numpy"):
+        suite.with_columns(load(str(sorting)), ["numpi:sort"])
+    found = suite.with_columns(load(str(sorting)), [f"{tmp_path}/quick.py:sort"])
+    assert sum("quick.py" in cell.solver for cell in found.cells) == 2
+
+
 def test_a_lie_is_seen():
     row = record("linear", "poisson2d", f"{MINE}:Wrong[how=well]", 8)
     assert row["result"] == "successful" and row["false_success"] is True and not frame.succeeded(row)
