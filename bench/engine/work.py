@@ -236,6 +236,8 @@ class Work:
     * `has_rtol`: whether there is a tolerance.  `counted`: whether a problem is a sequence of `count` systems.
     * `build(cell)`: overrides how a problem is made of its function.
     * `error`: what `true_residual` is, in words.
+    * `tables`, `charts`: how records are shown.  `remarks(frame)`: sentences about all of them; by default, who is
+      fastest.
     """
 
     name: str
@@ -252,6 +254,7 @@ class Work:
     error: str = "error"
     tables: Sequence[Any] = ()
     charts: Sequence[Any] = ()
+    remarks: Callable[[Any], list[str]] | None = None
 
     def make(self, cell: Cell) -> Any:
         """The cell's problem."""
