@@ -106,7 +106,7 @@ class Panel:
         """What is drawn, records in which both fields are numbers, and the panel with its axes decided."""
         if self.derive is not None:
             rows = self.derive(rows)
-        if not {*self.explode} <= {*rows.columns}:
+        if not all(isinstance(rows.schema.get(name), pl.List) for name in self.explode):
             return rows.clear(), self
         if self.explode:
             length = pl.col(self.explode[0]).list.len()
@@ -282,7 +282,7 @@ class Drawn:
         text = json.dumps(self.spec("white"))
         paths = [folder / f"{self.name}.png", folder / f"{self.name}.svg"]
         write_whole(paths[0], vl_convert.vegalite_to_png(text, scale=2))
-        write_whole(paths[1], vl_convert.vegalite_to_svg(text).encode())
+        write_whole(paths[1], _numbered(vl_convert.vegalite_to_svg(text)).encode())
         return paths
 
 
@@ -380,6 +380,12 @@ def _tips(values: Sequence[Mapping[str, Any]], rows: pl.DataFrame, colour: str) 
                 kind = {"type": "quantitative", "format": ".4~g"}
             tips.append((name != colour, alt.Tooltip(word, title=name.replace("_", " "), **kind)))
     return [tip for _, tip in sorted(tips, key=lambda pair: pair[0])]
+
+
+def _numbered(svg: str) -> str:
+    """An SVG whose clip paths are numbered from 1; Vega counts on from picture to picture."""
+    numbers = {name: f"clip{n}" for n, name in enumerate(dict.fromkeys(re.findall(r'id="(clip\d+)"', svg)), 1)}
+    return re.sub(r"(?<=[\"#])clip\d+(?=[\")])", lambda found: numbers[found[0]], svg)
 
 
 def _scale(looks: Mapping[str, Any]) -> alt.Scale:

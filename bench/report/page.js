@@ -11,6 +11,7 @@ const DARK = {
   },
 };
 const MARGIN = 100; // of a panel: its axis, the axis's title and what is around
+const LEAST = 250; // of a panel beside something
 
 // A colour that was chosen for white paper, as light as dark paper needs it.
 function lightened(colour) {
@@ -33,19 +34,27 @@ function forDark(part) {
   );
 }
 
-// Lines fit the page: where panels do not go side by side they go below each other, legend last.  Bars and
-// pictures keep their size, as text stands beside them; their box scrolls.
+function merged(one, other) {
+  const both = { ...one };
+  for (const [key, value] of Object.entries(other))
+    both[key] = typeof value === "object" ? merged(one[key] ?? {}, value) : value;
+  return both;
+}
+
+// Lines fit the page: panels go side by side and the legend beside them, the legend below, or all below each
+// other.  Bars and pictures keep their size, as text stands beside them; their box scrolls.
 function fitted(spec, room) {
   const panels = spec.hconcat ?? spec.vconcat ?? [spec];
   if (panels.some((panel) => panel.layer.some((layer) => ["bar", "image"].includes(layer.mark.type)))) return spec;
   const names = panels[0].layer[0].encoding.color.scale.domain;
-  const legend = names.length > 0 ? 60 + 7.5 * Math.max(...names.map((name) => String(name).length)) : 0;
-  const widths = panels.map((panel) => panel.width + MARGIN);
-  const wide = spec.hconcat ? widths.reduce((sum, width) => sum + width) : Math.max(...widths);
-  if (wide + legend <= room) return spec;
-  spec.config.legend.orient = "bottom";
-  for (const panel of panels) panel.width = Math.min(panel.width, Math.max(180, room - MARGIN));
-  if (spec.hconcat) {
+  const legend = 60 + 7.5 * Math.max(...names.map((name) => String(name).length));
+  const across = spec.hconcat ? panels.length : 1;
+  const ways = [[across, legend], [across, 0], [1, 0]];
+  const width = ([count, beside]) => Math.floor((room - beside) / count) - MARGIN;
+  const way = ways.find((way) => width(way) >= LEAST) ?? ways[2];
+  for (const panel of panels) panel.width = Math.min(panel.width, Math.max(180, width(way)));
+  if (!way[1]) spec.config.legend.orient = "bottom";
+  if (way[0] < across) {
     spec.vconcat = spec.hconcat;
     delete spec.hconcat;
   }
@@ -57,13 +66,17 @@ async function draw() {
     const target = source.parentNode.querySelector(".chart");
     target.style.display = "block"; // an empty one has no width
     let spec = JSON.parse(source.textContent);
-    if (dark.matches) spec = forDark(spec);
-    if (dark.matches) spec.config = vega.mergeConfig(spec.config, DARK);
+    if (dark.matches) spec = merged(forDark(spec), { config: DARK });
     spec.config.font = getComputedStyle(document.body).fontFamily;
-    const theme = dark.matches ? "dark" : "light";
-    await vegaEmbed(target, fitted(spec, target.clientWidth), { renderer: "svg", actions: false, tooltip: { theme } });
+    const options = { renderer: "svg", actions: false, tooltip: { theme: dark.matches ? "dark" : "light" } };
+    try {
+      await vegaEmbed(target, fitted(spec, target.clientWidth), options);
+    } catch (error) {
+      target.textContent = `This chart could not be drawn: ${error.message}`;
+      console.error(error);
+    }
   }
-  document.documentElement.dataset.drawn = "yes";
+  document.documentElement.dataset.drawn = dark.matches ? "dark" : "light";
 }
 
 if (globalThis.vegaEmbed) {
