@@ -384,7 +384,9 @@ def _tips(values: Sequence[Mapping[str, Any]], rows: pl.DataFrame, colour: str) 
 
 def _numbered(svg: str) -> str:
     """An SVG whose clip paths are numbered from 1; Vega counts on from picture to picture."""
-    numbers = {name: f"clip{n}" for n, name in enumerate(dict.fromkeys(re.findall(r'id="(clip\d+)"', svg)), 1)}
+    numbers = {
+        name: f"clip{n}" for n, name in enumerate(dict.fromkeys(re.findall(r'id="(clip\d+)"', svg)), 1)
+    }
     return re.sub(r"(?<=[\"#])clip\d+(?=[\")])", lambda found: numbers[found[0]], svg)
 
 

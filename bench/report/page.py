@@ -93,12 +93,12 @@ def _sections(rows: pl.DataFrame, tables: Sequence[Any], charts: Sequence[Any]) 
     made += [(drawn.frame, drawn.title, drawn) for chart in charts for drawn in chart.draw(rows)]
     made += [(table.frame, table.title, table) for declared in tables for table in declared.render(rows)]
     for part, title, thing in made:
-        systems, problems = part.select(SYSTEM).unique(), part["problem"].unique()
-        last = part["index"].max()
+        systems = part.group_by(SYSTEM).agg(pl.col("index").min())
+        problems, last = part["problem"].unique(), systems["index"].max()  # where the last system begins
         if len(systems) == 1:
-            key: Any = ("system", systems.row(0))
+            key: Any = ("system", *systems.select(SYSTEM).row(0))
             title, place = system_title(part), (last, 0)
-        elif len(problems) == 1:
+        elif len(problems) == 1 and title:
             key = ("problem", problems[0])
             title, place = f"{problems[0]}: all of its systems", (last, 1)
         else:

@@ -135,7 +135,8 @@ def test_no_two_columns_look_alike(own, others):
 
 
 @pytest.mark.parametrize(
-    "low, high", [(1, 763), (1.7e-14, 1), (5, 7), (7, 7), (0.9, 1.1), (2.1e5, 1.7e7), (1e-3, 1e-2), (3e-9, 4e-9)]
+    "low, high",
+    [(1, 763), (1.7e-14, 1), (5, 7), (7, 7), (0.9, 1.1), (2.1e5, 1.7e7), (1e-3, 1e-2), (3e-9, 4e-9)],
 )
 def test_logarithmic_axes_hold_their_numbers_between_two_ticks_or_more(low, high):
     (start, end), ticks, labels = style.logarithmic(low, high)
