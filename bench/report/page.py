@@ -82,7 +82,8 @@ def _libraries() -> str:
     import vl_convert
 
     version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
-    return vl_convert.javascript_bundle(vl_version=version).replace("</script", r"<\/script")
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version)
+    return bundle.replace("</script", r"<\/script")
 
 
 def _sections(rows: pl.DataFrame, tables: Sequence[Any], charts: Sequence[Any]) -> list[Section]:
@@ -105,7 +106,10 @@ def _sections(rows: pl.DataFrame, tables: Sequence[Any], charts: Sequence[Any]) 
             key = ("records", *sorted(set(part["index"].to_list())))
             title, place = title or "In short", (last, 2)
         section = found.setdefault(key, (place, Section(title)))[1]
-        (section.charts if isinstance(thing, Drawn) else section.tables).append(thing)
+        if isinstance(thing, Drawn):
+            section.charts.append(thing)
+        else:
+            section.tables.append(thing)
     return [section for _, section in sorted(found.values(), key=lambda entry: entry[0])]
 
 

@@ -41,7 +41,7 @@ def race(rows: pl.DataFrame, error: str) -> list[str]:
         [*SYSTEM, "library"], keep="first", maintain_order=True
     )
     races = [race for race in best.partition_by(SYSTEM, maintain_order=True) if len(race) > 1]
-    races.sort(key=lambda race: race["index"].min())
+    races.sort(key=lambda race: min(race["index"].to_list()))
     return [*([_winners(races, error)] if races else []), *_margins(races), *_training(rows)]
 
 

@@ -13,8 +13,9 @@ from polars import DataFrame
 
 from bench.engine.record import latest, read
 from bench.report import style
-from bench.report.charts import MOST_POINTS, Axis, Chart, Panel
+from bench.report.charts import Axis, Chart, Panel
 from bench.report.frame import frame
+from bench.report.panel import MOST_POINTS
 from bench.report.usual import CHARTS, CONVERGENCE, SIZES, TIME, WORK_PRECISION
 from tests.bench.records import RECORDS, record
 

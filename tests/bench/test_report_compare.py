@@ -179,7 +179,7 @@ def test_bad_line_is_named(tmp_path, console):
         compare(good, write(tmp_path / "empty.jsonl"), 1.25, console)
 
 
-# ---- regress ------------------------------------------------------------------------------------------------
+# ---- regress -------------------------------------------------------------------------------------
 SUITE = """
 import time
 from bench import Answer, Group, Suite, Work, libraries_of

@@ -1,5 +1,5 @@
-"""The page: whole without network or scripts, honest about failures, safe against what names may hold, and alive
-in a browser."""
+"""The page: whole without network or scripts, honest about failures, safe against what names may hold, and
+alive in a browser."""
 
 import base64
 import json
@@ -124,7 +124,7 @@ def test_names_are_escaped(tmp_path):
     records = [
         record(),
         record(f"scipy:{evil}"),
-        record(problem=evil),
+        record(problem=evil, work="linear"),
         record("lineax:cg", result="error: <i>"),
     ]
     text = page(tmp_path, records, Suite("<b>&", linear.WORK, []))
@@ -202,7 +202,7 @@ def test_bad_input(tmp_path):
         write_page(ALL, tmp_path / "file" / "page.html", SUITE)
 
 
-# ---- in a browser -------------------------------------------------------------------------------------------
+# ---- in a browser --------------------------------------------------------------------------------
 LISTEN = """<script>
 const errors = [];
 addEventListener("error", (event) => errors.push(event.message));
@@ -235,10 +235,11 @@ def ask(folder, script, width=1280, dark=False, records=ALL):
     end = text.rindex("</body>")
     (folder / "page.html").write_text(text[:end] + ASK % script + text[end:])
     (folder / "frame.html").write_text(FRAME % width)
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync --virtual-time-budget=30000 --dump-dom"
-    ).split()
+    flags = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update",
+        "--virtual-time-budget=30000", "--dump-dom",
+    ]  # fmt: skip
     flags += [f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000"]
     flags += ["--blink-settings=preferredColorScheme=0"] if dark else []
     done = subprocess.run(
@@ -302,12 +303,14 @@ def test_a_click_on_a_heading_sorts_numbers_by_value(tmp_path):
 
 def test_the_filter_hides_rows(tmp_path):
     steps = """
-      const box = document.querySelector("#filter"), shown = () => all("tbody tr").filter((row) => !row.hidden);
+      const box = document.querySelector("#filter");
+      const shown = () => all("tbody tr").filter((row) => !row.hidden);
       const type = (text) => { box.value = text; box.dispatchEvent(new Event("input", { bubbles: true })); };
       const counts = [shown().length];
-      for (const text of ["SCIPY", "scipy minres", "steps", "nothing"]) { type(text); counts.push(shown().length); }
+      const count = (text) => { type(text); counts.push(shown().length); };
+      ["SCIPY", "scipy minres", "steps", "nothing"].forEach(count);
       document.querySelector("#names").checked = true;
-      for (const text of ["steps", "scipy:"]) { type(text); counts.push(shown().length); }
+      ["steps", "scipy:"].forEach(count);
       const told = document.querySelector("output").textContent;
       type("");
       return { counts: [...counts, shown().length], told };
@@ -321,7 +324,8 @@ def test_the_filter_hides_rows(tmp_path):
 def test_a_click_in_the_legend_hides_a_line_and_shows_it_again(tmp_path):
     steps = """
       const chart = all(".chart").at(-1);
-      const seen = () => all("g.mark-line path", chart).filter((path) => path.getAttribute("opacity") !== "0").length;
+      const lines = () => all("g.mark-line path", chart);
+      const seen = () => lines().filter((path) => path.getAttribute("opacity") !== "0").length;
       const click = async () => {
         const label = all(".role-legend-label text", chart).find((label) => label.textContent === "scipy:cg");
         label.dispatchEvent(new MouseEvent("click", { bubbles: true, view: window }));

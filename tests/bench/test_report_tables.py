@@ -26,7 +26,7 @@ def shown(tables, width=200):
     return console.file.getvalue()
 
 
-# ---- the frame ----------------------------------------------------------------------------------------------
+# ---- the frame -----------------------------------------------------------------------------------
 def test_the_frame_keeps_every_record_in_order():
     assert ROWS["index"].to_list() == list(range(len(RECORDS)))
     assert ROWS["solver"].to_list() == [r["solver"] for r in RECORDS]
@@ -82,15 +82,17 @@ def test_success_is_what_the_numbers_confirm(change, why):
     assert frame([row])["reason"].to_list() == [why]
 
 
-# ---- numbers ------------------------------------------------------------------------------------------------
+# ---- numbers -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("show_as", "value", "text"),
     [
         (form.seconds, 0.0123, "12.3 ms"), (form.seconds, 0.9996, "1.00 s"), (form.seconds, None, "–"),
         (form.seconds, 0, "0"), (form.seconds, 2e-7, "200 ns"), (form.seconds, math.nan, "–"),
-        (form.scientific, 9.93e-9, "9.9e-9"), (form.scientific, 1e-8, "1e-8"), (form.scientific, 0.25, "0.25"),
+        (form.scientific, 9.93e-9, "9.9e-9"), (form.scientific, 1e-8, "1e-8"),
+        (form.scientific, 0.25, "0.25"),
         (form.scientific, math.inf, "inf"), (form.scientific, math.nan, "NaN"), (form.scientific, 0.0, "0"),
-        (form.number, 12, "12"), (form.number, 12.34, "12.3"), (form.number, 1234.5, "1234"), (form.count, 12.0, "12"),
+        (form.number, 12, "12"), (form.number, 12.34, "12.3"), (form.number, 1234.5, "1234"),
+        (form.count, 12.0, "12"),
         (form.times, 3.14159, "3.14x"), (form.times, math.inf, "–"), (form.percent, 0.1, "10.00 %"),
         (form.mebibytes, 2**20, "1.0 MiB"), (form.mebibytes, 2**30, "1024 MiB"),
         (form.solves, 41.2, "42 solves"), (form.solves, 0.1, "1 solves"), (form.solves, math.inf, "never"),
@@ -101,7 +103,7 @@ def test_numbers_in_words(show_as, value, text):
     assert show_as(value) == text
 
 
-# ---- tables -------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 def test_a_table_for_each_group_a_row_for_each_solver():
     tables = list(EVERY_SOLVE.render(ROWS))
     assert [table.title for table in tables] == [
@@ -124,8 +126,14 @@ def test_every_run_has_a_row_even_where_runs_are_alike():
 
 
 def test_values_across():
-    table = Table(title="{system}", values=(Value("steps", form.count, "steps"), Value("", form.seconds, "seconds")),
-                  group=("problem",), across="rtol", across_heading=form.scientific, note="of {size}")  # fmt: skip
+    table = Table(
+        title="{system}",
+        values=(Value("steps", form.count, "steps"), Value("", form.seconds, "seconds")),
+        group=("problem",),
+        across="rtol",
+        across_heading=form.scientific,
+        note="of {size}",
+    )
     rows = [record(rtol=1e-8, steps=20), record(rtol=1e-4, steps=10), record("minres", rtol=1e-4, steps=7)]
     (made,) = table.render(frame(rows))
     assert made.headings == ["solver", "steps, 1e-4", "steps, 1e-8", "1e-4", "1e-8", "result"]
@@ -154,9 +162,15 @@ def test_a_failed_record_shows_a_cross_where_only_successes_count():
 
 
 def test_where_and_derive():
-    table = Table(title="", group=(), where=pl.col("size") == 32, verdict=False,
-                  derive=lambda rows: rows.with_columns(ratio("seconds", pl.col("solver") == "cg", ("size",)).alias("r")),
-                  values=(Value("to cg", form.times, "r"),))  # fmt: skip
+    to_cg = ratio("seconds", pl.col("solver") == "cg", ("size",)).alias("to_cg")
+    table = Table(
+        title="",
+        group=(),
+        where=pl.col("size") == 32,
+        derive=lambda rows: rows.with_columns(to_cg),
+        values=(Value("to cg", form.times, "to_cg"),),
+        verdict=False,
+    )
     rows = frame([record(), record("scipy:cg", steps=25), record("scipy:cg", size=64)])
     assert [words(made) for made in table.render(rows)] == [[["cg", "1.00x"], ["scipy:cg", "2.50x"]]]
     nothing = Table(title="", values=(), where=pl.col("no such field") == 1)
@@ -187,7 +201,7 @@ def test_markdown_has_every_column():
     assert text.count("\n| ") == len(RECORDS) + 2
 
 
-# ---- promises -----------------------------------------------------------------------------------------------
+# ---- promises ------------------------------------------------------------------------------------
 def test_promises_take_the_best_success():
     rows = frame([
         record(steps=20), record("cg+ic", steps=10), record("scipy:cg", steps=50),
