@@ -107,10 +107,12 @@ class Chart:
         shown = alt.selection_point(
             f"shown_{word(self.name)}", fields=[key], bind="legend", toggle="true", value=every
         )
+        has_lines = any(panel.is_line() for panel in panels)  # bars name themselves
+        legend = alt.Legend(title=None, columns=1 + len(names) // 24) if has_lines else None
         for number, (panel, rows) in enumerate(zip(panels, frames, strict=True)):
             values = data[f"panel{number}"] = values_of(rows, panel, self.colour)
             base = alt.Chart(alt.NamedData(f"panel{number}")).encode(tooltip=tips(values, rows, self.colour))
-            scale = {"legend": alt.Legend(title=None) if panel.is_line() else None, "sort": None}
+            scale = {"legend": legend, "sort": None}
             colour = alt.Color(f"{key}:N", scale=_scale(colours), **scale)
             if panel.is_line():
                 faint = alt.when(shown, empty=True).then(alt.value(1.0)).otherwise(alt.value(0.0))
@@ -128,7 +130,8 @@ class Chart:
                 if not any(other.is_line() for other in panels[:number]):  # the others know it by its name
                     layers[0] = layers[0].properties(name="lines").add_params(shown)
             elif panel.mark == "bar":
-                layers, panel = bars(base, panel, rows, colour, first=number == 0)
+                named = any(other.y == panel.y for other in panels[:number])
+                layers, panel = bars(base, panel, rows, colour, first=not named)
             else:
                 layers = images(base, panel, rows)
             level = rows[panel.level].min() if isinstance(panel.level, str) else panel.level

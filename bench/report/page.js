@@ -53,7 +53,12 @@ function fitted(spec, room) {
   const width = ([count, beside]) => Math.floor((room - beside) / count) - MARGIN;
   const way = ways.find((way) => width(way) >= LEAST) ?? ways[2];
   for (const panel of panels) panel.width = Math.min(panel.width, Math.max(180, width(way)));
-  if (!way[1]) spec.config.legend.orient = "bottom";
+  if (!way[1]) {
+    spec.config.legend.orient = "bottom";
+    for (const panel of panels)
+      for (const { encoding } of panel.layer)
+        for (const channel of [encoding.color, encoding.strokeDash]) if (channel?.legend) channel.legend.columns = 1;
+  }
   if (way[0] < across) {
     spec.vconcat = spec.hconcat;
     delete spec.hconcat;

@@ -3,6 +3,7 @@ machine."""
 
 import functools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import altair as alt
 import jinja2
 import polars as pl
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ..engine.record import Record, latest, write_whole
 from ..engine.suite import Suite
@@ -73,6 +74,9 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=files, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["code"] = lambda text: Markup(
+        re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    )
     return environment.get_template("page.html.j2")
 
 
@@ -94,10 +98,15 @@ def _sections(rows: pl.DataFrame, tables: Sequence[Any], charts: Sequence[Any]) 
     made += [(drawn.frame, drawn.title, drawn) for chart in charts for drawn in chart.draw(rows)]
     made += [(table.frame, table.title, table) for declared in tables for table in declared.render(rows)]
     for part, title, thing in made:
-        systems = part.group_by(SYSTEM).agg(pl.col("index").min())
-        problems, last = part["problem"].unique(), systems["index"].max()  # where the last system begins
+        # A frame that is derived of several records may lack some of this.
+        known = [name for name in SYSTEM if name in part.columns]
+        part = part if "index" in part.columns else part.with_row_index()
+        systems = part.group_by(known, maintain_order=True).agg(pl.col("index").min())
+        problems, last = systems["problem"].unique(), systems["index"].max()  # where the last system begins
         if len(systems) == 1:
-            key: Any = ("system", *systems.select(SYSTEM).row(0))
+            values = systems.row(0, named=True)
+            key: Any = ("system", *(values.get(name) for name in SYSTEM))
+            key = next((other for other in found if _agree(key, other)), key)
             title, place = system_title(part), (last, 0)
         elif len(problems) == 1 and title:
             key = ("problem", problems[0])
@@ -111,6 +120,11 @@ def _sections(rows: pl.DataFrame, tables: Sequence[Any], charts: Sequence[Any]) 
         else:
             section.tables.append(thing)
     return [section for _, section in sorted(found.values(), key=lambda entry: entry[0])]
+
+
+def _agree(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether two systems are the same as far as both say what they are."""
+    return len(one) == len(other) and all(a == b or None in (a, b) for a, b in zip(one, other, strict=True))
 
 
 def _shown(section: Section) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Axis:
     reverse: bool = False
     nominal: bool = False
     zero: bool = False
-    format: str = "~g"
+    format: str = ""
 
     def of(self, rows: pl.DataFrame) -> "Axis":
         """The same with `log` decided."""
@@ -57,7 +57,9 @@ class Axis:
             kinds: Any = "symlog" if self.zero else "log"
             scale = alt.Scale(type=kinds, domain=domain, nice=False, reverse=self.reverse)
         else:
-            axis = alt.Axis(tickCount=6 if not bars else 4, format=self.format)
+            axis = alt.Axis(
+                tickCount=6 if not bars else 4, **({"format": self.format} if self.format else {})
+            )
             given = {} if limits is None else {"domain": list(limits), "nice": not bars and limits is None}
             scale = alt.Scale(type="linear", reverse=self.reverse, zero=bars, **given)
         return kind(f"{name}:Q", title=self.title, scale=scale, axis=axis)
@@ -68,6 +70,8 @@ class Panel:
     """One frame: `mark` is `line`, `points` (a line with its points), `bar` or `image` (whose `y` names rows
     and `url` its pictures).
 
+    `order`: the field along which a line runs, where that is not `x`.  `derive` is applied to the panel's
+    records, `after` once lists are exploded.
     `explode`: fields that hold lists, a mark for each entry; `place` is then the entry's number.  `level`: a
     field whose value is drawn as a dotted line, such as the tolerance.  `text`: a field written beside each
     bar. `domain`: a function of the panel's frame that gives the limits of `y`."""
@@ -81,7 +85,9 @@ class Panel:
     level: str | float | None = None
     text: str | None = None
     url: str | None = None
+    order: str | None = None
     derive: Derive | None = None
+    after: Derive | None = None
     domain: Callable[[pl.DataFrame], tuple[float, float] | None] | None = None
 
     def __post_init__(self) -> None:
@@ -98,6 +104,7 @@ class Panel:
             length = pl.col(self.explode[0]).list.len()
             rows = rows.filter(length > 0).with_columns(pl.int_ranges(length).alias("place"))
             rows = rows.explode("place", *self.explode)
+            rows = rows if self.after is None else self.after(rows)
         axes = []
         for axis in (self.x, self.y):
             if axis.field not in rows.columns:
@@ -129,7 +136,7 @@ def lines(base: Any, panel: Panel, rows: pl.DataFrame, looks: dict[str, Any]) ->
         limits = _ends(values)
     x, y = panel.x.encoding(alt.X, rows, None, False), panel.y.encoding(alt.Y, rows, limits, False)
     base = base.encode(x=x, y=y)
-    order = alt.Order(f"{word(panel.x.field)}:Q")
+    order = alt.Order(f"{word(panel.order or panel.x.field)}:Q")
     detail = {"detail": "index:N"} if panel.explode else {}
     line = base.mark_line(clip=True).encode(order=order, **looks, **detail)
     if panel.mark == "points":
@@ -148,7 +155,7 @@ def crosses(base: Any, panel: Panel) -> Any:
 
 
 def bars(base: Any, panel: Panel, rows: pl.DataFrame, colour: Any, first: bool) -> tuple[list[Any], Panel]:
-    """Bars with their text; only the first panel names the rows."""
+    """Bars with their text; only the first panel of the same rows names them."""
     values = [float(value) for value in rows[panel.x.field].to_list()]
     texts = rows[panel.text].to_list() if panel.text else [""] * len(values)
     width, end = style.room_for_text(values, texts, panel.width)
@@ -191,7 +198,7 @@ def _thinned(rows: pl.DataFrame, x: Axis, y: str) -> pl.DataFrame:
 
 def values_of(rows: pl.DataFrame, panel: Panel, colour: str) -> list[dict[str, Any]]:
     """What marks are made of, and what they show: of a point of a long line only what is its own."""
-    names = [colour, panel.x.field, panel.y.field, "ok", panel.text, panel.url]
+    names = [colour, panel.x.field, panel.y.field, "ok", panel.text, panel.url, panel.order]
     names += ["index"] if panel.explode else ["rtol", "seconds", "steps", "true_residual", "reason"]
     rows = rows.select(name for name in dict.fromkeys(names) if name in rows.columns)
     rows = rows.with_columns(pl.selectors.float().round_sig_figs(_FIGURES))

@@ -67,11 +67,11 @@ def styles(
 
 
 def library(name: str) -> str:
-    """The library of a column; what is no column is its own."""
+    """The library of a column; none where it is not one."""
     try:
         return parse(name).peer
     except ValueError:
-        return name
+        return ""
 
 
 def _shaded(colour: str, lighter: float) -> str:
@@ -127,7 +127,8 @@ def configured(background: str) -> dict[str, Any]:
         },
         "legend": {
             "labelFontSize": FONT, "labelLimit": 0, "labelColor": "#333333", "symbolType": "stroke",
-            "symbolSize": 500, "symbolStrokeWidth": 2.5, "rowPadding": 5, "orient": "right", "columns": 1,
+            "symbolSize": 500, "symbolLimit": 1000, "symbolStrokeWidth": 2.5, "rowPadding": 5,
+            "orient": "right",
         },
         "concat": {"spacing": 28},
         "style": {

@@ -18,7 +18,8 @@ def system_title(rows: pl.DataFrame) -> str:
     first = rows.row(0, named=True)
     unknowns = rows["unknowns"].drop_nulls() if has(rows, "unknowns") else []
     text = first["system"] + (f", {unknowns[0]:,} unknowns" if len(unknowns) else "")
-    return text if first["dtype"] == "float64" else f"{text}, {first['dtype']}"
+    dtype = first.get("dtype", "float64")
+    return text if dtype == "float64" else f"{text}, {dtype}"
 
 
 EVERY_SOLVE = Table(

@@ -22,10 +22,10 @@ def verdict(rows: pl.DataFrame, work: Work) -> list[str]:
 def race(rows: pl.DataFrame, error: str) -> list[str]:
     """Who is fastest on how many systems, our largest lead and our largest lag, and what training pays.
 
-    On each system, at the tolerance that most of its records share, the fastest success of each library runs.
-    Time is set-up and solve, so that a factorisation does not win by being called set-up; compilation, paid
-    once for many systems, is left to the charts."""
-    rows = rows.filter(~pl.col("solver_name").is_in(_REFERENCES))
+    On each system, at the tolerance that most of its records share, the fastest success of each library runs;
+    what has no tolerance has no race.  Time is set-up and solve, so that a factorisation does not win by
+    being called set-up; compilation, paid once for many systems, is left to the charts."""
+    rows = rows.filter(~pl.col("solver_name").is_in(_REFERENCES) & pl.col("rtol").is_not_null())
     if rows.is_empty():
         return []
     usual = (

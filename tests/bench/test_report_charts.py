@@ -164,6 +164,30 @@ def test_a_chart_of_several_records_together():
     assert drawn.notes == []
 
 
+def test_bars_beside_lines_name_their_rows_and_share_the_colours():
+    bars = Panel("bar", Axis("steps", "steps"), Axis("solver", "", nominal=True))
+    lines = Panel("points", Axis("size", "size"), Axis("steps", "steps"), order="rtol")
+    (drawn,) = Chart("both", "both", needs="", group=(), panels=(lines, bars)).draw(ROWS)
+    left, right = (panel["layer"] for panel in drawn.spec()["hconcat"])
+    assert right[0]["encoding"]["y"]["axis"] is not None
+    assert right[0]["encoding"]["color"] == left[0]["encoding"]["color"]
+    assert left[0]["encoding"]["order"]["field"] == "rtol"
+
+
+def test_lists_may_be_derived_of_once_they_are_taken_apart():
+    panel = Panel(
+        "line", Axis("at", "at"), Axis("residual_norms", "norm"), explode=("residual_norms",),
+        after=lambda rows: rows.with_columns((pl.col("place") * 10).alias("at")),
+    )  # fmt: skip
+    (drawn,) = Chart("after", "", needs="", panels=(panel,)).draw(frame([record(residual_norms=[1.0, 0.5])]))
+    assert [point["at"] for point in data(drawn, "panel0")] == [0, 10]
+
+
+def test_names_that_are_no_columns_have_a_colour_each():
+    names = [f"checkpoints={k}" for k in range(12)]
+    assert list(style.styles(names)[0].values()) == list(style.PALETTE[:12])
+
+
 def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match="'pie': choose from line"):
         Panel("pie", Axis("x", ""), Axis("y", ""))

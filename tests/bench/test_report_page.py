@@ -104,10 +104,10 @@ def test_charts_and_tables_of_a_system_share_a_section_in_the_order_of_the_recor
 
 
 def test_a_suites_own_tables_come_first(tmp_path):
-    promise = Promise("two sizes", {"solver": "cg", "size": 32}, {"size 64": {"size": 64}})
+    promise = Promise("two `sizes`", {"solver": "cg", "size": 32}, {"size 64": {"size": 64}})
     text = page(tmp_path, suite=Suite("Promised", linear.WORK, [], tables=[Promises([promise])]))
     assert re.findall(r"<h2>(.*?)</h2>", text)[0] == "In short"
-    assert "two sizes" in text and "size 64: 1.20 s" in text
+    assert "two <code>sizes</code>" in text and "size 64: 1.20 s" in text
 
 
 def test_a_few_sections_need_no_contents(tmp_path):
