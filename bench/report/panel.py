@@ -57,9 +57,7 @@ class Axis:
             kinds: Any = "symlog" if self.zero else "log"
             scale = alt.Scale(type=kinds, domain=domain, nice=False, reverse=self.reverse)
         else:
-            axis = alt.Axis(
-                tickCount=6 if not bars else 4, **({"format": self.format} if self.format else {})
-            )
+            axis = alt.Axis(tickCount=4 if bars else 6, format=self.format or alt.Undefined)
             given = {} if limits is None else {"domain": list(limits), "nice": not bars and limits is None}
             scale = alt.Scale(type="linear", reverse=self.reverse, zero=bars, **given)
         return kind(f"{name}:Q", title=self.title, scale=scale, axis=axis)
