@@ -49,10 +49,11 @@ def read(path: Path) -> list[Record]:
         content = Path(path).read_bytes()
     except OSError as failed:
         raise ValueError(f"cannot read {path}: {failed.strerror or failed}") from None
-    return _parse(path, content)
+    return parse(path, content)
 
 
-def _parse(path: Path, content: bytes) -> list[Record]:
+def parse(path: Path, content: bytes) -> list[Record]:
+    """As `read`, of what a file held; `path` is for the messages."""
     records = []
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         if not line.strip():
@@ -106,7 +107,7 @@ class RecordFile:
         line of its own."""
         self._file.seek(0)
         content = self._file.read()
-        records = _parse(self.path, content)
+        records = parse(self.path, content)
         self._file.truncate(content.rfind(b"\n") + 1)
         return records
 

@@ -247,6 +247,8 @@ class Work:
       network evaluations.
     * `build(cell)`: overrides how a problem is made of its function.
     * `error`: what `true_residual` is, in words.
+    * `tables`, `charts`: how records are shown.  `remarks(frame)`: sentences about all of them; by default, who is
+      fastest.
     """
 
     name: str
@@ -264,6 +266,7 @@ class Work:
     error: str = "error"
     tables: Sequence[Any] = ()
     charts: Sequence[Any] = ()
+    remarks: Callable[[Any], list[str]] | None = None
 
     def make(self, cell: Cell) -> Any:
         """The cell's problem."""

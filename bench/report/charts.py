@@ -1,20 +1,19 @@
-"""Charts declared as data, and how they are drawn of a frame with Altair: on the page and in the documentation.
+"""Charts declared as data, and how they are drawn of a frame with Altair: for the page and for documents.
 
     Chart(
         "steps", "{problem}: iterations against size", needs="iteration counts at two sizes or more",
         group=("problem", "rtol"),
-        panels=(Panel("line", Axis("unknowns", "unknowns", log=True), Axis("steps", "iterations", log=True)),),
+        panels=(Panel("points", Axis("unknowns", "unknowns", log=True), Axis("steps", "iterations")),),
     )
 
-Panels stand side by side and share their colours; a click on a name in the legend hides and shows its lines, and
-every mark shows its numbers.  Colour says which library where a chart has several, so that one library keeps its
-colour from chart to chart (the Okabe-Ito palette, told apart by colour-blind readers), and dashes tell its columns
-apart; where all are one library's, a colour is a column.  A failed record is a cross.
+Panels stand side by side and share their colours (`bench.report.style`); a click on a name in the legend
+hides its lines and shows them again, and every mark shows its numbers.  A failed record is a cross, and the
+chart's notes say why it failed, and what could not be drawn at all.
 """
 
-import colorsys
 import json
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,92 +23,20 @@ import altair as alt
 import polars as pl
 
 from ..engine.record import write_whole
-from ..engine.spec import parse
+from . import style
+from .panel import Axis, Panel, bars, crosses, images, lines, names_of, tips, values_of, word
 from .tables import Derive, _filtered, _worded, derived
 
-# The Okabe-Ito colours, darkened where they would be too light on white.
-COLOURS = {
-    "nsolve": "#0072B2",
-    "scipy": "#D98E00",
-    "pyamg": "#009E73",
-    "jax.scipy": "#CC79A7",
-    "lineax": "#D55E00",
-    "solvax": "#56B4E9",
-    "petsc": "#5B4A9E",
-    "amgcl": "#8C6D31",
-    "ott": "#009E73",
-    "pot": "#D55E00",
-    "diffusers": "#D98E00",
-}
-PALETTE = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#D98E00", "#56B4E9", "#5B4A9E", "#8C6D31", "#B8336A", "#2F4F4F",
-    "#7A9E00", "#B07AA1", "#A0522D", "#6E6E6E",
-)  # fmt: skip
-FAILURE = "#C00000"
-_DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [12, 4], [4, 1], [1, 3])
-FORMATS = ("png", "svg", "html")
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A field of the frame and how it is laid out; `names` are field of the marks' tooltips instead of its own."""
-
-    field: str
-    title: str
-    log: bool = False
-    reverse: bool = False
-    nominal: bool = False
-    format: str = "~g"
-
-    def encoding(self, kind: type, low_high: tuple[float, float] | None = None, zero: bool = False) -> Any:
-        name = _word(self.field)
-        if self.nominal:
-            return kind(f"{name}:N", title=self.title or None, sort=None, axis=alt.Axis(labelLimit=300))
-        options: dict[str, Any] = {"type": "log" if self.log else "linear", "reverse": self.reverse}
-        if low_high is not None:
-            options |= {"domain": list(low_high), "clamp": False}
-        elif not self.log:
-            options["zero"] = zero
-        axis = alt.Axis(tickCount=6, labelFlush=False, labelOverlap=True)
-        if self.format != "~g":
-            axis = alt.Axis(format=self.format, tickCount=6, labelOverlap=True)
-        elif self.log:
-            axis = alt.Axis(format="~g", tickCount=6, labelOverlap="greedy", labelSeparation=4)
-        return kind(f"{name}:Q", title=self.title, scale=alt.Scale(**options), axis=axis)
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One frame: `mark` is `line`, `points` (a line with its points), `bar` or `image` (whose `y` names rows and
-    `url` its pictures).
-
-    `order`: the field along which a line runs, where it is not `x`.
-    `explode`: fields that hold lists, a mark for each entry; `place` is then the entry's number.  `level`: a field
-    whose value is drawn as a dotted line, such as the tolerance.  `text`: a field written beside each bar.
-    `derive` is applied to the panel's records, `after` once lists are exploded.  `domain`: a function of the panel's frame that gives the limits of `y`."""
-
-    mark: str
-    x: Axis
-    y: Axis
-    width: int = 480
-    height: int | None = None
-    order: str | None = None
-    explode: Sequence[str] = ()
-    level: str | float | None = None
-    text: str | None = None
-    url: str | None = None
-    derive: Derive | None = None
-    after: Derive | None = None
-    domain: Callable[[pl.DataFrame], tuple[float, float] | None] | None = None
+__all__ = ["Axis", "Chart", "Drawn", "Panel"]
 
 
 @dataclass(frozen=True)
 class Chart:
     """What to draw of which records; see the module.
 
-    `needs` says in words what is missing where nothing can be drawn.  `enough`: what has to be there, by default
-    two points of one line.  `colour`: the field that lines are told apart by.  `highlight`: a test of records whose
-    lines are thick."""
+    `needs` says in words what is missing where nothing can be drawn.  `enough`: what has to be there, by
+    default two points of one line.  `colour`: the field that lines are told apart by; `colours` are settled
+    ones. `stack`: panels below each other.  `note`: text below the title, with fields."""
 
     name: str
     title: str | Callable[[pl.DataFrame], str]
@@ -121,7 +48,7 @@ class Chart:
     enough: Callable[[pl.DataFrame], bool] | None = None
     colour: str = "solver"
     stack: bool = False
-    note: str = ""
+    note: str | Callable[[pl.DataFrame], str] = ""
     crosses: bool = True
     colours: Mapping[str, str] = field(default_factory=dict)
 
@@ -132,210 +59,150 @@ class Chart:
         if rows.is_empty():
             return
         if self.derive is not None:
-            rows = derived(rows, self.derive)
+            rows = _whole(derived(rows, self.derive))
         group = [name for name in self.group if name in rows.columns]
-        for part in rows.partition_by(group, maintain_order=True) if group else [rows]:
-            frames = [self._frame(part, panel) for panel in self.panels]
+        parts = rows.partition_by(group, maintain_order=True) if group else [rows]
+        parts.sort(key=lambda part: min(part["index"].to_list()))  # a derivation may have reordered them
+        for part in parts:
+            found = [panel.frame(part) for panel in self.panels]
+            frames, panels = [frame for frame, _ in found], [panel for _, panel in found]
             if any(frame.is_empty() for frame in frames):
                 continue
-            if not (self.enough or _two_points(self.panels[0]))(frames[0]):
+            if not (self.enough or panels[0].has_enough)(frames[0]):
                 continue
-            yield Drawn(self.name, _file_name(self.name, part, group), _worded(self.title, part), self._made(part, frames), part)
+            drawn = {name for frame in frames for name in frame[self.colour].to_list()}
+            names = [name for name in names_of(part, self.colour) if name in drawn]
+            notes = [_worded(self.note, part), *self._notes(part, drawn)]
+            yield Drawn(
+                self.name,
+                _file_name(self.name, part, group),
+                _worded(self.title, part),
+                [note for note in notes if note],
+                *self._made(panels, frames, names),
+                part,
+            )
 
-    def _frame(self, rows: pl.DataFrame, panel: Panel) -> pl.DataFrame:
-        """What a panel draws: records in which its fields are numbers."""
-        if panel.derive is not None:
-            rows = panel.derive(rows)
-        if not {*panel.explode} <= {*rows.columns}:
-            return rows.clear()
-        if panel.explode:
-            rows = rows.filter(pl.col(panel.explode[0]).list.len() > 0)
-            place = pl.int_ranges(pl.col(panel.explode[0]).list.len())
-            rows = rows.with_columns(place.alias("place")).explode("place", *panel.explode)
-            if panel.after is not None:
-                rows = panel.after(rows)
-        for axis in (panel.x, panel.y):
-            if axis.field not in rows.columns:
-                return rows.clear()
-            rows = rows.filter(pl.col(axis.field).is_not_null())
-            if axis.log:
-                value = pl.col(axis.field).cast(pl.Float64)
-                rows = rows.filter(value.is_finite() & (value > 0))
-        return rows
+    def _notes(self, rows: pl.DataFrame, drawn: set[str]) -> Iterator[str]:
+        """Which columns failed and why, but for bars, which say it themselves; and which are not drawn."""
+        for title, is_drawn in (("× ", True), ("not drawn: ", False)):
+            if is_drawn and not (self.crosses and self.panels[0].is_line()):
+                continue
+            found = []
+            for name in names_of(rows, self.colour):
+                line = rows.filter(pl.col(self.colour) == name)
+                why = "; ".join(names_of(line.filter(~pl.col("ok")), "reason"))
+                if (name in drawn) == is_drawn and (why or not is_drawn):
+                    found.append(f"{name} ({why})" if why else name)
+            if found:
+                yield title + ", ".join(found)
 
-    def _made(self, rows: pl.DataFrame, frames: Sequence[pl.DataFrame]) -> alt.TopLevelMixin:
-        names = rows[self.colour].unique(maintain_order=True).to_list()
-        drawn = {name for frame in frames for name in frame[self.colour].unique().to_list()}
-        colours, dashes = styles([name for name in names if name in drawn], self.colours)
-        hidden = alt.selection_point(fields=[_word(self.colour)], bind="legend", toggle="true", name=f"shown_{_word(self.name)}")
-        made = [self._panel(panel, frame, colours, dashes, hidden) for panel, frame in zip(self.panels, frames, strict=True)]
-        together = made[0] if len(made) == 1 else alt.vconcat(*made, spacing=8) if self.stack else alt.hconcat(*made)
-        return together.properties(title=_worded(self.title, rows)).add_params(hidden)
-
-    def _panel(
-        self, panel: Panel, rows: pl.DataFrame, colours: dict[str, str], dashes: dict[str, list[int]], shown: alt.Parameter
-    ) -> Any:
-        key = _word(self.colour)
-        legend = alt.Legend(title=None, symbolStrokeWidth=2.5, labelLimit=320, symbolSize=220, columns=1)
-        single_bar, along = panel.mark == "bar", panel.order or panel.x.field
-        colour = alt.Color(
-            f"{key}:N",
-            scale=alt.Scale(domain=list(colours), range=list(colours.values())),
-            legend=None if panel.mark in ("bar", "image") else legend,
-            sort=None,
+    def _made(
+        self, panels: Sequence[Panel], frames: Sequence[pl.DataFrame], names: Sequence[str]
+    ) -> tuple[Any, dict]:
+        """The picture, and the data that it names."""
+        colours, dashes, wide = style.styles(names, self.colours)
+        key = word(self.colour)
+        made, data = [], {}
+        every: Any = [{key: name} for name in names]
+        shown = alt.selection_point(
+            f"shown_{word(self.name)}", fields=[key], bind="legend", toggle="true", value=every
         )
-        fields = list(dict.fromkeys((self.colour, panel.x.field, panel.y.field, "rtol", "seconds", "steps", "reason")))
-        tips = [
-            alt.Tooltip(_word(name), title=name, type="quantitative", format=".4g")
-            if rows[name].dtype.is_numeric()
-            else alt.Tooltip(_word(name), title=name, type="nominal")
-            for name in fields
-            if name in rows.columns and rows[name].null_count() < len(rows)
-        ]
-        needed = {self.colour, panel.x.field, panel.y.field, along, "ok", *fields, "index", panel.text, panel.url, panel.level}
-        data = alt.Data(values=_values(rows.select([n for n in rows.columns if n in needed])))
-        limits = panel.domain(rows) if panel.domain is not None else None
-        base = alt.Chart(data).encode(tooltip=tips)
-        opacity = alt.when(shown).then(alt.value(1.0)).otherwise(alt.value(0.06))
-        layers: list[Any] = []
-        x, y = panel.x.encoding(alt.X), panel.y.encoding(alt.Y, limits)
-        if panel.mark in ("line", "points"):
-            dash = alt.StrokeDash(
-                f"{key}:N", scale=alt.Scale(domain=list(dashes), range=list(dashes.values())), legend=legend, sort=None
-            )
-            detail = ["index"] if panel.explode else []
-            mark = base.mark_line(point=False, strokeWidth=2, clip=True, interpolate="linear").encode(
-                x=x, y=y, color=colour, strokeDash=dash, opacity=opacity, order=alt.Order(f"{_word(along)}:Q"),
-                detail=[f"{name}:N" for name in detail],
-            )  # fmt: skip
-            layers.append(mark)
-            size = 28 if panel.mark == "points" else 8
-            layers.append(
-                base.mark_point(filled=True, size=size, clip=True, opacity=1).encode(x=x, y=y, color=colour, opacity=opacity)
-            )
-            if self.crosses and not rows["ok"].all():
-                bad = base.transform_filter("datum.ok === false")
-                if panel.explode:  # at the end of the line
-                    ends = rows.filter(~pl.col("ok")).group_by("index", maintain_order=True).last()
-                    bad = alt.Chart(alt.Data(values=_values(ends.select([n for n in ends.columns if n in needed])))).encode(tooltip=tips)
-                layers.append(
-                    bad.mark_point(shape="M-1,-1L1,1M1,-1L-1,1", size=70, stroke=FAILURE, strokeWidth=2, clip=True).encode(
-                        x=x, y=y, opacity=opacity
-                    )
-                )
-        elif single_bar:
-            x = panel.x.encoding(alt.X, zero=True)
-            solid = alt.when("datum.ok === false").then(alt.value(0.35)).otherwise(alt.value(1.0))
-            layers.append(base.mark_bar().encode(x=x, y=y, color=colour, opacity=solid))
-            if panel.text:
-                layers.append(
-                    base.mark_text(align="left", dx=4, fontSize=10.5).encode(
-                        x=x, y=y, text=f"{panel.text}:N",
-                        color=alt.when("datum.ok === false").then(alt.value(FAILURE)).otherwise(alt.value("#555555")),
-                    )
-                )  # fmt: skip
-        elif panel.mark == "image":
-            layers.append(base.mark_image(width=panel.width // 3, height=22).encode(x=x, y=y, url=f"{panel.url}:N"))
-        else:
-            raise ValueError(f"mark of a panel is {panel.mark!r}: choose line, points, bar or image")
-        if panel.level is not None:
+        has_lines = any(panel.is_line() for panel in panels)  # bars name themselves
+        legend = alt.Legend(title=None, columns=1 + len(names) // 24) if has_lines else None
+        for number, (panel, rows) in enumerate(zip(panels, frames, strict=True)):
+            values = data[f"panel{number}"] = values_of(rows, panel, self.colour)
+            base = alt.Chart(alt.NamedData(f"panel{number}")).encode(tooltip=tips(values, rows, self.colour))
+            scale = {"legend": legend, "sort": None}
+            colour = alt.Color(f"{key}:N", scale=_scale(colours), **scale)
+            if panel.is_line():
+                faint = alt.when(shown, empty=True).then(alt.value(1.0)).otherwise(alt.value(0.0))
+                dash = alt.StrokeDash(f"{key}:N", scale=_scale(dashes), **scale)
+                is_wide = f"indexof({json.dumps([name for name in names if wide[name]])}, datum.{key}) >= 0"
+                width = alt.when(is_wide).then(alt.value(style.WIDE)).otherwise(alt.value(style.NARROW))
+                base = base.encode(opacity=faint)
+                layers = lines(base, panel, rows, {"color": colour, "strokeDash": dash, "strokeWidth": width})
+                if self.crosses and not rows["ok"].all():
+                    layers.append(crosses(base, panel))
+                    if panel.explode:  # at the end of the line
+                        ends = rows.group_by("index", maintain_order=True).last()
+                        data[f"ends{number}"] = values_of(ends, panel, self.colour)
+                        layers[-1].data = alt.NamedData(f"ends{number}")
+                if not any(other.is_line() for other in panels[:number]):  # the others know it by its name
+                    layers[0] = layers[0].properties(name="lines").add_params(shown)
+            elif panel.mark == "bar":
+                named = any(other.y == panel.y for other in panels[:number])
+                layers, panel = bars(base, panel, rows, colour, first=not named)
+            else:
+                layers = images(base, panel, rows)
             level = rows[panel.level].min() if isinstance(panel.level, str) else panel.level
             if level is not None:
-                rule = alt.Chart(alt.Data(values=[{"level": level}])).mark_rule(strokeDash=[2, 3], color="#777777")
-                layers.append(rule.encode(y=alt.Y("level:Q")))
-        height = panel.height or (22 * rows[panel.y.field].n_unique() + 10 if panel.y.nominal else 320)
-        return alt.layer(*layers).properties(width=panel.width, height=height)
+                data[f"level{number}"] = [{"level": level}]
+                rule = alt.Chart(alt.NamedData(f"level{number}")).mark_rule(style="level")
+                layers.append(rule.encode(y="level:Q"))
+            rows_high = 26 * rows[panel.y.field].n_unique() if panel.y.nominal else 320
+            made.append(alt.layer(*layers).properties(width=panel.width, height=panel.height or rows_high))
+        if len(made) == 1:
+            return made[0], data
+        return alt.vconcat(*made) if self.stack else alt.hconcat(*made), data
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A chart of some records: `chart` is its kind's name, `name` fit for a file."""
+    """A chart of some records: `chart` is its kind's name, `name` fit for a file, `notes` lines below the
+    title; `picture` is Altair's, of the named `data`."""
 
     chart: str
     name: str
     title: str
+    notes: list[str]
     picture: Any
+    data: dict[str, list[dict[str, Any]]]
     frame: pl.DataFrame
 
-    def spec(self) -> dict[str, Any]:
-        """As Vega-Lite, with the style of the house."""
-        return styled(self.picture).to_dict()
+    def spec(self, background: str = "transparent", titled: bool = True) -> dict[str, Any]:
+        """As Vega-Lite, in the style of the house; with the title and the notes, unless the page has them."""
+        spec = self.picture.to_dict(validate=False)  # which takes seconds of a page
+        spec |= {"datasets": self.data, "config": style.configured(background)}
+        if titled:
+            panels = spec.get("hconcat") or spec.get("vconcat") or [spec]
+            wide = [panel["width"] + 110 for panel in panels]
+            most = int((max(wide) if "vconcat" in spec else sum(wide)) / style.CHARACTER)
+            notes = [line for note in self.notes for line in textwrap.wrap(note, most)]
+            spec["title"] = {"text": self.title} | ({"subtitle": notes} if notes else {})
+        return spec
 
     def save(self, folder: Path) -> list[Path]:
-        """Write PNG and SVG into the folder; each whole or not at all."""
+        """Write PNG and SVG into the folder, on white; each whole or not at all."""
         import vl_convert
 
-        text = json.dumps(self.spec())
+        text = json.dumps(self.spec("white"))
         paths = [folder / f"{self.name}.png", folder / f"{self.name}.svg"]
         write_whole(paths[0], vl_convert.vegalite_to_png(text, scale=2))
-        write_whole(paths[1], vl_convert.vegalite_to_svg(text).encode())
+        write_whole(paths[1], _numbered(vl_convert.vegalite_to_svg(text)).encode())
         return paths
 
 
-def styled(chart: Any) -> Any:
-    """The house's style."""
-    return (
-        chart.configure_view(stroke=None)
-        .configure_axis(grid=True, gridColor="#E6E6E6", domainColor="#999999", tickColor="#999999", labelFontSize=11,
-                        titleFontSize=12, titleFontWeight="normal")
-        .configure_title(anchor="start", fontSize=14, offset=12)
-        .configure_legend(labelFontSize=11)
-        .configure(background="transparent", padding=6, font="sans-serif")
-    )  # fmt: skip
+def _whole(rows: pl.DataFrame) -> pl.DataFrame:
+    """What a derivation made of several records has no outcome of its own, and a place of its own."""
+    usual = {"index": pl.int_range(pl.len()), "ok": pl.lit(True), "reason": pl.lit("")}
+    return rows.with_columns(value.alias(name) for name, value in usual.items() if name not in rows.columns)
 
 
-def styles(names: Sequence[str], given: Mapping[str, str] = {}) -> tuple[dict[str, str], dict[str, list[int]]]:  # noqa: B006
-    """Colours and dashes of columns: those of their libraries where there are several, and no two alike."""
-    libraries = {name: _library(name) for name in names}
-    by_library = len(set(libraries.values())) > 1 and max(
-        list(libraries.values()).count(library) for library in libraries.values()
-    ) <= len(_DASHES)
-    colours, dashes, seen = {}, {}, {}
-    for place, name in enumerate(names):
-        library = libraries[name]
-        number = seen[library] = seen.get(library, -1) + 1
-        if by_library:
-            base = COLOURS.get(library, PALETTE[(len(COLOURS) + list(seen).index(library)) % len(PALETTE)])
-            colours[name], dashes[name] = _shade(base, number), list(_DASHES[number % len(_DASHES)])
-        else:
-            colours[name] = PALETTE[place % len(PALETTE)]
-            dashes[name] = list(_DASHES[place // len(PALETTE) % len(_DASHES)])
-        colours[name] = given.get(name, colours[name])
-    return colours, dashes
+def _numbered(svg: str) -> str:
+    """An SVG whose clip paths are numbered from 1; Vega counts on from picture to picture."""
+    numbers = {
+        name: f"clip{n}" for n, name in enumerate(dict.fromkeys(re.findall(r'id="(clip\d+)"', svg)), 1)
+    }
+    return re.sub(r"(?<=[\"#])clip\d+(?=[\")])", lambda found: numbers[found[0]], svg)
 
 
-def _library(name: str) -> str:
-    try:
-        return parse(name).peer
-    except ValueError:
-        return name
-
-
-def _shade(colour: str, number: int) -> str:
-    """The colour for a library's first column, lighter and darker for those that follow."""
-    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
-    light = min(0.72, max(0.22, light + (0, 0.16, -0.12, 0.28, -0.2, 0.08, 0.22)[number % 7]))
-    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, light, saturation))
-
-
-def _two_points(panel: Panel) -> Callable[[pl.DataFrame], bool]:
-    if panel.mark in ("bar", "image"):
-        return lambda rows: True
-    return lambda rows: rows[panel.x.field].n_unique() > 1
-
-
-def _values(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    return [{_word(k): v for k, v in row.items() if v is not None} for row in rows.to_dicts()]
-
-
-def _word(name: str) -> str:
-    return re.sub(r"\W", "_", name)
+def _scale(looks: Mapping[str, Any]) -> alt.Scale:
+    return alt.Scale(domain=[*looks], range=[*looks.values()])
 
 
 def _file_name(name: str, rows: pl.DataFrame, group: Sequence[str]) -> str:
-    """The chart's kind, then what its group is: `time-poisson2d-512-1e-08`; what is the same everywhere is left
-    out."""
+    """The chart's kind, then what its group is: `time-poisson2d-512-1e-08`; what is the same everywhere is
+    left out."""
     usual = {"dtype": "float64", "device": "cpu", "seed": 0}
     parts = [rows[key][0] for key in group if rows[key][0] not in (None, "", usual.get(key))]
     words = [f"{part:g}" if isinstance(part, float) else str(part) for part in parts]

@@ -38,7 +38,20 @@ def fixed(digits: int) -> Any:
 
 def times(value: float | None) -> str:
     """`3.14159 -> '3.1x'`."""
-    return NONE if value is None or not math.isfinite(value) else f"{value:.2f}x" if value < 10 else f"{value:.1f}x"
+    return (
+        NONE
+        if value is None or not math.isfinite(value)
+        else f"{value:.2f}x"
+        if value < 10
+        else f"{value:.1f}x"
+    )
+
+
+def solves(value: float | None) -> str:
+    """After how many solves something has paid for itself: `41.2 -> '42 solves'`, `inf -> 'never'`."""
+    if value is None or math.isnan(value):
+        return NONE
+    return "never" if math.isinf(value) else f"{max(1, math.ceil(value)):,} solves"
 
 
 def percent(value: float | None) -> str:
@@ -46,7 +59,9 @@ def percent(value: float | None) -> str:
 
 
 def mebibytes(value: float | None) -> str:
-    return NONE if value is None else f"{value / 2**20:.0f} MiB" if value > 2**25 else f"{value / 2**20:.1f} MiB"
+    return (
+        NONE if value is None else f"{value / 2**20:.0f} MiB" if value > 2**25 else f"{value / 2**20:.1f} MiB"
+    )
 
 
 def seconds(value: float | None) -> str:

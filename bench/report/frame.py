@@ -6,8 +6,10 @@ Beside a record's own fields (nested ones as `stages.value.trace_s`) there are
 * `problem_name`, and the problem's options with their defaults, as `problem.contrast`;
 * `ok` (the solver claimed success *and* the numbers confirm it), `reason` (why not, in words);
 * `steps_of_each`, where a record's `steps` is a list;
-* `steps`, `products`, `seconds` (median), `iqr`, `setup`, `total` (set-up and solve) of one system on average;
-* `system`, the problem and its size in words; `index`, the record's place.
+* `steps`, `products`, `seconds` (median), `iqr`, `setup`, `total` (set-up and solve) of one system on
+  average;
+* `break_even`, where a record has a `train_s`;
+* `system`, the problem and its size in words, `tolerance`, its rtol in words; `index`, the record's place.
 """
 
 import math
@@ -35,6 +37,9 @@ _REASONS = {
     "order_missed": "below its order",
 }
 _NUMBERS = ("steps", "products", "seconds", "fastest", "iqr", "setup", "total", "true_residual", "compile_s", "rtol")
+# What makes two records the same system, and the same request.
+SYSTEM = ("problem", "size", "dtype", "device", "seed")
+CELL = (*SYSTEM, "length", "rtol")
 _LEFT_OUT = ("env", "params", "settings", "schema", "key", "message")
 
 
@@ -44,7 +49,18 @@ def frame(records: Iterable[Record]) -> pl.DataFrame:
     names = dict.fromkeys(name for row in rows for name in row)
     # A column is of one kind; one that mixes lists and numbers, or words and numbers, is text.
     columns = {name: _column(name, [row.get(name) for row in rows]) for name in names}
-    return pl.DataFrame(columns)
+    made = pl.DataFrame(columns)
+    return made.with_columns(break_even().alias("break_even")) if "train_s" in made.columns else made
+
+
+def break_even() -> pl.Expr:
+    """After how many solves a column with a field `train_s` has paid for its training, beside the fastest
+    success without one on the same system and tolerance: infinity where it is not faster, null where it
+    failed or nothing is there to beat."""
+    rivals = pl.when(pl.col("ok") & pl.col("train_s").is_null()).then(pl.col("total"))
+    saved = rivals.min().over(*CELL) - pl.col("total")
+    solves = pl.when(saved > 0).then(pl.col("train_s") / saved).when(saved <= 0).then(math.inf)
+    return pl.when(pl.col("ok") & pl.col("train_s").is_not_null()).then(solves)
 
 
 def work_name(record: Record) -> str:
@@ -100,7 +116,8 @@ def system_label(record: Record) -> str:
 def _row(index: int, record: Record) -> dict[str, Any]:
     spec, part = specs.parse(record["solver"]), specs.parse_part(record["problem"])
     work = known_works().get(work_name(record))
-    row = _flat({k: v for k, v in record.items() if k not in _LEFT_OUT})
+    row = dict.fromkeys((*CELL, "num_steps", "true_residual", "compile_s"))
+    row |= _flat({k: v for k, v in record.items() if k not in _LEFT_OUT})
     if isinstance(row.get("steps"), list):
         row["steps_of_each"] = row.pop("steps")
     options = dict(part.options)
@@ -127,6 +144,7 @@ def _row(index: int, record: Record) -> dict[str, Any]:
         "ok": succeeded(record),
         "claims": claims_success(record),
         "reason": reason(record),
+        "tolerance": scientific(record.get("rtol")),
         "steps": each(record.get("num_steps")),
         "products": each(record.get("num_matvecs")),
         "seconds": seconds,

@@ -1,44 +1,105 @@
 "use strict";
-// Everything on the page is there without this script: it rescales bars, sorts the table and
-// lights up a solver's curve under the pointer.
-const parts = ["solve", "setup", "compile"];
+// The page is whole without this script but for its charts: it draws them, sorts tables and filters their rows.
 
-function show(mode) {
-  const counted = parts.slice(0, 1 + ["solve", "setup", "compile"].indexOf(mode));
-  for (const chart of document.querySelectorAll(".bars")) {
-    const bars = [...chart.querySelectorAll(".bar[data-solve]")];
-    const total = (bar) => counted.reduce((sum, part) => sum + Number(bar.dataset[part]), 0);
-    const good = bars.filter((bar) => !bar.classList.contains("failed"));
-    const longest = Math.max(...(good.length ? good : bars).map(total));
-    for (const bar of bars) {
-      for (const part of parts) {
-        const share = counted.includes(part) ? Number(bar.dataset[part]) / longest : 0;
-        bar.querySelector("i." + part).style.width = 100 * share + "%";
-      }
-      bar.querySelector(".track").classList.toggle("over", total(bar) > 1.001 * longest);
+// ---- charts -------------------------------------------------------------------------------------------------
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const DARK = {
+  axis: { labelColor: "#c9ccd1", titleColor: "#c9ccd1", gridColor: "#2c3036", domainColor: "#6b7078", tickColor: "#6b7078" },
+  legend: { labelColor: "#c9ccd1" },
+  style: {
+    figures: { color: "#b4b8be" }, failures: { color: "#ff7a78" }, cross: { color: "#ff7a78" }, level: { color: "#9aa0aa" },
+  },
+};
+const MARGIN = 100; // of a panel: its axis, the axis's title and what is around
+const LEAST = 250; // of a panel beside something
+
+// A colour that was chosen for white paper, as light as dark paper needs it.
+function lightened(colour) {
+  const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16) / 255);
+  const [most, least] = [Math.max(r, g, b), Math.min(r, g, b)];
+  const light = (most + least) / 2;
+  const share = Math.max(0, (0.42 + 0.5 * light - light) / (1 - light)); // of white
+  const mixed = [r, g, b].map((part) => Math.round(255 * (part + share * (1 - part))));
+  return "#" + mixed.map((part) => part.toString(16).padStart(2, "0")).join("");
+}
+
+function forDark(part) {
+  if (Array.isArray(part)) return part.map(forDark);
+  if (part === null || typeof part !== "object") return part;
+  return Object.fromEntries(
+    Object.entries(part).map(([key, value]) => [
+      key,
+      key === "range" && typeof value[0] === "string" ? value.map(lightened) : key === "datasets" ? value : forDark(value),
+    ]),
+  );
+}
+
+function merged(one, other) {
+  const both = { ...one };
+  for (const [key, value] of Object.entries(other))
+    both[key] = typeof value === "object" ? merged(one[key] ?? {}, value) : value;
+  return both;
+}
+
+// Lines fit the page: panels go side by side and the legend beside them, the legend below, or all below each
+// other.  Bars and pictures keep their size, as text stands beside them; their box scrolls.
+function fitted(spec, room) {
+  const panels = spec.hconcat ?? spec.vconcat ?? [spec];
+  if (panels.some((panel) => panel.layer.some((layer) => ["bar", "image"].includes(layer.mark.type)))) return spec;
+  const names = panels[0].layer[0].encoding.color.scale.domain;
+  const legend = 60 + 7.5 * Math.max(...names.map((name) => String(name).length));
+  const across = spec.hconcat ? panels.length : 1;
+  const ways = [[across, legend], [across, 0], [1, 0]];
+  const width = ([count, beside]) => Math.floor((room - beside) / count) - MARGIN;
+  const way = ways.find((way) => width(way) >= LEAST) ?? ways[2];
+  for (const panel of panels) panel.width = Math.min(panel.width, Math.max(180, width(way)));
+  if (!way[1]) {
+    spec.config.legend.orient = "bottom";
+    for (const panel of panels)
+      for (const { encoding } of panel.layer)
+        for (const channel of [encoding.color, encoding.strokeDash]) if (channel?.legend) channel.legend.columns = 1;
+  }
+  if (way[0] < across) {
+    spec.vconcat = spec.hconcat;
+    delete spec.hconcat;
+  }
+  return spec;
+}
+
+async function draw() {
+  for (const source of document.querySelectorAll("script.spec")) {
+    const target = source.parentNode.querySelector(".chart");
+    target.style.display = "block"; // an empty one has no width
+    let spec = JSON.parse(source.textContent);
+    if (dark.matches) spec = merged(forDark(spec), { config: DARK });
+    spec.config.font = getComputedStyle(document.body).fontFamily;
+    const options = { renderer: "svg", actions: false, tooltip: { theme: dark.matches ? "dark" : "light" } };
+    try {
+      await vegaEmbed(target, fitted(spec, target.clientWidth), options);
+    } catch (error) {
+      target.textContent = `This chart could not be drawn: ${error.message}`;
+      console.error(error);
     }
   }
-  for (const button of document.querySelectorAll(".modes button"))
-    button.setAttribute("aria-pressed", button.dataset.mode === mode);
-}
-for (const button of document.querySelectorAll(".modes button"))
-  button.addEventListener("click", () => show(button.dataset.mode));
-
-for (const section of document.querySelectorAll("section")) {
-  for (const item of section.querySelectorAll("[data-solver]")) {
-    const light = (on) => {
-      for (const other of section.querySelectorAll("[data-solver]"))
-        other.classList.toggle("lit", on && other.dataset.solver === item.dataset.solver);
-      for (const svg of section.querySelectorAll("svg"))
-        svg.classList.toggle("dim", on && svg.querySelector(".lit") !== null);
-    };
-    item.addEventListener("pointerenter", () => light(true));
-    item.addEventListener("pointerleave", () => light(false));
-  }
+  document.documentElement.dataset.drawn = dark.matches ? "dark" : "light";
 }
 
+if (globalThis.vegaEmbed) {
+  let waiting, width = document.body.clientWidth;
+  draw();
+  dark.addEventListener("change", draw);
+  addEventListener("resize", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      if (width !== document.body.clientWidth) draw();
+      width = document.body.clientWidth;
+    }, 200);
+  });
+}
+
+// ---- tables -------------------------------------------------------------------------------------------------
 for (const head of document.querySelectorAll("th")) {
-  head.addEventListener("click", () => {
+  head.querySelector("button").addEventListener("click", () => {
     const body = head.closest("table").tBodies[0];
     const up = head.getAttribute("aria-sort") !== "ascending";
     const value = (row) => row.cells[head.cellIndex].dataset.value;
@@ -53,3 +114,23 @@ for (const head of document.querySelectorAll("th")) {
     body.append(...[...body.rows].sort(order));
   });
 }
+
+const filter = document.querySelector(".filter");
+const [words, byName, told] = ["#filter", "#names", "output"].map((name) => filter.querySelector(name));
+filter.hidden = false;
+filter.addEventListener("submit", (event) => event.preventDefault());
+filter.addEventListener("input", () => {
+  const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+  let shown = 0, all = 0;
+  for (const table of document.querySelectorAll("table")) {
+    const names = [...table.tHead.rows[0].cells].filter((head) => head.classList.contains("names"));
+    for (const row of table.tBodies[0].rows) {
+      const cells = byName.checked && names.length ? names.map((head) => row.cells[head.cellIndex]) : [row];
+      const text = cells.map((cell) => cell.textContent.toLowerCase()).join(" ");
+      row.hidden = !wanted.every((word) => text.includes(word));
+      shown += !row.hidden;
+      all += 1;
+    }
+  }
+  told.textContent = wanted.length ? `${shown} of ${all} rows` : "";
+});

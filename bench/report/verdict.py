@@ -1,117 +1,115 @@
 """What a set of records says, in words."""
 
-import math
-from collections.abc import Sequence
+import polars as pl
 
-from bench.record import Record
-from bench.table import (
-    claims_success,
-    common_rtol,
-    error_name,
-    is_exact_transport,
-    is_product,
-    library,
-    median_seconds,
-    scientific,
-    setup_seconds,
-    succeeded,
-    system_key,
-    system_label,
-)
+from ..engine.spec import OWN
+from ..engine.work import Work
+from .format import scientific
+from .frame import SYSTEM
+
+# Nobody's rivals: one product with the matrix, and transport without regularisation, the reference.
+_REFERENCES = ("product", "emd")
 
 
-def verdict(records: Sequence[Record]) -> list[str]:
-    """Sentences, most important first: who is fastest where, by how much, and what failed."""
-    solves = [r for r in records if not is_product(r) and not is_exact_transport(r)]
-    races = [race for race in _races(solves) if len(race) > 1]
-    sentences = []
-    if races:
-        sentences.append(_who_wins(races))
-        sentences += _margin(races)
-    sentences.append(_failures(records))
-    return sentences
+def verdict(rows: pl.DataFrame, work: Work) -> list[str]:
+    """Sentences about the records of a work, most important first; the last says how many failed.
+
+    Those of `work.remarks`, or who is fastest where and by how much."""
+    said = race(rows, work.error) if work.remarks is None else work.remarks(rows)
+    return [sentence for sentence in (*said, failures(rows)) if sentence]
 
 
-def _races(records: Sequence[Record]) -> list[list[Record]]:
-    """Per system, at its common tolerance, the fastest success of each library, fastest first.
+def race(rows: pl.DataFrame, error: str) -> list[str]:
+    """Who is fastest on how many systems, our largest lead and our largest lag, and what training pays.
 
-    Time is set-up and solve; compilation, paid once for many systems, is left to the page's bars.
-    """
-    systems: dict[tuple, list[Record]] = {}
-    for record in records:
-        systems.setdefault(system_key(record), []).append(record)
-    races = []
-    for group in systems.values():
-        rtol = common_rtol(group)
-        best: dict[str, Record] = {}
-        for record in group:
-            if record.get("rtol") == rtol and succeeded(record) and median_seconds(record):
-                old = best.get(library(record))
-                if old is None or _time(record) < _time(old):
-                    best[library(record)] = record
-        races.append(sorted(best.values(), key=_time))
-    return races
+    On each system, at the tolerance that most of its records share, the fastest success of each library runs;
+    what has no tolerance has no race.  Time is set-up and solve, so that a factorisation does not win by
+    being called set-up; compilation, paid once for many systems, is left to the charts."""
+    rows = rows.filter(~pl.col("solver_name").is_in(_REFERENCES) & pl.col("rtol").is_not_null())
+    if rows.is_empty():
+        return []
+    usual = (
+        rows.group_by(*SYSTEM, "rtol", maintain_order=True)
+        .len()
+        .sort("len", "rtol", descending=[True, False], maintain_order=True)
+        .unique(SYSTEM, keep="first", maintain_order=True)
+    )
+    finished = rows.join(usual, on=[*SYSTEM, "rtol"], how="semi", nulls_equal=True).filter(
+        pl.col("ok") & (pl.col("seconds") > 0)
+    )
+    best = finished.sort("total", maintain_order=True).unique(
+        [*SYSTEM, "library"], keep="first", maintain_order=True
+    )
+    races = [race for race in best.partition_by(SYSTEM, maintain_order=True) if len(race) > 1]
+    races.sort(key=lambda race: min(race["index"].to_list()))
+    return [*([_winners(races, error)] if races else []), *_margins(races), *_training(rows)]
 
 
-def _time(record: Record) -> float:
-    """Set-up and solve: a factorisation must not win by being called set-up."""
-    return (median_seconds(record) or math.inf) + (setup_seconds(record) or 0.0)
-
-
-def _who_wins(races: list[list[Record]]) -> str:
-    wins: dict[str, int] = {}
-    for race in races:
-        wins[library(race[0])] = wins.get(library(race[0]), 0) + 1
-    ranking = sorted(wins.items(), key=lambda item: -item[1])
-    count = len(races)
-    (first, most), rest = ranking[0], ranking[1:]
-    if count == 1:
-        text = f"{first} solves {system_label(races[0][0])} fastest"
+def _winners(races: list[pl.DataFrame], error: str) -> str:
+    firsts = pl.concat(race.head(1) for race in races)
+    (first, most), *rest = (
+        firsts["library"].value_counts(sort=True).sort("count", descending=True, maintain_order=True).rows()
+    )
+    if len(races) == 1:
+        text = f"{first} solves {firsts['system'][0]} fastest"
     elif not rest:
-        text = f"{first} solves all {count} systems fastest"
+        text = f"{first} solves all {len(races)} systems fastest"
     else:
         others = ", ".join(f"{name} on {number}" for name, number in rest)
-        text = f"Of {count} systems, {first} solves {most} fastest, {others}"
-    tolerances = {race[0]["rtol"] for race in races}
-    if len(tolerances) == 1:
-        errors = " or ".join(sorted({error_name(race[0]) for race in races}, reverse=True))
-        text += f", to a true {errors} of {scientific(tolerances.pop())}"
+        text = f"Of {len(races)} systems, {first} solves {most} fastest, {others}"
+    if firsts["rtol"].n_unique() == 1:
+        text += f", to a true {error} of {scientific(firsts['rtol'][0])}"
     return text + ", set-up included, compilation not."
 
 
-def _margin(races: list[list[Record]]) -> list[str]:
+def _margins(races: list[pl.DataFrame]) -> list[str]:
     """Our largest lead over the next library and our largest lag behind the fastest."""
-    leads, lags = [], []
+    ratios = []
     for race in races:
-        ours = next((r for r in race if library(r) == "nsolve"), None)
-        if ours is None:
-            continue
-        others = [r for r in race if library(r) != "nsolve"]
-        ratio = _time(others[0]) / _time(ours)
-        (leads if ratio >= 1 else lags).append((ratio, ours, others[0]))
+        ours, others = (race.filter((pl.col("library") == OWN) == own) for own in (True, False))
+        if len(ours) and len(others):
+            ours, other = ours.row(0, named=True), others.row(0, named=True)
+            ratios.append((other["total"] / ours["total"], ours, other))
     sentences = []
-    if leads:
-        ratio, ours, other = max(leads, key=lambda lead: lead[0])
+    if leads := [entry for entry in ratios if entry[0] >= 1]:
+        ratio, ours, other = max(leads, key=lambda entry: entry[0])
         sentences.append(
-            f"nsolve's largest lead is {ratio:.2g}× on {system_label(ours)} "
+            f"nsolve's largest lead is {ratio:.2g}× on {ours['system']} "
             f"({ours['solver']} against {other['solver']})."
         )
-    if lags:
-        ratio, ours, other = min(lags, key=lambda lag: lag[0])
+    if lags := [entry for entry in ratios if entry[0] < 1]:
+        ratio, ours, other = min(lags, key=lambda entry: entry[0])
+        whose = "Its" if leads else "nsolve's"
         sentences.append(
-            f"Its largest lag is {1 / ratio:.2g}× on {system_label(ours)} "
+            f"{whose} largest lag is {1 / ratio:.2g}× on {ours['system']} "
             f"({ours['solver']} behind {other['solver']})."
         )
     return sentences
 
 
-def _failures(records: Sequence[Record]) -> str:
-    ran = [r for r in records if r["result"] != "missing"]
-    failed = [r for r in ran if not succeeded(r)]
-    if not failed:
+def _training(rows: pl.DataFrame) -> list[str]:
+    """How soon what was trained has paid for it, at best."""
+    if "break_even" not in rows.columns or rows["break_even"].is_null().all():
+        return []
+    trained = rows.filter(pl.col("break_even").is_not_null()).sort("break_even", maintain_order=True)
+    paid = trained.filter(pl.col("break_even").is_finite())
+    if paid.is_empty():
+        return ["No training pays for itself on these systems."]
+    first = paid.row(0, named=True)
+    count = f"{max(1, -(-first['break_even'] // 1)):,.0f}"
+    return [
+        f"Training pays for itself on {len(paid)} of {len(trained)} systems, soonest after {count} solves of "
+        f"{first['system']} ({first['solver']})."
+    ]
+
+
+def failures(rows: pl.DataFrame) -> str:
+    """How many runs failed, and how many of those said that they did not."""
+    ran = rows.filter(pl.col("result") != "missing")
+    failed = ran.filter(~pl.col("ok"))
+    if failed.is_empty():
         return f"All {len(ran)} runs succeeded." if len(ran) > 1 else ""
-    text = f"{len(failed)} of {len(ran)} runs failed"
-    lied = [r for r in failed if claims_success(r)]
-    if lied:
-        text += f", {len(lied)} of them while claiming success"
-    return text + "."
+    lies = failed["claims"].sum()
+    return f"{len(failed)} of {len(ran)} runs failed" + (
+        f", {lies} of them while claiming success." if lies else "."
+    )
