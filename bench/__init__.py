@@ -12,7 +12,8 @@ from .report.charts import Axis, Chart, Panel
 from .report.tables import Promise, Promises, Table, Value
 
 __all__ = [
-    "Answer", "Axis", "Cell", "Chart", "Group", "Library", "Missing", "Offer", "Panel", "Promise", "Promises", "Run",
+    "Answer", "Axis", "Cell", "Chart", "Group", "Library", "Missing", "Offer", "Panel", "Promise",
+    "Promises", "Run",
     "Settings", "Suite", "Table", "Task", "Value", "Work", "libraries_of",
 ]  # fmt: skip
 

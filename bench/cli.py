@@ -1,8 +1,8 @@
 """`nsolve-bench`: list | run | show | page | plot | compare | regress | solve | generate.
 
 Tables and data go to stdout, progress and messages to stderr. Exit codes: 0 done; 1 a regression (`compare`,
-`regress`), a system not solved (`solve`, `generate`), or no cell that succeeded (`run`); 2 a mistake in what was
-asked; 130 interrupted.
+`regress`), a system not solved (`solve`, `generate`), or no cell that succeeded (`run`); 2 a mistake in what
+was asked; 130 interrupted.
 """
 
 import os
@@ -35,7 +35,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
 ) -> None:
     """Solvers side by side: systems solved by nsolve and by the libraries beside it."""
 
@@ -54,7 +56,9 @@ def list_names(
 
 @app.command()
 def run(
-    suite: Annotated[str | None, typer.Argument(help="A suite's name, or a .py file that defines SUITE.")] = None,
+    suite: Annotated[
+        str | None, typer.Argument(help="A suite's name, or a .py file that defines SUITE.")
+    ] = None,
     filter: Annotated[
         list[str] | None, typer.Option(help="Only columns like this, e.g. cg+ssor[omega=1.5].")
     ] = None,
@@ -97,7 +101,9 @@ def run(
     given = {name: value for name, value in given.items() if value not in (None, [])}
     if suite is not None:
         for name in given:
-            raise ValueError(f"--{name.replace('_', '-')} belongs to a run without a suite; use --filter here")
+            raise ValueError(
+                f"--{name.replace('_', '-')} belongs to a run without a suite; use --filter here"
+            )
         chosen = suites.load(suite)
         if columns:
             chosen = suites.with_columns(chosen, columns)
@@ -105,7 +111,9 @@ def run(
         out = out or Path("records") / f"{chosen.name}.jsonl"
     else:
         chosen = _ad_hoc(problem, [*(solver or []), *(columns or [])], filter, given)
-    chosen = suites.replace_settings(chosen, repeats=repeats, isolate=isolate or limit is not None or None, kill_s=limit)
+    chosen = suites.replace_settings(
+        chosen, repeats=repeats, isolate=isolate or limit is not None or None, kill_s=limit
+    )
     _check_pipes(out, html)
     stderr = Console(stderr=True)
     try:
@@ -129,7 +137,9 @@ def run(
         raise typer.Exit(1)
 
 
-def _ad_hoc(problem: list[str] | None, solver: list[str], filter: list[str] | None, given: dict[str, Any]) -> Any:
+def _ad_hoc(
+    problem: list[str] | None, solver: list[str], filter: list[str] | None, given: dict[str, Any]
+) -> Any:
     from .engine.suite import Group, ad_hoc
 
     if not problem or not solver:
@@ -141,7 +151,9 @@ def _ad_hoc(problem: list[str] | None, solver: list[str], filter: list[str] | No
 
 def _check_pipes(out: Path | None, html: Path | None) -> None:
     """Refuse outputs that cannot be written before any work is done."""
-    if out is not None and out.exists() and not out.is_file():
+    from .engine.record import is_stream
+
+    if out is not None and (is_stream(out) or out.is_dir()):
         raise ValueError(f"--out {out} is no file that records can be appended to and read again; name one")
     if html is not None and (html.is_dir() or not os.access(_existing(html.parent), os.W_OK)):
         raise ValueError(f"cannot write {html}: choose another place for the page")
@@ -231,7 +243,16 @@ def solve(
     from .solve import solve_file
 
     raise typer.Exit(
-        solve_file(file, rhs=rhs, solver=solver, rtol=rtol, max_steps=max_steps, out=out, history=history, force=force)
+        solve_file(
+            file,
+            rhs=rhs,
+            solver=solver,
+            rtol=rtol,
+            max_steps=max_steps,
+            out=out,
+            history=history,
+            force=force,
+        )
     )
 
 
@@ -306,7 +327,9 @@ def _show(records: Sequence[Any], suite: Any) -> None:
 
     if records:
         found = frame.frame(records)
-        tables.show([t for table in (*suite.tables, *suite.work.tables) for t in table.render(found)], _stdout())
+        tables.show(
+            [t for table in (*suite.tables, *suite.work.tables) for t in table.render(found)], _stdout()
+        )
 
 
 def _say(console: Console, text: str) -> None:

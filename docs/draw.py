@@ -6,7 +6,8 @@ rewrites the tables between the markers of the pages and the pictures in `docs/i
 tables are those of the records.  Make the records anew with `nsolve-bench run SUITE --out
 docs/benchmarks/SUITE.jsonl`.
 
-A suite's tables stand between markers of their names, those of its kind of work between markers of the suite's.
+A suite's tables stand between markers of their names, those of its kind of work between markers of the
+suite's.
 """
 
 import functools
@@ -59,6 +60,7 @@ def recorded() -> list[str]:
     return sorted(path.stem for path in RECORDS.glob("*.jsonl"))
 
 
+@functools.cache
 def all_tables() -> dict[str, str]:
     """Each marker of the pages with its tables."""
     found = {}

@@ -2,10 +2,10 @@
 
     python docs/run.py [PAGE ...]
 
-The ```python blocks of a page run in order in one namespace, in an empty folder; one with a `title="name.py"` is
-saved there under its title instead. What a block prints is
-written into the ```text block right below it, unless `<!-- not shown: reason -->` stands above it. The tests
-run the pages by the same functions and compare.
+The ```python blocks of a page run in order in one namespace, in an empty folder; one with a `title="name.py"`
+is saved there under its title instead. What a block prints is written into the ```text block right below it,
+unless `<!-- not shown: reason -->` stands above it. The tests run the pages by the same functions and
+compare.
 """
 
 import contextlib
@@ -50,7 +50,9 @@ def blocks(page: Path) -> list[Block]:
         line = source[: m.start("text")].count("\n")
         reason, hidden = (m["reason"], False) if m["what"] != "shown" else (None, True)
         shown = m["shown"] or ""
-        found.append(Block(page, line, m["language"], m["title"], m["text"], reason, hidden, shown, end, m.end()))
+        found.append(
+            Block(page, line, m["language"], m["title"], m["text"], reason, hidden, shown, end, m.end())
+        )
     return found
 
 

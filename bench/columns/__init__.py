@@ -1,6 +1,7 @@
 """Who stands side by side: a file a library, for all works.
 
-A name that is none of these is somebody else's: a module that can be imported, or a file (`bench.columns.user`).
+A name that is none of these is somebody else's: a module that can be imported, or a file
+(`bench.columns.user`).
 """
 
 import functools

@@ -112,4 +112,8 @@ _ASKED = {
 }
 
 
-LIBRARY = Library("pyamg", "pyamg", {"linear": Offer(PyAMGRun, SOLVERS, ACCELERATORS, check=_check), "probes": _plain.offer(_ASKED)})
+LIBRARY = Library(
+    "pyamg",
+    "pyamg",
+    {"linear": Offer(PyAMGRun, SOLVERS, ACCELERATORS, check=_check), "probes": _plain.offer(_ASKED)},
+)

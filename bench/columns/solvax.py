@@ -166,7 +166,7 @@ def _check_sequence(spec: Spec, part: Part) -> None:
     check_modes(spec, part)
 
 
-def _asked(name: str, admits: str, limit: dict[str, int]) -> Callable[[], _plain.Asked]:
+def _asked(name: str, admits: str, limit: dict[str, Any]) -> Callable[[], _plain.Asked]:
     def make() -> _plain.Asked:
         import solvax
 

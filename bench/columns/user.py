@@ -1,15 +1,16 @@
 """Somebody else's columns: `my_package.my_solver:MySolver(rtol=1e-8)`, `cg+my_package:MyPreconditioner()`.
 
-What stands before the colon is a module that can be imported, or a `.py` file; what stands after it is called with
-the parameters, unless it is the column itself.  A solver may be
+What stands before the colon is a module that can be imported, or a `.py` file; what stands after it is called
+with the parameters, unless it is the column itself.  A solver may be
 
 * a subclass of `bench.Run`, for any work: the four phases are its own;
 * a function `(problem, **parameters) -> answer`, for any work: what the judge looks at, or a `bench.Answer`;
-* for linear systems, a class whose instances are lineax solvers, or functions `(operator, vector) -> x` in JAX;
-  `rtol` and `max_steps` are handed to it where it takes them and the column does not say otherwise.
+* for linear systems, a class whose instances are lineax solvers, or functions `(operator, vector) -> x` in
+  JAX; `rtol` and `max_steps` are handed to it where it takes them and the column does not say otherwise.
 
-A preconditioner is whatever `ns.CG(preconditioner=...)` takes: a constructor `operator -> preconditioner`, a map, or
-a net; `MyPreconditioner()` makes one.  An object with an attribute `train_s` puts it into its records.
+A preconditioner is whatever `ns.CG(preconditioner=...)` takes: a constructor `operator -> preconditioner`, a
+map, or a net; `MyPreconditioner()` makes one.  An object with an attribute `train_s` puts it into its
+records.
 """
 
 import dataclasses
@@ -111,8 +112,8 @@ class UserRun(linear.NsolveRun):
             raise ValueError(f"{self.spec} is a function and takes no preconditioner")
         if not isinstance(solver, lx.AbstractLinearSolver) and not callable(solver):
             raise ValueError(
-                f"{self.spec} is {type(solver).__name__}: a column is a bench.Run, a lineax solver, or a function "
-                "(operator, vector) -> x"
+                f"{self.spec} is {type(solver).__name__}: a column is a bench.Run, a lineax solver, or a "
+                "function (operator, vector) -> x"
             )
 
     def solver(self) -> Any:
@@ -124,7 +125,11 @@ class UserRun(linear.NsolveRun):
         return lambda matrix, rhs, state: self.made(matrix, rhs)
 
     def answer(self, raw: Any) -> Answer:
-        found = super().answer(raw) if isinstance(raw, lx.Solution) else Answer("successful", np.asarray(raw).ravel())
+        found = (
+            super().answer(raw)
+            if isinstance(raw, lx.Solution)
+            else Answer("successful", np.asarray(raw).ravel())
+        )
         extra = {"train_s": self.made.train_s} if hasattr(self.made, "train_s") else {}
         return dataclasses.replace(found, metrics={**found.metrics, **extra})
 
@@ -152,4 +157,6 @@ def _module(name: str) -> ModuleType:
         loader.loader.exec_module(module)
         return module
     except ImportError as error:
-        raise ValueError(f"cannot import {name}: {error}; give a module, or a file that ends in .py") from None
+        raise ValueError(
+            f"cannot import {name}: {error}; give a module, or a file that ends in .py"
+        ) from None

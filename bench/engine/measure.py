@@ -1,4 +1,5 @@
-"""One cell measured: set-up, compilation and solution timed apart, the answer judged.  It always ends in a record.
+"""One cell measured: set-up, compilation and solution timed apart, the answer judged.  It always ends in a
+record.
 
 Rules: every call waits for its result; the solve is repeated until it is known well enough or has
 cost enough; for libraries that compile, the set-up runs twice so that compiling its pieces is

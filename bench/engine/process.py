@@ -7,8 +7,8 @@
   CPU backend keeps no memory statistics); `memory_bytes` what solving takes above what the process held
   before, `compile_memory_bytes` the same of set-up and compilation.
 * `stages`: how long JAX takes to trace, lower and compile a solve, and the solve with its gradient, from the
-  problem's numbers, all of them traced, to one number; after `jax.clear_caches()`, medians.  What compiles once
-  per process outside of JAX (numba's kernels) is no part of them: `first_call_s` has it.
+  problem's numbers, all of them traced, to one number; after `jax.clear_caches()`, medians.  What compiles
+  once per process outside of JAX (numba's kernels) is no part of them: `first_call_s` has it.
 
 A figure is None where its process failed.
 """
@@ -85,7 +85,9 @@ def _child(
     }
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
-        caches = {} if what == "record" else {"JAX_ENABLE_COMPILATION_CACHE": "false", "NUMBA_CACHE_DIR": folder}
+        caches = (
+            {} if what == "record" else {"JAX_ENABLE_COMPILATION_CACHE": "false", "NUMBA_CACHE_DIR": folder}
+        )
         # A user's modules, and suites beside the command's folder, are found as they are here.
         paths = os.pathsep.join(path for path in sys.path if path)
         with tempfile.TemporaryFile("w+") as stderr:

@@ -1,7 +1,7 @@
 """Records: one JSON object per line, written whole or not at all.
 
-A line is appended and fsynced as its cell ends, so a killed run loses at most the cell it was in.  A file that
-is being written is locked.
+A line is appended and fsynced as its cell ends, so a killed run loses at most the cell it was in.  A file
+that is being written is locked.
 """
 
 import dataclasses
@@ -136,11 +136,11 @@ class RecordFile:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: beside it first, then in its place.
 
-    What is no regular file (a pipe, `/dev/stdout`) is written as it is; of a link, what it points to is replaced.
-    ValueError says why not."""
+    What is no regular file (a pipe, `/dev/stdout`) is written as it is; of a link, what it points to is
+    replaced. ValueError says why not."""
     path = Path(path)
     try:
-        if path.is_absolute() and path.parts[1] in ("dev", "proc") or path.exists() and not path.is_file():
+        if is_stream(path):
             with path.open("wb") as stream:
                 stream.write(content)
             return
@@ -158,6 +158,13 @@ def write_whole(path: Path, content: bytes) -> None:
                 raise
     except OSError as failed:
         raise ValueError(f"cannot write {path}: {failed.strerror or failed}; choose another place") from None
+
+
+def is_stream(path: Path) -> bool:
+    """Whether it is a pipe or a device, not a file that could be replaced; or a name of one of those, as
+    `/dev/stdout`, whatever it leads to."""
+    named = path.is_absolute() and path.parts[1:2] in (("dev",), ("proc",))
+    return named or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def _umask() -> int:

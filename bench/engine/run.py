@@ -29,8 +29,8 @@ def execute(
     """Measure the suite's cells and return their records in the suite's order.
 
     Cells whose records `out` already holds are not measured again, if those were made by this code with these
-    versions and settings; with `keep_old` whatever made them.  Without `out` nothing is kept.  Raises ValueError
-    before any work when `out` cannot be used, `Interrupted` on Ctrl-C."""
+    versions and settings; with `keep_old` whatever made them.  Without `out` nothing is kept.  Raises
+    ValueError before any work when `out` cannot be used, `Interrupted` on Ctrl-C."""
     with contextlib.ExitStack() as stack:
         file = None if out is None else stack.enter_context(record.RecordFile(out))
         earlier = _earlier(suite, file, fresh)
@@ -96,9 +96,7 @@ def _measure_all(
                 progress.console.print(f"{row['result']}: {message}", markup=False, soft_wrap=True)
 
 
-def _gave_up(
-    cell: Cell, keys: Mapping[Cell, str], done: Mapping[str, record.Record]
-) -> record.Record | None:
+def _gave_up(cell: Cell, keys: Mapping[Cell, str], done: Mapping[str, record.Record]) -> record.Record | None:
     """The record of the same cell at a looser tolerance, where that ran out of time."""
     for other, key in keys.items():
         if other.problem == cell.problem and other.solver == cell.solver and other.rtol > cell.rtol:
@@ -118,8 +116,8 @@ def _earlier(suite: Suite, file: record.RecordFile | None, fresh: bool) -> list[
     others = {str(row.get("suite")) for row in records} - {suite.name}
     if others:
         raise ValueError(
-            f"{file.path} holds records of suite {', '.join(sorted(others))}; choose another --out, or --fresh to "
-            "start over"
+            f"{file.path} holds records of suite {', '.join(sorted(others))}; choose another --out, "
+            "or --fresh to start over"
         )
     return records
 
@@ -161,7 +159,11 @@ def _stale(row: record.Record, settings: Settings, now: dict) -> str | None:
     ]
     if changed:
         return f"other versions ({', '.join(changed)})"
-    for name, words in (("python", "another Python"), ("cpu", "another processor"), ("code", "nsolve's code changed")):
+    for name, words in (
+        ("python", "another Python"),
+        ("cpu", "another processor"),
+        ("code", "nsolve's code changed"),
+    ):
         if env.get(name) != now[name]:
             return words
     return None
@@ -175,5 +177,3 @@ def _warn_if_busy(console: Console) -> None:
             f"the machine is busy (load {load[0]:.1f} on {cpus} CPUs): trust counts, not times",
             style="yellow",
         )
-
-

@@ -12,9 +12,9 @@
         ],
     )
 
-A group is the product of its lists `problem, size, solver, rtol, dtype, seed` (one value may stand for a list),
-measured as the fields of `bench.engine.work.Settings` say.  One with a `count` solves sequences of so many
-systems.
+A group is the product of its lists `problem, size, solver, rtol, dtype, seed` (one value may stand for a
+list), measured as the fields of `bench.engine.work.Settings` say.  One with a `count` solves sequences of so
+many systems.
 """
 
 import dataclasses
@@ -40,7 +40,8 @@ _ALWAYS = ("repeats", "isolate", "kill_s", "first_call", "memory")
 
 
 class Group:
-    """A product of lists, and how its cells are measured: `Group(problem, solver, size=..., rtol=..., ...)`."""
+    """A product of lists, and how its cells are measured: `Group(problem, solver, size=..., rtol=...,
+    ...)`."""
 
     def __init__(
         self,
@@ -128,7 +129,9 @@ def _module(path: Path) -> Any:
     try:
         loader.loader.exec_module(module)
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+        ]
         at = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
         where = f"{path}, line {at}" if at else str(path)
         raise ValueError(f"suite {where}: {type(error).__name__}: {error}") from None
@@ -154,12 +157,16 @@ def ad_hoc(group: Group) -> Suite:
             other = work_of(_path_as_problem(text), None if group.count is not None else 1)
             if other is not None:
                 hint = "give the number of systems with --count" if other.counted else "leave out --count"
-                raise ValueError(f"problem {text!r} is {'a sequence' if other.counted else 'one system'}: {hint}")
+                raise ValueError(
+                    f"problem {text!r} is {'a sequence' if other.counted else 'one system'}: {hint}"
+                )
             specs.check_name("problem", text.split("[")[0].strip(), _all_problems(group.count))
         assert found is not None
         works[found.name] = found
     if len(works) > 1:
-        raise ValueError(f"these problems are of different kinds: {' and '.join(sorted(works))}; run them apart")
+        raise ValueError(
+            f"these problems are of different kinds: {' and '.join(sorted(works))}; run them apart"
+        )
     ((_, work),) = works.items()
     if not group.settings.get("history") or "history" not in work.settings:
         group.settings.pop("history", None)
@@ -185,8 +192,8 @@ def suite_of(records: Sequence[Mapping[str, Any]]) -> Suite:
     found = works.get(first["work"]) if "work" in first else work_of(first["problem"], first.get("length"))
     if found is None:
         raise ValueError(
-            f"these records are of {first.get('work', first['problem'])!r}, which is not known here, nor is their suite's "
-            f"file {first.get('source', '')}; `nsolve-bench run` with that file shows them"
+            f"these records are of {first.get('work', first['problem'])!r}, which is not known here, nor is "
+            f"their suite's file {first.get('source', '')}; `nsolve-bench run` with that file shows them"
         )
     return Suite(str(name or AD_HOC), found, (), name=str(name or AD_HOC))
 
@@ -221,7 +228,11 @@ def with_columns(suite: Suite, columns: Sequence[str]) -> Suite:
     cells = dict(suite.cells)
     for number, group in enumerate(suite.groups, start=1):
         more = Group.__new__(Group)
-        more.axes, more.count, more.settings = {**group.axes, "solver": [*columns]}, group.count, group.settings
+        more.axes, more.count, more.settings = (
+            {**group.axes, "solver": [*columns]},
+            group.count,
+            group.settings,
+        )
         cells |= {c: s for c, s in expand(more, suite.work, f"group {number}").items() if c not in cells}
     # A column stands beside those that it is compared with.
     order = {(c.problem, c.size, c.rtol, c.dtype, c.seed): i for i, c in reversed([*enumerate(cells)])}
@@ -285,7 +296,11 @@ def _settings(group: Group, work: Work, where: str) -> Settings:
     for name, value in group.settings.items():
         if name not in _SETTINGS:
             near = difflib.get_close_matches(name, (*group.axes, "count", *_SETTINGS), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join((*group.axes, 'count', *_SETTINGS))}"
+            hint = (
+                f"did you mean {near[0]}?"
+                if near
+                else f"there are {', '.join((*group.axes, 'count', *_SETTINGS))}"
+            )
             raise ValueError(f"unknown key of {where} {name!r}: {hint}")
         default = _SETTINGS[name].default
         wanted = int if default is None else type(default)
@@ -293,7 +308,9 @@ def _settings(group: Group, work: Work, where: str) -> Settings:
         if type(value) not in admitted or (wanted is not bool and value < 0):
             raise ValueError(f"{name} of {where} must be {wanted.__name__} and not negative, got {value!r}")
         if name not in free and value != default:
-            raise ValueError(f"{name} of {where} has no meaning for {work.name} problems; there are {', '.join(free)}")
+            raise ValueError(
+                f"{name} of {where} has no meaning for {work.name} problems; there are {', '.join(free)}"
+            )
     settings = Settings(**group.settings)
     if settings.max_steps < 1:
         raise ValueError(f"max_steps of {where} must be at least 1, got {settings.max_steps}")

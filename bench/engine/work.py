@@ -1,8 +1,8 @@
 """The contract between suites and columns: what a problem is asked of, who answers, what an answer is worth.
 
-A *work* is a kind of problem: its problems by name, and a judge that turns an answer into numbers.  A *library*
-offers columns for some works.  A column on one problem is a *run* of four phases, of which three are timed
-apart.  Nothing here knows what is solved.
+A *work* is a kind of problem: its problems by name, and a judge that turns an answer into numbers.  A
+*library* offers columns for some works.  A column on one problem is a *run* of four phases, of which three
+are timed apart.  Nothing here knows what is solved.
 """
 
 import abc
@@ -122,8 +122,8 @@ class Run(abc.ABC):
       compilation, as far as they take longer than those that follow; with `ahead` the compile phase leaves
       nothing of that to them.
     * `timed`: whether seconds are asked for at all; if not, the solve runs once.
-    * `seconds`: of `setup_s` and `compile_s`, where the run knows better than the engine's clock, e.g. since its
-      program was compiled for an earlier cell.
+    * `seconds`: of `setup_s` and `compile_s`, where the run knows better than the engine's clock, e.g. since
+      its program was compiled for an earlier cell.
     """
 
     compiles: ClassVar[bool] = False
@@ -137,6 +137,7 @@ class Run(abc.ABC):
 
     def setup(self) -> Any:
         """Everything that depends on the problem alone: factorisation, hierarchy, analysis."""
+        return None
 
     def compile(self, state: Any) -> Any:
         """Compile the solve for this state (nothing to do for libraries compiled in advance)."""
@@ -159,9 +160,9 @@ class Run(abc.ABC):
 class Offer:
     """What a library offers for one work: names with their parameters, and how to run them.
 
-    `modes` are what may stand after `@`; `traced`: whether its runs have an `energy()`, for `Settings.stages`.
-    `check(spec, part)` raises ValueError for what names alone do not
-    tell; `part` is the problem's."""
+    `modes` are what may stand after `@`; `traced`: whether its runs have an `energy()`, for
+    `Settings.stages`. `check(spec, part)` raises ValueError for what names alone do not tell; `part` is the
+    problem's."""
 
     prepare: Callable[[Task], Run]
     solvers: Mapping[str, Sequence[str]]
@@ -230,7 +231,10 @@ def libraries_of(columns: Mapping[str, Column], work: str) -> dict[str, Library]
     for name, column in columns.items():
         spec = parse(name)
         named.setdefault(spec.peer, {})[spec.solver.name] = column
-    return {peer: Library(peer, peer, {work: offer_of(found)}, find_version=lambda: "") for peer, found in named.items()}
+    return {
+        peer: Library(peer, peer, {work: offer_of(found)}, find_version=lambda: "")
+        for peer, found in named.items()
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,13 +246,14 @@ class Work:
       and `false_success` says that an answer claims what is not so.
     * `columns`: libraries by name, or the names of this package's own.
     * `settings`: names of `Settings` that make sense here, beside `repeats` and the process's.
-    * `has_rtol`: whether there is a tolerance.  `counted`: whether a problem is a sequence of `count` systems.
+    * `has_rtol`: whether there is a tolerance.  `counted`: whether a problem is a sequence of `count`
+      systems.
     * `sized`: whether every cell has a size, also where the problem's function takes none: of a sampler, the
       network evaluations.
     * `build(cell)`: overrides how a problem is made of its function.
     * `error`: what `true_residual` is, in words.
-    * `tables`, `charts`: how records are shown.  `remarks(frame)`: sentences about all of them; by default, who is
-      fastest.
+    * `tables`, `charts`: how records are shown.  `remarks(frame)`: sentences about all of them; by default,
+      who is fastest.
     """
 
     name: str
@@ -355,7 +360,7 @@ def check_counts(spec: Spec, part: Part) -> None:
 
 
 @functools.cache
-def known_works() -> dict[str, Work]:
+def known_works() -> Mapping[str, Work]:
     """The works that come with the benchmark, by name; loaded when first asked for."""
     from .. import work
 

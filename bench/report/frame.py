@@ -36,7 +36,18 @@ _REASONS = {
     "missing": "not installed",
     "order_missed": "below its order",
 }
-_NUMBERS = ("steps", "products", "seconds", "fastest", "iqr", "setup", "total", "true_residual", "compile_s", "rtol")
+_NUMBERS = (
+    "steps",
+    "products",
+    "seconds",
+    "fastest",
+    "iqr",
+    "setup",
+    "total",
+    "true_residual",
+    "compile_s",
+    "rtol",
+)
 # What makes two records the same system, and the same request.
 SYSTEM = ("problem", "size", "dtype", "device", "seed")
 CELL = (*SYSTEM, "length", "rtol")

@@ -22,7 +22,9 @@ def show_names(console: Console, what: str | None = None) -> None:
     if "suites" in wanted or what in suites.names():
         rows = [name for name in suites.names() if what in (None, "suites", name)]
         loaded = [(name, suites.load(name)) for name in rows]
-        _print(console, "suites", ("name", "cells", "what"), [(n, str(len(s.cells)), s.title) for n, s in loaded])
+        _print(
+            console, "suites", ("name", "cells", "what"), [(n, str(len(s.cells)), s.title) for n, s in loaded]
+        )
         shown = True
     for work in known_works().values() if what not in ("suites", *suites.names()) else ():
         tail = " (with --count)" if work.counted else ""
@@ -37,7 +39,11 @@ def show_names(console: Console, what: str | None = None) -> None:
             _print(console, f"columns of {work.name} problems", heads, columns)
             shown = True
     if not shown:
-        names = [*KINDS, *suites.names(), *(name for w in known_works().values() for name in (*w.problems, *w.columns))]
+        names = [
+            *KINDS,
+            *suites.names(),
+            *(name for w in known_works().values() for name in (*w.problems, *w.columns)),
+        ]
         check_name("name", what or "", names)
 
 
@@ -48,7 +54,15 @@ def _columns(work: Work, name: str, what: str | None) -> list[tuple[str, ...]]:
     offer = library.offers[work.name]
     version = library.version()
     modes = ", ".join(f"@{mode}" for mode in offer.modes)
-    return [(name, version or f"missing: {library.install}", _names(offer.solvers), _names(offer.preconditioners), modes)]
+    return [
+        (
+            name,
+            version or f"missing: {library.install}",
+            _names(offer.solvers),
+            _names(offer.preconditioners),
+            modes,
+        )
+    ]
 
 
 def _print(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -8,8 +8,9 @@
         values=(Value("solve", seconds, "seconds"),),
     )
 
-A value is one or more polars expressions over the records of a row, and a function that puts what they give into
-words.  `derive` may add columns to the whole frame beforehand, e.g. ratios to another column of the same group.
+A value is one or more polars expressions over the records of a row, and a function that puts what they give
+into words.  `derive` may add columns to the whole frame beforehand, e.g. ratios to another column of the same
+group.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,9 +31,10 @@ FAILED = "✗"
 class Value:
     """A column of a table: its heading, its format, and the expressions (or names of columns) that it shows.
 
-    A name stands for the first entry that is not null.  `wide`: least width of a terminal at which it is worth
-    its place.  Where nothing in the table has a value the column is left out, unless it must `stay`.  `ok`: a
-    failed record shows a cross instead.  `once`: of the whole line, also where others stand side by side."""
+    A name stands for the first entry that is not null.  `wide`: least width of a terminal at which it is
+    worth its place.  Where nothing in the table has a value the column is left out, unless it must `stay`.
+    `ok`: a failed record shows a cross instead.  `once`: of the whole line, also where others stand side by
+    side."""
 
     def __init__(
         self,
@@ -44,7 +46,14 @@ class Value:
         ok: bool = False,
         once: bool = False,
     ):
-        self.heading, self.show, self.wide, self.stay, self.ok, self.once = heading, show, wide, stay, ok, once
+        self.heading, self.show, self.wide, self.stay, self.ok, self.once = (
+            heading,
+            show,
+            wide,
+            stay,
+            ok,
+            once,
+        )
         self.of = [first(e) if isinstance(e, str) else e for e in of]
 
     def of_row(self, rows: pl.DataFrame) -> tuple[Any, str]:
@@ -71,8 +80,8 @@ def has(rows: pl.DataFrame, *names: str) -> bool:
 class Table:
     """What to show of which records; see the module.
 
-    `title` and `note` are text with fields of the table's first record, or functions of its frame; `verdict` adds
-    a last column that says what failed.  Entries of `across` are sorted by `across_key`."""
+    `title` and `note` are text with fields of the table's first record, or functions of its frame; `verdict`
+    adds a last column that says what failed.  Entries of `across` are sorted by `across_key`."""
 
     title: str | Callable[[pl.DataFrame], str]
     values: Sequence[Value]
@@ -168,7 +177,9 @@ def show(tables: Sequence[Rendered], console: Console) -> None:
         # As Text, since rich would take the options in brackets for markup.
         view = RichTable(title=Text(table.title, style="italic"), title_justify="left")
         for i in wanted:
-            view.add_column(table.headings[i], overflow="fold", justify="right" if table.numeric[i] else "left")
+            view.add_column(
+                table.headings[i], overflow="fold", justify="right" if table.numeric[i] else "left"
+            )
         for row in table.rows:
             cells = [Text(row.cells[i][1]) for i in wanted]
             if table.headings[-1] == "result":
@@ -197,8 +208,8 @@ def markdown(tables: Sequence[Rendered]) -> str:
 class Promise:
     """A line of a table of promises: what is measured, our figure, and one or several beside it.
 
-    Filters are fields of records, as `{"problem": "poisson2d", "size": 512, "solver": "cg"}`; a list of `solver`
-    stands for the best of them.  Lines whose records are missing are left out."""
+    Filters are fields of records, as `{"problem": "poisson2d", "size": 512, "solver": "cg"}`; a list of
+    `solver` stands for the best of them.  Lines whose records are missing are left out."""
 
     work: str
     ours: Mapping[str, Any]
@@ -226,7 +237,10 @@ class Promises:
             ours = best(rows, line.ours, line.value)
             if ours is None:
                 continue
-            found = {name: best(rows, {**line.ours, **other}, line.value) for name, other in dict(line.beside).items()}
+            found = {
+                name: best(rows, {**line.ours, **other}, line.value)
+                for name, other in dict(line.beside).items()
+            }
             found = {name: value for name, value in found.items() if value is not None}
             if line.beside and not found:
                 continue
@@ -234,7 +248,10 @@ class Promises:
                 beside = f"{name}: {line.show(theirs)}" if theirs is not None else ""
                 ratio = f"{theirs / ours:.1f}" if theirs is not None and ours else ""
                 body.append(
-                    Row([(line.work,) * 2, (ours, line.show(ours)), (theirs, beside), (ratio, ratio)], True)
+                    Row(
+                        [(line.work, line.work), (ours, line.show(ours)), (theirs, beside), (ratio, ratio)],
+                        True,
+                    )
                 )
         if body:
             heads = ["work", "nsolve", "beside", "ratio"]
@@ -327,4 +344,3 @@ class _Nothing:
 class _Fields(dict):
     def __missing__(self, name: str) -> _Nothing:
         return _Nothing()
-

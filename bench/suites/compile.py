@@ -18,7 +18,8 @@ _KINDS = ("value", "gradient")
 
 
 def _beside_lineax(rows: pl.DataFrame) -> pl.DataFrame:
-    """All stages together, and their ratio to lineax's solver of the same name, of its CG where it has none."""
+    """All stages together, and their ratio to lineax's solver of the same name, of its CG where it has
+    none."""
     names = [f"stages.{kind}.{stage}" for kind in _KINDS for stage in STAGES]
     if not has(rows, *names):
         return rows.clear()
@@ -41,7 +42,8 @@ SUITE = Suite(
     linear.WORK,
     (
         _group(
-            ["lineax:cg[form=stencil]", "cg[form=stencil]", "flexible_cg[form=stencil]", "minres[form=stencil]",
+            ["lineax:cg[form=stencil]", "cg[form=stencil]", "flexible_cg[form=stencil]",
+             "minres[form=stencil]",
              "lineax:bicgstab[form=stencil]", "bicgstab[form=stencil]",
              "lineax:gmres[form=stencil]", "gmres[form=stencil]", "fgmres[form=stencil]"],
             size=64,

@@ -28,7 +28,10 @@ PROMISES = (
     ),
     Promise("CG, 512², sparse", _512, _beside("cg", PETSc="petsc", SciPy="scipy")),
     Promise(
-        "IC(0)-CG, 512², with set-up", _512 | {"solver": "cg+ic"}, {"PETSc": {"solver": "petsc:cg+icc"}}, "total"
+        "IC(0)-CG, 512², with set-up",
+        _512 | {"solver": "cg+ic"},
+        {"PETSc": {"solver": "petsc:cg+icc"}},
+        "total",
     ),
     Promise(
         "geometric multigrid-CG, 512², with set-up",
@@ -41,13 +44,17 @@ PROMISES = (
         "total",
     ),
     Promise(
-        "geometric multigrid-CG, 511², with set-up",  # of the suite geometric, where its records are there too
+        "geometric multigrid-CG, 511², with set-up",  # of the suite geometric, if its records are there
         _512 | {"size": 511, "solver": "cg+multigrid"},
         {"PETSc, geometric": {"solver": ["petsc:cg+mg", "petsc:cg+mg[smoother=jacobi]"]}},
         "total",
     ),
-    Promise("first call of CG, 512², sparse", _512, _beside("cg[form=sparse]", lineax="lineax"), "first_call_s"),
-    Promise("first call of geometric multigrid-CG, 512²", _512 | {"solver": "cg+multigrid"}, value="first_call_s"),
+    Promise(
+        "first call of CG, 512², sparse", _512, _beside("cg[form=sparse]", lineax="lineax"), "first_call_s"
+    ),
+    Promise(
+        "first call of geometric multigrid-CG, 512²", _512 | {"solver": "cg+multigrid"}, value="first_call_s"
+    ),
 )
 PHASES = Table(
     name="phases",

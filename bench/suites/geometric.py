@@ -1,5 +1,5 @@
-"""Geometric multigrid beside geometric multigrid: PETSc's PCMG on the hierarchy of a DMDA, which halves an odd
-number of points."""
+"""Geometric multigrid beside geometric multigrid: PETSc's PCMG on the hierarchy of a DMDA, which halves an
+odd number of points."""
 
 from ..engine.suite import Group, Suite
 from ..work import linear

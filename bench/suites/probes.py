@@ -3,7 +3,16 @@
 from ..engine.suite import Group, Suite
 from ..work import probes
 
-_SPD = ("cg", "flexible_cg", "solvax:pcg", "lineax:cg", "jax.scipy:cg", "scipy:cg", "pyamg:cg", "pyamg:ruge_stuben")
+_SPD = (
+    "cg",
+    "flexible_cg",
+    "solvax:pcg",
+    "lineax:cg",
+    "jax.scipy:cg",
+    "scipy:cg",
+    "pyamg:cg",
+    "pyamg:ruge_stuben",
+)
 _ITERATIVE = (
     "cg", "flexible_cg", "minres", "bicgstab", "gmres", "fgmres",
     "solvax:pcg", "solvax:gmres", "solvax:gcrot",

@@ -1,8 +1,8 @@
-"""Sequences of related systems: what carrying the subspace, sorting and warm starts are each worth, and what a
-symmetric solver or multigrid takes for the same systems.
+"""Sequences of related systems: what carrying the subspace, sorting and warm starts are each worth, and what
+a symmetric solver or multigrid takes for the same systems.
 
-Columns without memory are measured on a few systems of the sequence; means per system are compared.  GMRES stops
-at 10^4 steps.  GCRO-DR(40, 20) of the literature searches 40 dimensions: restart=20, recycle=20.
+Columns without memory are measured on a few systems of the sequence; means per system are compared.  GMRES
+stops at 10^4 steps.  GCRO-DR(40, 20) of the literature searches 40 dimensions: restart=20, recycle=20.
 """
 
 from functools import partial
@@ -82,27 +82,31 @@ SUITE = Suite(
         ),
         _large(
             "helmholtz",
-            ["gmres[restart=40]", "gcro_dr[restart=20,recycle=20]", "gcro_dr[restart=20,recycle=20]@carried,sorted"],
+            ["gmres[restart=40]", "gcro_dr[restart=20,recycle=20]",
+             "gcro_dr[restart=20,recycle=20]@carried,sorted"],
             size=100,
             rtol=1e-5,
         ),
         _large(
             "helmholtz",
             ["gmres[restart=40]+ilu", "gmres[restart=200]+ilu", "gcro_dr[restart=20,recycle=20]+ilu",
-             "gcro_dr[restart=20,recycle=20]+ilu@carried", "gcro_dr[restart=20,recycle=20]+ilu@carried,sorted",
+             "gcro_dr[restart=20,recycle=20]+ilu@carried",
+             "gcro_dr[restart=20,recycle=20]+ilu@carried,sorted",
              "gcro_dr[restart=20,recycle=20]+ilu@carried,sorted,warm", "minres"],
             size=100,
             rtol=_TO_TWO,
         ),
         _large(
             ["thermal", "darcy"],
-            ["gmres[restart=40]", "gcro_dr[restart=20,recycle=20]", "gcro_dr[restart=20,recycle=20]@carried,sorted"],
+            ["gmres[restart=40]", "gcro_dr[restart=20,recycle=20]",
+             "gcro_dr[restart=20,recycle=20]@carried,sorted"],
             size=100,
         ),
         _large(
             ["thermal", "darcy"],
             ["gmres[restart=40]+ilu", "gmres[restart=200]+ilu", "gcro_dr[restart=20,recycle=20]+ilu",
-             "gcro_dr[restart=20,recycle=20]+ilu@carried", "gcro_dr[restart=20,recycle=20]+ilu@carried,sorted",
+             "gcro_dr[restart=20,recycle=20]+ilu@carried",
+             "gcro_dr[restart=20,recycle=20]+ilu@carried,sorted",
              "gcro_dr[restart=20,recycle=20]+ilu@carried,sorted,warm",
              "minres", "cg", "cg+ic", "cg+multigrid", "cg[recycle=20]+ic@carried,sorted"],
             size=100,

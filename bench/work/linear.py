@@ -1,5 +1,5 @@
-"""Linear systems `A x = b` by name: the gallery's with the benchmark's sizes, seeds and right-hand sides, PyAMG's
-examples, and Matrix Market files.
+"""Linear systems `A x = b` by name: the gallery's with the benchmark's sizes, seeds and right-hand sides,
+PyAMG's examples, and Matrix Market files.
 
 Sizes are points along an axis.  Seeds draw in NumPy, so that a record's system is the same everywhere;
 right-hand sides are `random_rhs`.
@@ -37,10 +37,10 @@ RESIDUAL_SLACK = 1e-6
 class System:
     """A linear system with what is known about it.
 
-    `matrix` is CSR, `rhs` has shape `(n,)`. `tags` holds `symmetric` (Hermitian for complex matrices) and `spd`.
-    `size` is the number the system was made with (points along an axis), or the number of unknowns where the
-    system has one size only. `stencil`, where the system lives on a regular grid, makes the matrix-free
-    operator for a dtype; it acts on arrays of shape `grid` in C order.
+    `matrix` is CSR, `rhs` has shape `(n,)`. `tags` holds `symmetric` (Hermitian for complex matrices) and
+    `spd`. `size` is the number the system was made with (points along an axis), or the number of unknowns
+    where the system has one size only. `stencil`, where the system lives on a regular grid, makes the
+    matrix-free operator for a dtype; it acts on arrays of shape `grid` in C order.
     """
 
     name: str

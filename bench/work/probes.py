@@ -134,7 +134,7 @@ def _tolerances(asked: Asked) -> Verdict:
         verdict, detail = verdict_of("must solve", reply, matrix, b, rtol)
         if verdict == WRONG:
             return WRONG, f"rtol {scientific(rtol)}: {detail}"
-        residuals[rtol] = true_residual(matrix, reply.x, b)
+        residuals[rtol] = true_residual(matrix, np.asarray(reply.x), b)
     reached = ", ".join(f"{scientific(k)}: {scientific(v)}" for k, v in residuals.items())
     ignores = residuals[1e-2] < 10 * residuals[1e-13]
     return (WRONG if ignores else RIGHT), ("ignores rtol: " if ignores else "") + reached
@@ -247,6 +247,10 @@ PROBES = {name: Probe(what, _system(rule, make)) for name, (what, rule, make) in
 }
 
 
+def _maker(name: str) -> Callable[[], Probe]:
+    return lambda: PROBES[name]
+
+
 def judge(probe: Probe, answer: Answer, task: Task) -> dict[str, Any]:
     """The verdict, which is also the `result` where it is no praise."""
     verdict, detail = answer.value
@@ -276,7 +280,7 @@ def _details(rows: pl.DataFrame) -> str:
 
 WORK = Work(
     "probes",
-    {name: (lambda probe: lambda: probe)(probe) for name, probe in PROBES.items()},
+    {name: _maker(name) for name in PROBES},
     judge,
     columns=("nsolve", "solvax", "lineax", "jax.scipy", "scipy", "pyamg"),
     settings=(),

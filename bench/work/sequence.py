@@ -1,8 +1,8 @@
 """Sequences of related linear systems by name: a family's, drawn at random, or small dense ones that drift.
 
 A column says after `@` how its sequence is solved: `carried` hands the recycled subspace on from system to
-system, `sorted` solves neighbours one after the other, `warm` starts from the solution before.  One that carries
-nothing may be measured on fewer systems than the sequence has, spread evenly (`Settings.sample`).
+system, `sorted` solves neighbours one after the other, `warm` starts from the solution before.  One that
+carries nothing may be measured on fewer systems than the sequence has, spread evenly (`Settings.sample`).
 """
 
 import functools
@@ -233,7 +233,8 @@ _KIND = ("problem", "size", "dtype", "device", "seed", "rtol", "length")
 
 
 def _compared(rows: pl.DataFrame) -> pl.DataFrame:
-    """`fewer`: steps of the first column with the same preconditioner over a column's own; `a_step`: seconds."""
+    """`fewer`: steps of the first column with the same preconditioner over a column's own; `a_step`:
+    seconds."""
     base = [*_KIND, "preconditioner"]
     is_base = pl.col("index") == pl.col("index").first().over(base)
     fewer = pl.col("steps").first().over(base) / pl.col("steps")
@@ -258,7 +259,10 @@ def fastest(rows: pl.DataFrame) -> str:
         return "No column solved all of its systems."
     best, least = timed["solver"][0], timed["seconds"][0]
     text = f"Least seconds: {best}, {seconds(least)} a system"
-    for what, test in (("carried", pl.col("mode").str.contains("carried")), ("GMRES", pl.col("solver_name") == "gmres")):
+    for what, test in (
+        ("carried", pl.col("mode").str.contains("carried")),
+        ("GMRES", pl.col("solver_name") == "gmres"),
+    ):
         chosen = timed.filter(test)
         if len(chosen) and chosen["solver"][0] != best:
             other = chosen["seconds"][0]
@@ -298,9 +302,12 @@ SEQUENCE = Chart(
     group=(*_KIND, "preconditioner"),
     derive=lambda rows: _each_system(rows).with_columns(
         pl.col("preconditioner").replace("", "none").alias("preconditioner_or_none"),
-        pl.struct("products", "ok", "reason").map_elements(
-            lambda r: number(r["products"]) + ("" if r["ok"] else f"  ✗ {r['reason']}"), return_dtype=pl.String
-        ).alias("told"),
+        pl.struct("products", "ok", "reason")
+        .map_elements(
+            lambda r: number(r["products"]) + ("" if r["ok"] else f"  ✗ {r['reason']}"),
+            return_dtype=pl.String,
+        )
+        .alias("told"),
     ),  # fmt: skip
     panels=(
         Panel(
@@ -311,7 +318,13 @@ SEQUENCE = Chart(
             width=420,
             after=lambda rows: rows.with_columns((1 + pl.col("place") * pl.col("stride")).alias("at")),
         ),
-        Panel("bar", Axis("products", "products per system"), Axis("solver", "", nominal=True), text="told", width=260),
+        Panel(
+            "bar",
+            Axis("products", "products per system"),
+            Axis("solver", "", nominal=True),
+            text="told",
+            width=260,
+        ),
     ),
 )
 WORK = Work(

@@ -91,7 +91,8 @@ class TunedSequence:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a column did: a trace of all systems, some of them whole, and each one's `omega`, if it has one."""
+    """What a column did: a trace of all systems, some of them whole, and each one's `omega`, if it has
+    one."""
 
     trace: Trace
     samples: Samples
@@ -137,10 +138,10 @@ def stride(count: int, most: int) -> int:
 def judge(sequence: TunedSequence, answer: Answer, task: Task) -> dict[str, Any]:
     """`successful` only where all systems are; a system called solved that is not makes a false success.
 
-    `true_residual` is the largest of `judged` systems spread evenly, in SciPy; `largest_residual` that of all, as
-    the solver computed it.  Numbers of steps and the like are totals over the systems; `window_steps`,
-    `window_omega` and `window_context` are means over `window` systems in a row, `last_steps` is the mean over
-    the `last` ones."""
+    `true_residual` is the largest of `judged` systems spread evenly, in SciPy; `largest_residual` that of
+    all, as the solver computed it.  Numbers of steps and the like are totals over the systems;
+    `window_steps`, `window_omega` and `window_context` are means over `window` systems in a row, `last_steps`
+    is the mean over the `last` ones."""
     tuned: Tuned = answer.value
     trace, problem = tuned.trace, sequence.like.problem
     judged = residuals(problem, tuned.samples)
@@ -192,8 +193,8 @@ _PLAIN = "cg+ssor[omega=1.0]@warm"
 
 
 def _beside_best(rows: pl.DataFrame) -> pl.DataFrame:
-    """What each column did beside the best fixed `omega` on the same systems: with the same seed, or where nothing
-    but the learners is random, with any.
+    """What each column did beside the best fixed `omega` on the same systems: with the same seed, or where
+    nothing but the learners is random, with any.
 
     `of_best`: ratio of the late steps; `beyond`: steps beyond its, summed up window by window; `faster`: than
     SSOR-CG with `omega = 1`; `share`: of the time that choosing and learning take, measured alone."""
@@ -241,14 +242,16 @@ def _mean_and_spread(values: list[float]) -> str:
 def _remark(rows: pl.DataFrame) -> str:
     """What the search of the best fixed value found, and which column took the least time."""
     text = []
-    found = rows.filter(pl.col("ok") & pl.col("search.best_fixed_last").is_not_null()) if has(rows, "search.systems") else []
+    found = rows.clear()
+    if has(rows, "search.systems"):
+        found = rows.filter(pl.col("ok") & pl.col("search.best_fixed_last").is_not_null())
     if len(found):
         omegas = sorted({round(omega, 3) for omega in found["omega"]})
         least = (found["search.instance_optimal_last"] / found["search.best_fixed_last"]).mean()
         values = " to ".join(f"{omega:g}" for omega in dict.fromkeys((omegas[0], omegas[-1])))
         text.append(
-            f"Best fixed omega, found on {found['search.systems'][0]} of the systems: {values}. With the best omega "
-            f"of the grid for each system its late steps would be multiplied by {least:.3f}."
+            f"Best fixed omega, found on {found['search.systems'][0]} of the systems: {values}. With the "
+            f"best omega of the grid for each system its late steps would be multiplied by {least:.3f}."
         )
     timed = rows.filter("ok").group_by("solver", maintain_order=True).agg(pl.col("solve_s.median").mean())
     timed = timed.sort("solve_s.median", maintain_order=True)
@@ -274,7 +277,11 @@ EVERY_COLUMN = Table(
         Value("late steps", number, _mean("last_steps")),
         Value("of best fixed", _mean_and_spread, pl.col("of_best").filter(_OK).implode()),
         Value("total", seconds, _mean("solve_s.median")),
-        Value("faster", times, _mean("solve_s.median").pow(-1) * (pl.col("faster") * pl.col("solve_s.median")).mean()),
+        Value(
+            "faster",
+            times,
+            _mean("solve_s.median").pow(-1) * (pl.col("faster") * pl.col("solve_s.median")).mean(),
+        ),
         Value("a step", seconds, _mean("seconds_per_step"), wide=100),
         Value("tuner", percent, _mean("share")),
         Value("residual", scientific, pl.col("true_residual").filter(_OK).max()),
@@ -287,7 +294,9 @@ def _over_seeds(rows: pl.DataFrame) -> pl.DataFrame:
     """The mean over the seeds, entry by entry."""
     rows = _beside_best(rows).filter(pl.col("beyond").is_not_null())
     rows = rows.with_columns(pl.int_ranges(pl.col("beyond").list.len()).alias("entry"))
-    long = rows.select("solver", "index", "window", "entry", "beyond", *_KIND, "ok", "reason", "system", "seed")
+    long = rows.select(
+        "solver", "index", "window", "entry", "beyond", *_KIND, "ok", "reason", "system", "seed"
+    )
     long = long.explode("entry", "beyond").with_columns((pl.col("entry") * pl.col("window")).alias("at"))
     whole = [name for name in long.columns if name not in ("beyond", "index", "seed")]
     return long.group_by(whole, maintain_order=True).agg(pl.col("beyond").mean(), pl.col("index").first())
@@ -308,13 +317,24 @@ REGRET = Chart(
     needs="tuned sequences, and among the columns best_fixed",
     group=_KIND,
     derive=_over_seeds,
-    panels=(Panel("line", _AT, Axis("beyond", "steps, summed up"), width=560, level=0.0, domain=lambda rows: _learners(rows)),),
+    panels=(
+        Panel(
+            "line",
+            _AT,
+            Axis("beyond", "steps, summed up"),
+            width=560,
+            level=0.0,
+            domain=lambda rows: _learners(rows),
+        ),
+    ),
 )
 
 
 def _learners(rows: pl.DataFrame) -> tuple[float, float] | None:
     """The frame is the learners'; columns that keep their `omega` may leave it."""
-    learned = rows.filter(pl.col("solver").str.contains("@") & ~pl.col("solver").str.contains(r"@(warm|extrapolated)$"))
+    learned = rows.filter(
+        pl.col("solver").str.contains("@") & ~pl.col("solver").str.contains(r"@(warm|extrapolated)$")
+    )
     if learned.is_empty():
         return None
     low, high = min(0.0, learned["beyond"].min()), max(0.0, learned["beyond"].max())  # pyright: ignore
@@ -329,9 +349,32 @@ TUNING = Chart(
     derive=_first_seed,
     stack=True,
     panels=(
-        Panel("line", _AT, Axis("window_steps", "iterations", log=True), explode=("window_steps",), after=_middle, width=560),
-        Panel("line", _AT, Axis("window_omega", "omega"), explode=("window_omega",), after=_middle, width=560, height=150),
-        Panel("line", _AT, Axis("window_context", "context"), explode=("window_context",), after=_middle, width=560, height=100),
+        Panel(
+            "line",
+            _AT,
+            Axis("window_steps", "iterations", log=True),
+            explode=("window_steps",),
+            after=_middle,
+            width=560,
+        ),
+        Panel(
+            "line",
+            _AT,
+            Axis("window_omega", "omega"),
+            explode=("window_omega",),
+            after=_middle,
+            width=560,
+            height=150,
+        ),
+        Panel(
+            "line",
+            _AT,
+            Axis("window_context", "context"),
+            explode=("window_context",),
+            after=_middle,
+            width=560,
+            height=100,
+        ),
     ),
 )
 WORK = Work(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -26,7 +25,8 @@ from bench import Group, Suite, linear
 SUITE = Suite(
     "two columns",
     linear,
-    [Group("poisson2d", ["scipy:cg", "scipy:cg+jacobi"], size=[4, 6], rtol=[1e-4, 1e-8], max_steps=200, repeats=1)],
+    [Group("poisson2d", ["scipy:cg", "scipy:cg+jacobi"], size=[4, 6], rtol=[1e-4, 1e-8], max_steps=200,
+           repeats=1)],
 )
 """
 REQUIRED = {
@@ -76,8 +76,8 @@ def test_records_have_every_field(small, tmp_path):
         assert row["result"] == "successful" and row["true_residual"] <= row["rtol"]
         assert row["solve_s"].keys() == {"min", "median", "iqr", "n"}
         assert row["settings"] == {"max_steps": 200, "repeats": 1}
-        assert row["env"].keys() >= {"commit", "dirty", "code", "versions", "cpu", "threads", "load", "xla_flags",
-                                     "cache"}  # fmt: skip
+        assert row["env"].keys() >= {"commit", "dirty", "code", "versions", "cpu", "threads", "load",
+                                     "xla_flags", "cache"}  # fmt: skip
         assert row["env"]["versions"]["scipy"]
     assert record.read(tmp_path / "r.jsonl") == json.loads(json.dumps(rows))
 
@@ -447,7 +447,8 @@ WORK = Work(
 )
 SUITE = Suite(
     "processes", WORK,
-    [Group("one", ["it[how=signal]", "it", "it[how=exit]", "it[how=forever]"], isolate=True, kill_s=20.0, repeats=1)],
+    [Group("one", ["it[how=signal]", "it", "it[how=exit]", "it[how=forever]"], isolate=True, kill_s=20.0,
+           repeats=1)],
 )
 """
 
@@ -485,17 +486,3 @@ def test_stages_of_a_solve_and_its_gradient():
     assert row["stages"].keys() == {"value", "gradient"}
     for found in row["stages"].values():
         assert found.keys() == set(process.STAGES) and all(seconds > 0 for seconds in found.values())
-
-
-def test_the_environment_of_a_child_is_the_parents(tmp_path):
-    """Whoever measures in a folder that has a `bench` of its own does not import that."""
-    (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "__init__.py").write_text("raise SystemExit('the wrong bench')")
-    here = os.getcwd()
-    os.chdir(tmp_path)
-    try:
-        cell = Cell("poisson1d", 6, "scipy:cg", 1e-8, "float64", 0)
-        row = process.measured(cell, Settings(isolate=True, repeats=1), bench.linear, "s", None)
-    finally:
-        os.chdir(here)
-    assert row["result"] == "successful", row["result"]

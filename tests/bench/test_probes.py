@@ -110,7 +110,11 @@ def test_the_systems_are_what_they_are_called():
 
 
 def test_scipy_for_real():
-    rows = [record("probes", name, f"scipy:{solver}") for name in ("nan", "zero", "gradient") for solver in ("cg", "gmres")]
+    rows = [
+        record("probes", name, f"scipy:{solver}")
+        for name in ("nan", "zero", "gradient")
+        for solver in ("cg", "gmres")
+    ]
     assert [r["verdict"] for r in rows] == [REFUSES, REFUSES, RIGHT, RIGHT, NOT_OFFERED, NOT_OFFERED]
     assert [r["result"] for r in rows] == ["successful"] * 4 + ["not_offered"] * 2
     text = shown(WORK, rows, "probes")

@@ -178,7 +178,9 @@ def test_tables_pair_the_seeds(records):
         for row in made.rows
     }
     assert texts["sor@best_fixed"]["of best fixed"] == "1.000"
-    ours_, best = ([r for r in records if r["solver"] == name] for name in ("sor[omega=1.0]", "sor@best_fixed"))
+    ours_, best = (
+        [r for r in records if r["solver"] == name] for name in ("sor[omega=1.0]", "sor@best_fixed")
+    )
     assert [r["seed"] for r in ours_] == [r["seed"] for r in best] == [0, 1]
     ratio = np.mean([one["last_steps"] / base["last_steps"] for one, base in zip(ours_, best, strict=True)])
     assert texts["sor[omega=1.0]"]["of best fixed"].startswith(f"{ratio:.3f} ± ")

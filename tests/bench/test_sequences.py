@@ -232,8 +232,7 @@ def test_pictures(records):
     (chart,) = WORK.charts
     (drawn,) = chart.draw(frame(records))
     assert drawn.name == "sequence-outliers-40-1e-08-4"
-    points = [layer for layer in drawn.spec()["hconcat"][0]["layer"] if "data" in layer]
-    values = points[0]["data"]["values"]
+    values = drawn.data["panel0"]
     # Two of four systems: the first and the last.
     few = [v["at"] for v in values if v["solver"] == "cg"]
     assert few == [1, 4] and len(values) == 2 + 4 + 2 + 4

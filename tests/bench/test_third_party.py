@@ -4,16 +4,16 @@ import importlib.metadata
 import textwrap
 
 import pytest
+from rich.console import Console
 
 import bench
 from bench import columns
 from bench.engine import run, suite
 from bench.engine.suite import Group, ad_hoc, load
 from bench.report import frame, tables
-from rich.console import Console
+from tests.helpers import ROOT
 
 from .helpers import record
-from tests.helpers import ROOT
 
 MINE = str(ROOT / "tests" / "bench" / "my_solvers.py")
 
@@ -54,8 +54,10 @@ WORK = Work(
     "sorting",
     {"random": random},
     judge,
-    libraries_of({"numpy:sort": lambda x: np.sort(x), "python:sorted": lambda x: np.array(sorted(x)), "bubble": bubble},
-                 "sorting"),
+    libraries_of(
+        {"numpy:sort": np.sort, "python:sorted": lambda x: np.array(sorted(x)), "bubble": bubble},
+        "sorting",
+    ),
     tables=[
         Table(
             "{problem}: {size} numbers",
@@ -75,7 +77,8 @@ WORK = Work(
 )
 SUITE = Suite(
     "Sorting: two libraries and a toy", WORK,
-    [Group("random", ["numpy:sort", "python:sorted", "bubble", "bubble[sweeps=1]"], size=[10, 40], repeats=2)],
+    [Group("random", ["numpy:sort", "python:sorted", "bubble", "bubble[sweeps=1]"], size=[10, 40],
+           repeats=2)],
 )
 '''
 
@@ -169,7 +172,9 @@ def test_what_is_not_there_is_named(solver, message):
 
 def test_installed_packages_add_suites_and_columns(monkeypatch, sorting):
     """As entry points do."""
-    library = bench.Library("mine", "numpy", {"linear": bench.engine.work.offer_of({"direct": lambda system: None})})
+    library = bench.Library(
+        "mine", "numpy", {"linear": bench.engine.work.offer_of({"direct": lambda system: None})}
+    )
 
     class Point:
         def __init__(self, group, name, value):

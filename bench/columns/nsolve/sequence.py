@@ -32,7 +32,8 @@ class SequenceRun(Run):
     @staticmethod
     @abc.abstractmethod
     def program(sequence: Sequence, spec: Spec, count: int, max_steps: int) -> tuple[Any, float]:
-        """A function of the tolerance, the parameters and the vectors, and the seconds that it took to make."""
+        """A function of the tolerance, the parameters and the vectors, and the seconds that it took to
+        make."""
 
     def setup(self) -> Systems:
         systems = self.task.problem.systems
@@ -47,7 +48,9 @@ class SequenceRun(Run):
     def compile(self, state: Systems) -> Any:
         # Sorted or not, the program is the same.
         same = replace(self.spec, mode=tuple(mode for mode in self.spec.mode if mode != "sorted"))
-        program, self.seconds["compile_s"] = self.program(self.task.problem, same, len(state), self.task.max_steps)
+        program, self.seconds["compile_s"] = self.program(
+            self.task.problem, same, len(state), self.task.max_steps
+        )
         return program, state, jax.tree.map(jnp.asarray, (self.task.rtol, state.parameters, state.vectors))
 
 

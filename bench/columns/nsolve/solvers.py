@@ -1,4 +1,5 @@
-"""Solvers and preconditioners of this project by their short names, made of the parts of a spec: for all works."""
+"""Solvers and preconditioners of this project by their short names, made of the parts of a spec: for all
+works."""
 
 import dataclasses
 from collections.abc import Callable

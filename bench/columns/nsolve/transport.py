@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import nsolve as ns
+from nsolve._results import RESULTS, result_code
 
 from ...engine.spec import Part, Spec
 from ...engine.work import Answer, Offer, Task
 from ...work.transport import Coupling
 from .. import _transport
-from nsolve._results import RESULTS, result_code
 
 CLASSES = {"sinkhorn": "Sinkhorn", "sinkhorn_newton": "SinkhornNewton"}
 # Set by the benchmark for every column alike, so not parameters of a spec.

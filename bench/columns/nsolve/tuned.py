@@ -1,4 +1,5 @@
-"""This project's solvers over sequences, a parameter tuned as they go: the whole sequence is one compiled loop.
+"""This project's solvers over sequences, a parameter tuned as they go: the whole sequence is one compiled
+loop.
 
 The tuners and their grid of `omega` are those of the paper (`bench.work.tuned`).
 """
@@ -62,9 +63,9 @@ def make_tuner(part: Part, bounds: tuple[float, float]) -> AbstractTuner:
 class TunedRun(Run):
     """One column over a whole sequence.
 
-    With `best_fixed` the set-up is its search, on systems that the column's own run leaves behind; `search` holds
-    the mean cost of each `omega` on them, and what choosing for each of them apart would cost.  `tuner_s` are the
-    seconds of a compiled loop of the tuner alone over the same costs."""
+    With `best_fixed` the set-up is its search, on systems that the column's own run leaves behind; `search`
+    holds the mean cost of each `omega` on them, and what choosing for each of them apart would cost.
+    `tuner_s` are the seconds of a compiled loop of the tuner alone over the same costs."""
 
     compiles = True
     ahead = True
@@ -169,10 +170,11 @@ def _compiled(
             tuner = make_tuner(part, problem.bounds)
         elif is_tunable(spec):
             tuner = Fixed(omega)
-        y0 = next((start for mode, start in _STARTS.items() if mode in spec.mode), None)
+        y0: Start | None = next((start for mode, start in _STARTS.items() if mode in spec.mode), None)
         sequence = SequenceSolver(_solver(spec, rtol, max_steps), tuner=tuner, tuned=_tuned(spec), y0=y0)
         if isinstance(problem, ShiftedLaplacian):
-            return _run_given(problem, sequence, *given, like.every, key)
+            shifts, vectors = given
+            return _run_given(problem, sequence, shifts, vectors, like.every, key)
         return _run_trajectory(problem, sequence, like.count, like.every, key)
 
     scalar = jax.ShapeDtypeStruct((), jnp.float64)
