@@ -70,7 +70,7 @@ def test_failures_are_shown_as_rows(capsys, monkeypatch):
         (["run"], "name a suite"),
         (["run", "--problem", "poisson2d", "--solver", "scipy:cg"], "needs a size"),
         ([*ADHOC, "--solver", "scipy:cgg"], "unknown scipy solver 'cgg'"),
-        ([*ADHOC, "--out", "/proc/nowhere/r.jsonl"], "cannot write records to /proc/nowhere"),
+        ([*ADHOC, "--out", "/proc/nowhere/r.jsonl"], "is no file that records can be appended to"),
         ([*ADHOC, "--html", "/proc/nowhere/page.html"], "cannot write /proc/nowhere/page.html"),
         (["show", "none.jsonl"], "cannot read none.jsonl"),
     ],
