@@ -1,7 +1,7 @@
 # Each target does its own set-up: a virtual environment in .venv with everything that it needs.
 # The machine has to bring Python >= 3.11 and make; `make test PYTHON=python3.12` names another Python.
 .POSIX:
-.PHONY: help test test-all smoke stress test-upstream bench lint types docs check clean
+.PHONY: help test test-all smoke stress test-upstream bench lint types docs docs-figures check clean
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -21,7 +21,8 @@ help:
 	@echo "make test    run the tests                     make stress  large batches, ten times: nothing may hang"
 	@echo "make smoke   run a few tests of every kind     make test-all  and every solver with every preconditioner"
 	@echo "make lint    ruff: style and formatting        make types   pyright"
-	@echo "make docs    build the site into site/         make clean   remove what these commands made"
+	@echo "make docs    build the site into site/         make docs-figures  draw its tables and pictures from the records"
+	@echo "make clean   remove what these commands made"
 
 test: $(VENV)/.installed
 	@mkdir -p .cache
@@ -57,6 +58,10 @@ lint: $(VENV)/.installed
 
 types: $(VENV)/.installed
 	$(BIN)/pyright
+
+# Tables and pictures of the documentation, from the records in docs/benchmarks.
+docs-figures: $(VENV)/.installed
+	$(BIN)/python docs/draw.py
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -4,6 +4,7 @@ A killed run loses the chunk it was in and nothing else; the same command goes o
 extends a finished file.
 """
 
+import dataclasses
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -18,13 +19,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from nsolve.gallery.families import AbstractFamily
+from learned.data import sample_file
+from learned.data.chains import ORDERS, REASONS, Chains
+from learned.data.preview import draw
+from nsolve.gallery.families import FAMILIES, AbstractFamily
 
-from . import families, sample_file, specs
-from .chains import REASONS, Chains
-from .environment import version
-from .preview import draw
-from .table import scientific
+from .columns.nsolve import solvers
+from .engine.environment import version
+from .engine.spec import OWN, Spec, check_name, check_part, parse, parse_part
+from .report.format import scientific
+
+#: What solves a family fastest.
+SOLVERS = {
+    "darcy": "cg+multigrid",
+    "thermal": "cg+multigrid",
+    "poisson": "cg+multigrid",
+    "helmholtz": "minres+multigrid",
+    "heat": "cg",
+}
 
 
 @dataclass(frozen=True)
@@ -64,9 +76,9 @@ def generate(
     Returns 0 when all of its samples are solved to the tolerance, else 1.  ValueError for what cannot be
     made, and for a file that is damaged or holds other samples; the file is then left as it is."""
     stdout, stderr = stdout or Console(), stderr or Console(stderr=True)
-    family = families.make(request.family, request.size)
-    spec = specs.parse(request.solver or families.SOLVERS[family.name])
-    chains = Chains(family, spec, request.rtol, request.max_steps, request.order, request.refresh)
+    family = make_family(request.family, request.size)
+    spec = parse(request.solver or SOLVERS[family.name])
+    chains = _chains(request, family, spec)
     settings = _settings(request, family, spec)
     done = 0 if fresh else sample_file.check(request.out, settings)
     if done < request.count:
@@ -95,6 +107,46 @@ def generate(
             soft_wrap=True,
         )
     return 1 if len(failed) else 0
+
+
+def make_family(text: str, size: int) -> AbstractFamily:
+    """A family on `size` x `size` cells, by its name with options: `helmholtz[waves=3]`.
+
+    ValueError names what is unknown, with the nearest names, or the option that is out of bounds."""
+    part = parse_part(text)
+    options = {
+        name: [f.name for f in dataclasses.fields(family) if f.init and f.name != "size"]
+        for name, family in FAMILIES.items()
+    }
+    check_part("family", part, options)
+    if size < 2:
+        raise ValueError(f"family {part.name!r} needs a size of at least 2 cells along an axis, got {size}")
+    return FAMILIES[part.name](size=size, **part.options)  # pyright: ignore
+
+
+def _chains(request: Request, family: AbstractFamily, spec: Spec) -> Chains:
+    """What the request asks for, made of the spec's names; ValueError for what is unknown."""
+    if spec.peer != OWN:
+        raise ValueError(f"--solver {spec}: samples are solved by {OWN}'s solvers only")
+    if spec.mode:
+        raise ValueError(f"--solver {spec}: samples are solved one by one; leave out @{','.join(spec.mode)}")
+    check_part("solver", spec.solver, solvers.SOLVERS)
+    part, made = spec.preconditioner, None
+    if part is not None:
+        if ":" not in part.name:  # else somebody else's, from a module
+            check_part("preconditioner", part, solvers.PRECONDITIONERS)
+        made = solvers.make_preconditioner(part)
+    solvers.check(spec)
+    check_name("order", request.order, ORDERS)
+    usual = "stencil" if part is None or part.name == "multigrid" else "sparse"
+    return Chains(
+        family,
+        solvers.make_solver(spec, rtol=request.rtol, max_steps=request.max_steps, preconditioner=made),
+        form=str(spec.solver.options.get("form", usual)),
+        order=request.order,
+        recycle="recycle" in spec.solver.options,
+        refresh=request.refresh,
+    )
 
 
 def _fill(file: sample_file.SampleFile, request: Request, chains: Chains, stderr: Console) -> float:
@@ -142,10 +194,10 @@ def _layout(family: AbstractFamily) -> sample_file.Layout:
     }
 
 
-def _settings(request: Request, family: AbstractFamily, spec: specs.Spec) -> dict[str, Any]:
+def _settings(request: Request, family: AbstractFamily, spec: Spec) -> dict[str, Any]:
     """What makes two files of samples the same; the channels are said for readers."""
     return {
-        "family": str(specs.parse_part(request.family)),
+        "family": str(parse_part(request.family)),
         "channels": ", ".join(family.channels),
         "size": request.size,
         "seed": request.seed,

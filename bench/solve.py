@@ -1,11 +1,9 @@
-"""Solve a user's own system from files, and say what happened."""
+"""Solve a user's own system from files, and say what happened: `nsolve-bench solve`."""
 
 import dataclasses
-import gzip
-import re
+import json
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,288 +11,377 @@ from typing import Any
 import jax
 import lineax as lx
 import numpy as np
-import scipy.io
+import scipy.sparse as sp
 
 import nsolve as ns
-from bench import peers, specs
-from bench.peers.base import Answer, Missing, Task
-from bench.peers.lineax import result_name
-from bench.problems.base import Problem, csr
-from bench.table import RESIDUAL_SLACK, scientific
-from nsolve.operators import numerals
-from nsolve.operators.values import fit
 
-_DEFAULT_MAX_STEPS = 10_000
+from .arrays import Target, heard_or_not, is_same_pipe, read_matrix, read_vectors
+from .columns.nsolve import solvers
+from .columns.nsolve.linear import NsolveRun
+from .engine.environment import device
+from .engine.measure import clock
+from .engine.record import error as error_of
+from .engine.record import write_whole
+from .engine.spec import OWN, Part, Spec, parse
+from .engine.work import Answer, Cell, Missing, Run, Settings, Task
+from .report import usual
+from .report.format import scientific, seconds
+from .report.frame import RESIDUAL_SLACK, frame
+from .work.linear import WORK, System, csr, random_rhs, true_residual
+
+DEFAULT_MAX_STEPS = 10_000
+#: Of so many right-hand sides each has a line in the table and in the chart.
+LISTED = 10
+PICTURES = (".png", ".svg", ".html")
+#: Tried where what `ns.auto` chooses has failed.
+LAST_RESORTS = ("bicgstab+ilu", "gmres[restart=100]+jacobi", "gmres[restart=100]")
 
 
 def solve_file(
-    path: Path,
-    rhs: Path | None = None,
+    path: str | Path,
+    rhs: str | Path | None = None,
     solver: str | None = None,
     rtol: float = 1e-8,
     max_steps: int | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
+    history: str | Path | None = None,
+    force: bool = False,
 ) -> int:
-    """Solve `A x = b` with `A` from a Matrix Market file and print how it ended.
+    """Solve `A x = b` with `A` from a Matrix Market file, and print how it ended.
 
-    `b` comes from a `.mtx`, `.npy` or text file and is all ones without one. Without a `solver`
-    (a spec such as `gmres[restart=50]+ilu`) one is chosen after the matrix's symmetry, and where
-    it fails the next more general one is tried. The solution goes to `out` (`.npy` or `.mtx`).
+    * `path`, `rhs`: files, pipes, or `-` for standard input.  `rhs` is Matrix Market, `.npy`, `.npz`
+      (`x.npz:name` of several arrays) or text; several columns are several right-hand sides, all solved.  All
+      ones where there is none.
+    * `solver`: a column such as `gmres[restart=50]+ilu`.  Without one `ns.auto` chooses by the matrix's
+      symmetry, and where that fails the next more general choice is tried.
+    * `out`: the solution, in the shape of `rhs`: `.npy`, `.mtx`, `.txt` or `.csv`; text into a pipe, or to
+      standard output with `-`, and then messages go to stderr.  A file that is there and that this command
+      did not write is not touched unless `force`.
+    * `history`: a chart of the residuals, `.png`, `.svg` or `.html`.
 
-    Returns 0 when the true relative residual meets `rtol`, 1 when it does not, and 2, after one
-    line on stderr, for input that cannot be solved.
+    Returns 0 when the true relative residual of every column meets `rtol`, 1 when one does not, and 2, after
+    one line on stderr, for a mistake in what was asked.
     """
     try:
-        if max_steps is None:
-            max_steps = _DEFAULT_MAX_STEPS
-        return _solve(Path(path), rhs, solver, rtol, max_steps, out)
-    except (ValueError, OSError, Missing) as error:
+        steps = DEFAULT_MAX_STEPS if max_steps is None else max_steps
+        if not 0 < rtol < 1:
+            raise ValueError(f"--rtol is {rtol}: give a number between 0 and 1, such as 1e-8")
+        if steps < 1:
+            raise ValueError(f"--max-steps is {max_steps}: give at least 1")
+        spec = None if solver is None else _column(solver)
+        picture = None if history is None else _picture(Path(history))
+        target = Target(_default_out(str(path)) if out is None else str(out), force)
+        say = Voice(sys.stderr if target.is_stdout else sys.stdout)
+        jax.config.update("jax_enable_x64", True)
+        system, given = _read(str(path), None if rhs is None else str(rhs), say)
+        job = Job(system, given, rtol, Settings(max_steps=steps, history=picture is not None), say)
+        job.work(_choices(job) if spec is None else _asked(system, spec))
+        return job.end(target, picture)
+    except (ValueError, OSError, MemoryError, Missing) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
 
 
-def _solve(path, rhs_path, solver, rtol, max_steps, out) -> int:
-    if not rtol > 0 or not np.isfinite(rtol):
-        raise ValueError(f"--rtol is {rtol}: give a positive number such as 1e-8")
-    if max_steps < 1:
-        raise ValueError(f"--max-steps is {max_steps}: give at least 1")
-    spec = None if solver is None else specs.parse(solver)
-    if spec is not None:
-        peers.check(spec)
-    out = _check_out(out, path)
-    jax.config.update("jax_enable_x64", True)
-    system = _read_system(path, rhs_path)
-    if spec is None:
-        attempts = _choices(system, rtol, max_steps)
-    else:
-        asked = _check_symmetry(system, spec)
-        attempts = iter([_Attempt(str(spec), "as asked", lambda: _run(asked, spec, rtol, max_steps))])
-    best, best_residual = None, np.inf
-    for attempt in attempts:
-        print(f"solver    {attempt.name} ({attempt.why})", flush=True)
-        answer = attempt.answer()
-        residual = _true_residual(system, answer.x) if answer.x is not None else np.inf
-        print(f"result    {_describe(answer)}")
-        if best is None or residual < best_residual:
-            best, best_residual = answer, residual
-        if residual <= rtol * (1 + RESIDUAL_SLACK):
-            break
-        if np.isfinite(residual):
-            print(f"          true residual {scientific(residual)} is above {scientific(rtol)}")
-    met = best_residual <= rtol * (1 + RESIDUAL_SLACK)
-    if best is not None and np.isfinite(best_residual):
-        reached = f"{scientific(best_residual)}, asked for {scientific(rtol)}"
-        print(f"residual  |b - A x| / |b| = {reached}")
-        _save(best.x, out)
-        print(f"solution  {out}{'' if met else ' (the best found; it does NOT meet rtol)'}")
-    if not met:
-        print(f"FAILED: no answer meets rtol={rtol:g}; try a larger --max-steps, another --solver")
-        return 1
-    return 0
+class Voice:
+    """Prints to a stream whose reader may have left."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def __call__(self, heading: str, text: str) -> None:
+        with heard_or_not(self.stream):
+            print(f"{heading:9} {text}".rstrip(), file=self.stream, flush=True)
 
 
 @dataclass(frozen=True)
-class _Attempt:
-    """A solver to try, why, and how to run it; what goes wrong inside becomes the result."""
+class Attempt:
+    """A column to try, why, and the system with what is supposed of it."""
 
-    name: str
+    spec: Spec
     why: str
-    run: Any
-
-    def answer(self) -> Answer:
-        try:
-            return self.run()
-        except Missing:
-            raise
-        except Exception as error:  # a solver may raise anything; the next one may still work
-            return Answer(None, f"error: {_one_line(error)}")  # type: ignore[arg-type]
+    system: System
+    asked: bool = False
 
 
-def _choices(system: Problem, rtol: float, max_steps: int) -> Iterator[_Attempt]:
-    """Solvers to try in turn, from the strongest assumption about the matrix to none.
+class Job:
+    """The right-hand sides `(n, k)` of a system, with the best that was found for each."""
 
-    Positive definiteness is supposed where nothing speaks against it: CG and the incomplete
-    Cholesky factorisation find out when it is wrong.
-    """
-    matrix = system.matrix
-    diagonal = matrix.diagonal()
+    def __init__(self, system: System, given: np.ndarray, rtol: float, settings: Settings, say: Voice):
+        self.system, self.rtol, self.settings, self.say = system, rtol, settings, say
+        self.shape = given.shape  # the solution's
+        self.rhs = given.reshape(-1, 1) if given.ndim < 2 or len(system.rhs) != len(given) else given
+        self.x = np.full(self.rhs.shape, np.nan, self.rhs.dtype)
+        self.residuals = np.full(self.rhs.shape[1], np.inf)
+        self.answers: list[tuple[str, Answer]] = [("", Answer("not run"))] * self.rhs.shape[1]
+        self.records: list[dict[str, Any]] = []
+
+    @property
+    def unsolved(self) -> np.ndarray:
+        """The columns that do not meet the tolerance."""
+        return np.flatnonzero(~(self.residuals <= self.rtol * (1 + RESIDUAL_SLACK)))
+
+    def work(self, attempts: Iterator[Attempt]) -> None:
+        """Try one after the other on what is still unsolved."""
+        for attempt in attempts:
+            self.say("solver", f"{attempt.spec} ({attempt.why})")
+            columns = self.unsolved
+            answers, once, each = self._answers(attempt, columns)
+            self.say("result", _summary(answers))
+            if once or each:
+                self.say("time", f"set-up and compiling {seconds(once)}, solving {seconds(each)}")
+            reached = [self._keep(attempt, j, answer) for j, answer in zip(columns, answers, strict=True)]
+            if not len(self.unsolved):
+                return
+            if np.isfinite(reached).any():
+                worst = scientific(max(r for r in reached if np.isfinite(r)))
+                self.say("", f"true residual {worst} is above {scientific(self.rtol)}")
+
+    def _answers(self, attempt: Attempt, columns: np.ndarray) -> tuple[list[Answer], float, float]:
+        """The answer for each column; the seconds of what is done once, and of the solves."""
+        run: Run | None = None
+        answers, once, each, program = [], 0.0, 0.0, None
+        for place, j in enumerate(columns):
+            try:
+                if isinstance(run, NsolveRun):
+                    run.renew(self.rhs[:, j])
+                else:
+                    run, program, spent = self._prepared(attempt, self.rhs[:, j])
+                    once += spent
+                raw, spent = clock(lambda run=run, program=program: run.solve(program))
+                each += spent
+                answers.append(run.answer(raw))
+            except Missing:
+                raise
+            except Exception as error:  # a solver may raise anything; the next one may still work
+                if attempt.asked and _is_mistake(attempt.spec):
+                    raise ValueError(f"--solver {attempt.spec}: {_one_line(error)}") from None
+                # A set-up that fails does so for every right-hand side.
+                fail = 1 if run is not None else len(columns) - place
+                answers += [Answer(error_of(error))] * fail
+                if run is None:
+                    break
+        return answers, once, each
+
+    def _prepared(self, attempt: Attempt, rhs: np.ndarray) -> tuple[Run, Any, float]:
+        run = _prepare(dataclasses.replace(attempt.system, rhs=rhs), attempt.spec, self.rtol, self.settings)
+        program, spent = clock(lambda: run.compile(run.setup()))
+        return run, program, spent
+
+    def _keep(self, attempt: Attempt, j: int, answer: Answer) -> float:
+        """Keep an answer that is the best of its column; its true residual in double precision."""
+        residual = np.inf
+        if answer.value is not None:
+            residual = true_residual(self.system.matrix, answer.value, self.rhs[:, j])
+            residual = residual if np.isfinite(residual) else np.inf
+        if residual < self.residuals[j]:
+            self.residuals[j], self.x[:, j] = residual, answer.value
+        if residual <= self.residuals[j]:
+            self.answers[j] = str(attempt.spec), answer
+        line = str(attempt.spec) if len(self.residuals) == 1 else f"{attempt.spec}, column {j + 1}"
+        self.records.append({
+            "work": WORK.name, "problem": "matrix_market", "size": len(self.x), "seed": 0,
+            "solver": str(attempt.spec), "rtol": self.rtol, "dtype": str(self.x.dtype), "device": device(),
+            "result": answer.result, "true_residual": residual, "residual_norms": answer.residual_norms,
+            "line": line, "number": int(j),
+        })  # fmt: skip
+        return residual
+
+    def end(self, target: Target, picture: Path | None) -> int:
+        """Say what was reached, save it, and give the exit code."""
+        count, unsolved = len(self.residuals), self.unsolved
+        if 1 < count <= LISTED:
+            self._table()
+        finite = self.residuals[np.isfinite(self.residuals)]
+        if finite.size:
+            most = "" if count == 1 else f"at most {scientific(finite.max())} in {count} columns"
+            most += "" if finite.size == count else f" ({count - finite.size} without an answer hold NaN)"
+            reached = most or f"= {scientific(finite.max())}"
+            self.say("residual", f"|b - A x| / |b| {reached}, asked for {scientific(self.rtol)}")
+            target.write(self.x.reshape(self.shape))
+            note = "" if not len(unsolved) else " (the best found; it does NOT meet rtol)"
+            self.say("solution", f"{'standard output' if target.is_stdout else target.name}{note}")
+        if picture is not None:
+            self._draw(picture)
+        if len(unsolved):
+            what = "no answer meets" if count == 1 else f"{len(unsolved)} of {count} columns do not meet"
+            self.say("FAILED:", f"{what} rtol={self.rtol:g}; try a larger --max-steps, another --solver")
+        return 1 if len(unsolved) else 0
+
+    def _table(self) -> None:
+        rows = [("column", "solver", "result", "iterations", "residual")]
+        for j, (name, answer) in enumerate(self.answers):
+            steps = answer.counts.get("num_steps")
+            words = _words(answer.result), "–" if steps is None else str(steps), scientific(self.residuals[j])
+            rows.append((str(j + 1), name, *words))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            self.say("", "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)))
+
+    def _draw(self, path: Path) -> None:
+        rows = [r for r in self.records if r["number"] < LISTED and r["residual_norms"]]
+        chart = dataclasses.replace(
+            usual.CONVERGENCE, title=f"{self.system.name}: convergence", group=(), derive=None, colour="line"
+        )
+        for drawn in chart.draw(frame(rows)) if rows else ():
+            _write_picture(drawn.spec(), path)
+            left_out = "" if len(self.residuals) <= LISTED else f" (of the first {LISTED} columns)"
+            self.say("history", f"{path}{left_out}")
+            return
+        self.say("history", f"nothing to draw: no residuals of iterations; {path} is not written")
+
+
+def _prepare(system: System, spec: Spec, rtol: float, settings: Settings) -> Run:
+    cell = Cell("matrix_market", system.size, str(spec), rtol, str(system.matrix.dtype), seed=0)
+    WORK.library(spec.peer).require()
+    return WORK.offer(spec).prepare(Task(system, cell, settings))
+
+
+def _column(text: str) -> Spec:
+    """The column that was asked for; ValueError for what there is not, or values that are refused."""
+    spec = parse(text)
+    WORK.check_column(spec, Part("matrix_market"))
+    if spec.solver.name == "product":
+        raise ValueError(f"--solver {spec}: it multiplies and solves nothing")
+    return spec
+
+
+def _is_mistake(spec: Spec) -> bool:
+    """Whether a column fails even on the easiest of systems: then it is not the matrix's fault."""
+    matrix = csr(sp.diags_array([-1.0, 4.0, -1.0], offsets=[-1, 0, 1], shape=(64, 64)))
+    easy = System("easy", 64, matrix, random_rhs(64, 0), frozenset({"symmetric", "spd"}))
+    try:
+        run = _prepare(easy, spec, 1e-6, Settings())
+        run.answer(run.solve(run.compile(run.setup())))
+    except Exception:
+        return True
+    return False
+
+
+def _choices(job: Job) -> Iterator[Attempt]:
+    """Columns to try in turn, from the strongest assumption about the matrix to none.
+
+    Positive definiteness is supposed where nothing speaks against it: CG and the incomplete Cholesky
+    factorisation find out when it is wrong."""
+    system = job.system
+    diagonal = system.matrix.diagonal()
     guesses = []
-    hermitian = ns.hermitian_tag if np.iscomplexobj(matrix.data) else lx.symmetric_tag
     if "symmetric" in system.tags:
         if np.all(diagonal.real > 0) and np.all(diagonal.imag == 0):
             why = "symmetric with a positive diagonal: supposed positive definite"
-            guesses.append((frozenset({hermitian, lx.positive_semidefinite_tag}), why))
-        guesses.append((frozenset({hermitian}), "symmetric, perhaps indefinite"))
-    guesses.append((frozenset(), "nothing supposed of the matrix"))
+            guesses.append(({"symmetric", "spd"}, why))
+        guesses.append(({"symmetric"}, "symmetric, perhaps indefinite"))
+    guesses.append((set(), "nothing supposed of the matrix"))
+    hermitian = ns.hermitian_tag if np.iscomplexobj(system.matrix.data) else lx.symmetric_tag
+    words = {"symmetric": hermitian, "spd": lx.positive_semidefinite_tag}
     for tags, why in guesses:
-        operator = ns.SparseLinearOperator.from_scipy(matrix, tags)
-        solver = ns.auto(operator, rtol=rtol, max_steps=max_steps)
-        yield _Attempt(_name(solver), why, lambda s=solver, o=operator: _run_own(o, system.rhs, s))
-    for text in ("bicgstab+ilu", "gmres[restart=100]+jacobi", "gmres[restart=100]"):
-        if "jacobi" in text and np.any(diagonal == 0):
-            continue
-        spec = specs.parse(text)
-        yield _Attempt(text, "the one before failed", lambda s=spec: _run(system, s, rtol, max_steps))
+        operator = ns.SparseLinearOperator.from_scipy(system.matrix, frozenset(words[tag] for tag in tags))
+        spec = solvers.spec_of(ns.auto(operator, rtol=job.rtol, max_steps=job.settings.max_steps))
+        yield Attempt(spec, why, dataclasses.replace(system, tags=frozenset(tags)))
+    for text in LAST_RESORTS:
+        if "jacobi" not in text or np.all(diagonal != 0):
+            yield Attempt(parse(text), "the one before failed", dataclasses.replace(system, tags=frozenset()))
 
 
-def _run_own(operator, rhs, solver) -> Answer:
-    solution = lx.linear_solve(operator, jax.numpy.asarray(rhs), solver, throw=False)
-    stats = solution.stats
-    return Answer(
-        np.asarray(solution.value),
-        result_name(solution.result),
-        num_steps=int(stats["num_steps"]),
-        num_matvecs=int(stats["num_matvecs"]),
-        num_preconditioner_applications=int(stats["num_preconditioner_applications"]),
-    )
-
-
-def _check_symmetry(system: Problem, spec: specs.Spec) -> Problem:
-    """Take the user's word for what a named solver needs; refuse what the matrix contradicts."""
+def _asked(system: System, spec: Spec) -> Iterator[Attempt]:
+    """The column that was named: its user's word is taken for what it needs, unless the matrix says no."""
     needs = {"cg", "flexible_cg", "chebyshev", "minres"} & {spec.solver.name}
     definite = needs - {"minres"}
     if spec.preconditioner is not None and spec.preconditioner.name in ("ic", "ict"):
         needs, definite = needs | {spec.preconditioner.name}, {spec.preconditioner.name}
-    if spec.peer != specs.OWN or not needs:
-        return system
-    if "symmetric" not in system.tags:
+    if spec.peer == OWN and needs:
+        if "symmetric" not in system.tags:
+            raise ValueError(
+                f"--solver {spec}: {' and '.join(sorted(needs))} is for symmetric (Hermitian) matrices "
+                "and this one is not; use gmres+ilu or bicgstab+ilu"
+            )
+        tags = {"symmetric", "spd"} if definite else {"symmetric"}
+        system = dataclasses.replace(system, tags=frozenset(tags))
+    yield Attempt(spec, "as asked", system, asked=True)
+
+
+def _read(path: str, rhs_path: str | None, say: Voice) -> tuple[System, np.ndarray]:
+    """The system, and its right-hand sides as they were given."""
+    if rhs_path is not None and is_same_pipe(path, rhs_path):
         raise ValueError(
-            f"--solver {spec}: {' and '.join(sorted(needs))} is for symmetric (Hermitian) matrices "
-            "and this one is not; use gmres+ilu or bicgstab+ilu"
+            f"matrix and --rhs both come from {path}, which can be read once; use a file for one"
         )
-    tags = {"symmetric", "spd"} if definite else {"symmetric"}
-    return dataclasses.replace(system, tags=frozenset(tags))
-
-
-def _run(system: Problem, spec: specs.Spec, rtol: float, max_steps: int) -> Answer:
-    task = Task(system, system.matrix, system.rhs, rtol, max_steps)
-    run = peers.find(spec.peer).prepare(task, spec)
-    return run.answer(run.solve(run.compile(run.setup())))
-
-
-def _read_system(path: Path, rhs_path: Path | None) -> Problem:
-    matrix = csr(ns.SparseLinearOperator.from_matrix_market(path).as_scipy())
-    if not np.issubdtype(matrix.dtype, np.inexact):
-        matrix = matrix.astype(np.float64)
+    matrix = csr(read_matrix(path))
     rows, columns = matrix.shape
     if rows != columns:
         raise ValueError(f"{path}: the matrix is {rows} by {columns}; a square one is needed")
     if rows == 0:
         raise ValueError(f"{path}: the matrix is empty")
-    if not np.all(np.isfinite(matrix.data)):
-        entry = int(np.argmin(np.isfinite(matrix.data)))
-        row = int(np.searchsorted(matrix.indptr, entry, side="right"))
-        column = int(matrix.indices[entry]) + 1
-        raise ValueError(f"{path}: entry ({row}, {column}) is {matrix.data[entry]}; remove it")
     for name, sums in (("row", abs(matrix).sum(axis=1)), ("column", abs(matrix).sum(axis=0))):
         empty = np.flatnonzero(np.asarray(sums).ravel() == 0)
         if empty.size:
             raise ValueError(
-                f"{path}: {name} {empty[0] + 1} is all zeros ({empty.size} such), so the matrix is "
-                f"singular; remove the unknown or give the {name} an entry"
+                f"{path}: {name} {empty[0] + 1} is all zeros ({empty.size} such), so the matrix is singular; "
+                f"remove the unknown or give the {name} an entry"
             )
-    rhs = np.ones(rows) if rhs_path is None else _read_rhs(Path(rhs_path), rows)
+    rhs = np.ones(rows) if rhs_path is None else read_vectors(rhs_path, rows)
     rhs = rhs.astype(np.result_type(rhs, matrix.dtype))
     matrix = matrix.astype(rhs.dtype)
     symmetric = abs(matrix - matrix.conj().T).max() == 0
     kind = "Hermitian" if np.iscomplexobj(matrix.data) else "symmetric"
     kind = kind if symmetric else "unsymmetric"
-    print(f"matrix    {path}: {rows} x {rows}, {matrix.nnz} entries, {matrix.dtype}, {kind}")
-    print(f"rhs       {rhs_path or 'all ones (name your own with --rhs FILE)'}")
-    return Problem(path.name, rows, matrix, rhs, frozenset({"symmetric"} if symmetric else ()))
+    say("matrix", f"{path}: {rows} x {rows}, {matrix.nnz} entries, {matrix.dtype}, {kind}")
+    several = f", {rhs.size // rows} columns" if rhs.size > rows else ""
+    say("rhs", f"{rhs_path or 'all ones (name your own with --rhs FILE)'}{several}")
+    name = "stdin" if path == "-" else Path(path).name
+    tags = frozenset({"symmetric"} if symmetric else ())
+    return System(name, rows, matrix, np.ones(rows, rhs.dtype), tags), rhs
 
 
-def _read_rhs(path: Path, num_unknowns: int) -> np.ndarray:
-    name = path.name.removesuffix(".gz")
-    try:
-        if name.endswith(".npy"):
-            rhs = np.load(path, allow_pickle=False)
-        elif name.endswith(".mtx"):
-            rhs = ns.read_matrix_market(path)[0].toarray()
-        else:
-            rhs = _read_text(path)
-    except OSError as error:
-        raise ValueError(f"--rhs {path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"--rhs {path}: {_one_line(error)}") from None
-    if rhs.size != num_unknowns or max(rhs.shape, default=1) != rhs.size:
-        raise ValueError(
-            f"--rhs {path}: has shape {rhs.shape}; the matrix needs one vector of {num_unknowns}"
-        )
-    rhs = rhs.ravel()
-    if not np.issubdtype(rhs.dtype, np.number):
-        raise ValueError(f"--rhs {path}: holds {rhs.dtype}; numbers are needed")
-    if not np.all(np.isfinite(rhs)):
-        bad = int(np.argmin(np.isfinite(rhs)))
-        raise ValueError(f"--rhs {path}: entry {bad + 1} is {rhs[bad]}; finite numbers are needed")
-    return fit(rhs, complex if np.iscomplexobj(rhs) else float, f"--rhs {path}")
+def _default_out(path: str) -> str:
+    if path == "-" or not Path(path).is_file() or path.startswith("/dev/"):
+        return "solution.npy"
+    return Path(path).name.removesuffix(".gz").removesuffix(".mtx") + ".solution.npy"
 
 
-def _read_text(path: Path) -> np.ndarray:
-    """Numbers in rows; what follows a `#` or `%` is a comment.  ValueError names the line."""
-    with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file:
-        lines = file.read().split(b"\n")
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append([numerals.number(token) for token in numerals.fields(re.split(b"[#%]", line)[0])])
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from None
-    rows = [row for row in rows if row]
-    if len({len(row) for row in rows}) > 1:
-        raise ValueError(f"the lines hold {', '.join(sorted({str(len(row)) for row in rows}))} numbers each")
-    return np.array(rows)
+def _picture(path: Path) -> Path:
+    """Where a chart goes, refused before any work."""
+    if path.suffix not in PICTURES:
+        raise ValueError(f"--history {path}: the suffix says the format; use .png, .svg or .html")
+    if not path.parent.is_dir() or path.is_dir():
+        raise ValueError(f"--history {path}: cannot be written; name a file in a folder that is there")
+    return path
 
 
-def _check_out(out: Path | None, path: Path) -> Path:
-    """Where the solution goes, refused before any work if it cannot be written."""
-    if out is None:
-        out = Path(path.name.removesuffix(".gz").removesuffix(".mtx") + ".solution.npy")
-    out = Path(out)
-    if out.suffix not in (".npy", ".mtx"):
-        raise ValueError(f"--out {out}: the suffix says the format; use .npy or .mtx")
-    if out.is_dir():
-        raise ValueError(f"--out {out}: is a folder; name a file")
-    try:
-        tempfile.TemporaryFile(dir=out.parent).close()
-    except OSError as error:
-        raise ValueError(
-            f"--out {out}: cannot write into {out.parent} ({error.strerror}); choose another folder"
-        ) from None
-    return out
+def _write_picture(spec: dict[str, Any], path: Path) -> None:
+    import vl_convert
 
-
-def _save(x: np.ndarray, out: Path) -> None:
-    if out.suffix == ".npy":
-        np.save(out, x)
+    text = json.dumps(spec)
+    if path.suffix == ".png":
+        content = vl_convert.vegalite_to_png(text, scale=2)
+    elif path.suffix == ".svg":
+        content = vl_convert.vegalite_to_svg(text).encode()
     else:
-        scipy.io.mmwrite(out, x.reshape(-1, 1), precision=17)
+        content = vl_convert.vegalite_to_html(text, bundle=True).encode()
+    write_whole(path, content)
 
 
-def _true_residual(system: Problem, x: np.ndarray) -> float:
-    """`|b - A x| / |b|` in double precision; `|A x|` where b is zero; inf for NaN."""
-    norm = float(np.linalg.norm(system.rhs)) or 1.0
-    residual = float(np.linalg.norm(system.rhs - system.matrix @ x)) / norm
-    return residual if np.isfinite(residual) else np.inf
+def _summary(answers: Sequence[Answer]) -> str:
+    """The exit reasons and the counts; of several columns their sum."""
+    reasons = dict.fromkeys(answer.result for answer in answers)
+    if len(answers) == 1:
+        parts = [_words(answers[0].result)]
+    else:
+        parts = [f"{sum(a.result == r for a in answers)} of {len(answers)} {_words(r)}" for r in reasons]
+    names = {
+        "num_steps": "iterations",
+        "num_matvecs": "products with A",
+        "num_preconditioner_applications": "preconditioner applications",
+    }
+    for key, words in names.items():
+        counts = [answer.counts[key] for answer in answers if answer.counts.get(key) is not None]
+        parts += [f"{words} {sum(counts)}"] if counts else []
+    return ", ".join(parts)
 
 
-def _describe(answer: Answer) -> str:
-    counts = (
-        (answer.num_steps, "iterations"),
-        (answer.num_matvecs, "products with A"),
-        (answer.num_preconditioner_applications, "preconditioner applications"),
-    )
-    parts = [f"{name} {number}" for number, name in counts if number is not None]
-    reason = answer.result
-    return ", ".join([reason if " " in reason else reason.replace("_", " "), *parts])
+def _words(result: str) -> str:
+    return result if " " in result else result.replace("_", " ")
 
 
-def _name(solver: Any) -> str:
-    preconditioner = solver.preconditioner
-    own = type(solver).__name__
-    return own if preconditioner is None else f"{own} + {type(preconditioner).__name__}"
-
-
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return (text or type(error).__name__)[:300]

@@ -1,185 +1,77 @@
 """Draws the tables and pictures of the documentation from the records in `docs/benchmarks`.
 
-    python docs/draw.py
+    make docs-figures
 
-rewrites the tables between the markers of the pages and the pictures in `docs/images`; a test
-checks that the tables are those of the records.  Make the records anew with `nsolve-bench run SUITE --fresh
---out docs/benchmarks/SUITE.jsonl` and `nsolve-bench probes --out docs/benchmarks/probes.jsonl`.
+rewrites the tables between the markers of the pages and the pictures in `docs/images`; a test checks that the
+tables are those of the records.  Make the records anew with `nsolve-bench run SUITE --out
+docs/benchmarks/SUITE.jsonl`.
+
+A suite's tables stand between markers of their names, those of its kind of work between markers of the
+suite's.
 """
 
-import io
-import json
-import re
+import functools
 import shutil
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
+import polars as pl
 
-from bench import plots, probes, record, show, stages, table
-from bench.diffusion.promises import orders as diffusion_orders
-from bench.diffusion.promises import promises as diffusion_promises
-from bench.diffusion.promises import tuned as diffusion_tuned
-from bench.sequences import report
-from bench.transport.promises import promises as transport_promises
-from nsolve.gallery import drifting
+from bench.engine import record, suite
+from bench.report import frame, tables
 
 DOCS = Path(__file__).parent
 RECORDS = DOCS / "benchmarks"
-# name of the picture, suite, problem, size (None: all), kind of plot
+#: Suites whose promises look at the records of others too.
+ALSO = {"foundation": ("geometric",)}
+
+
+def _is(problem: str, **fields: object) -> pl.Expr:
+    tests = [pl.col(name) == value for name, value in fields.items()]
+    return pl.all_horizontal(pl.col("problem").str.starts_with(problem), *tests)
+
+
+#: Name of the picture, suite, chart, and the records that it is drawn of.
 PICTURES = (
-    ("poisson-512", "foundation", "poisson2d", 512, "time"),
-    ("lognormal-convergence", "quick", "lognormal2d", 128, "convergence"),
-    ("poisson-steps", "quick", "poisson2d", None, "size"),
-    ("darcy-recycled", "recycle", "darcy", 80, "sequence"),
-    ("relax-regret", "relax", "shifted_laplacian[law=high]", 10, "regret"),
-    ("heat-tuned", "relax", "heat_trajectory", 200, "tuning"),
-    ("transport-assignment", "transport", "assignment[eta=1200]", 500, "transport"),
-    ("transport-digits", "transport", "digits[cost=l1,eta=1200]", 784, "transport"),
-    ("transport-epsilon", "transport", "assignment[", 500, "epsilon"),
-    ("diffusion-work-precision", "diffusion", "ring", None, "evaluations"),
-    ("diffusion-orders", "diffusion", "mixture1d", None, "order"),
-    ("diffusion-memory", "diffusion", "images[batch=4", None, "reverse"),
-    ("diffusion-digits", "diffusion", "trained_digits", None, "digits"),
+    ("poisson-512", "foundation", "time", _is("poisson2d", size=512)),
+    ("lognormal-convergence", "quick", "convergence", _is("lognormal2d", size=128)),
+    ("poisson-steps", "quick", "size", _is("poisson2d")),
+    ("darcy-recycled", "recycle", "sequence", _is("darcy", size=80, rtol=1e-8, preconditioner="")),
+    ("relax-regret", "relax", "regret", _is("shifted_laplacian[law=high]", size=10)),
+    ("heat-tuned", "relax", "tuning", _is("heat_trajectory", size=200)),
+    ("transport-assignment", "transport", "transport", _is("assignment[eta=1200]", size=500)),
+    ("transport-digits", "transport", "transport", _is("digits[cost=l1,eta=1200]")),
+    ("transport-epsilon", "transport", "epsilon", _is("assignment[", size=500)),
+    ("diffusion-work-precision", "diffusion", "evaluations", _is("ring")),
+    ("diffusion-orders", "diffusion", "order", _is("mixture1d")),
+    ("diffusion-memory", "diffusion", "reverse", _is("images[batch=4")),
+    ("diffusion-digits", "diffusion", "digits", _is("trained_digits")),
 )
 
 
-def promises() -> str:
-    """What the foundation suite is for: our figure, the mark, and the ratio."""
-    geometric = RECORDS / "geometric.jsonl"
-    records = record.read(RECORDS / "foundation.jsonl")
-    records += record.read(geometric) if geometric.exists() else []
-    rows = {(r["problem"], r["size"], r["solver"]): r for r in records}
-
-    def solve(solver, size=512):
-        return rows["poisson2d", size, solver]["solve_s"]["median"]
-
-    def total(solver, size=512):
-        row = rows["poisson2d", size, solver]
-        return row["setup_s"] + row["solve_s"]["median"]
-
-    def first(solver):
-        return rows["poisson2d", 512, solver]["first_call_s"]
-
-    lines = ["| work | nsolve | beside | ratio |", "|---|---:|---|---:|"]
-
-    def line(work, ours, theirs):
-        for name, seconds in theirs.items():
-            figure, mark = table.seconds(ours), table.seconds(seconds)
-            lines.append(f"| {work} | {figure} | {name}: {mark} | {seconds / ours:.1f} |")
-
-    line(
-        "product, 1024² sparse",
-        solve("product", 1024),
-        {
-            "SciPy": solve("scipy:product", 1024),
-            "JAX's BCOO": solve("jax.scipy:product[form=bcoo]", 1024),
-        },
-    )
-    for form, ours in (("sparse", "cg"), ("stencil", "cg[form=stencil]")):
-        theirs = {name: solve(f"{name}:cg[form={form}]") for name in ("jax.scipy", "lineax")}
-        if form == "stencil":
-            theirs["solvax"] = solve("solvax:cg[form=stencil]")
-        line(f"CG, 512², {form}", solve(ours), theirs)
-    line("CG, 512², sparse", solve("cg"), {"PETSc": solve("petsc:cg"), "SciPy": solve("scipy:cg")})
-    line("IC(0)-CG, 512², with set-up", total("cg+ic"), {"PETSc": total("petsc:cg+icc")})
-    algebraic = {
-        "AMGCL": "amgcl:smoothed_aggregation+cg",
-        "hypre": "petsc:cg+hypre",
-        "PyAMG": "pyamg:ruge_stuben+cg",
-    }
-    line(
-        "geometric multigrid-CG, 512², with set-up",
-        total("cg+multigrid"),
-        {f"{name}, algebraic": total(solver) for name, solver in algebraic.items()},
-    )
-    if geometric.exists():
-        peers = ("petsc:cg+mg", "petsc:cg+mg[smoother=jacobi]")
-        line(
-            "geometric multigrid-CG, 511², with set-up",
-            total("cg+multigrid", 511),
-            {"PETSc, geometric": min(total(solver, 511) for solver in peers)},
-        )
-    line("first call of CG, 512², sparse", first("cg"), {"lineax": first("lineax:cg[form=sparse]")})
-    lines.append(
-        f"| first call of geometric multigrid-CG, 512² | {table.seconds(first('cg+multigrid'))} | | |"
-    )
-    return "\n".join(lines) + "\n"
+@functools.cache
+def rows(name: str, *also: str) -> pl.DataFrame:
+    """The records of a suite."""
+    found = [row for one in (name, *also) for row in record.latest(record.read(RECORDS / f"{one}.jsonl"))]
+    return frame.frame(found)
 
 
-def phases() -> str:
-    """Where the time of a solve goes: our solvers of the suite foundation."""
-    lines = ["| solver | steps | set-up | compile, once | solve |", "|---|---:|---:|---:|---:|"]
-    for row in record.read(RECORDS / "foundation.jsonl"):
-        if row["problem"] == "poisson2d" and row["size"] == 512 and ":" not in row["solver"]:
-            # without a preconditioner there is nothing to set up
-            setup = table.seconds(row["setup_s"]) if "+" in row["solver"] else "–"
-            times = (table.seconds(row["compile_s"]), table.seconds(row["solve_s"]["median"]))
-            cells = [f"`{row['solver']}`", str(row["num_steps"]), setup, *times]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def recorded() -> list[str]:
+    return sorted(path.stem for path in RECORDS.glob("*.jsonl"))
 
 
-def honesty() -> str:
-    """The probes of every library, a row each."""
-    lines = (RECORDS / "probes.jsonl").read_text().splitlines()
-    console = Console(file=io.StringIO(), width=400)
-    console.print(probes.table([json.loads(line) for line in lines]))
-    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
-    return "\n".join(re.sub(r" {2,}", " ", line).rstrip() for line in text.strip().splitlines()) + "\n"
-
-
-def recycling() -> dict[str, str]:
-    """The suite recycle: mean steps of the large sequences, products of the small ones, every figure."""
-    rows = record.read(RECORDS / "recycle.jsonl")
-    small = [r for r in rows if r["problem"] in drifting.KINDS]
-    large = [r for r in rows if r not in small]
-    return {
-        "recycling": report.steps_table(large),
-        "drifting": report.products_table(small),
-        "recycle": show.markdown(rows),
-    }
-
-
-def relaxation() -> dict[str, str]:
-    """The suite relax: a table a sequence, means over the seeds."""
-    return {"relax": show.markdown(record.read(RECORDS / "relax.jsonl"))}
-
-
-def transport_tables() -> dict[str, str]:
-    """The suite transport: what it is for, and every figure."""
-    rows = record.read(RECORDS / "transport.jsonl")
-    return {"transport-promises": transport_promises(rows), "transport": show.markdown(rows)}
-
-
-def diffusion_tables() -> dict[str, str]:
-    """The suite diffusion: what it is for, the orders, and every figure."""
-    rows = record.read(RECORDS / "diffusion.jsonl")
-    return {
-        "diffusion-promises": diffusion_promises(rows),
-        "diffusion-orders": show.markdown(diffusion_orders(rows)),
-        "diffusion-tuned": diffusion_tuned(rows),
-        "diffusion": show.markdown(rows),
-    }
-
-
-def tables() -> dict[str, str]:
-    """Each marker of the page with its table."""
-    found = {"promises": promises(), "phases": phases(), "probes": honesty()}
-    for suite in ("foundation", "quick", "peers"):
-        found[suite] = show.markdown(record.read(RECORDS / f"{suite}.jsonl"))
-    if (RECORDS / "geometric.jsonl").exists():
-        found["geometric"] = show.markdown(record.read(RECORDS / "geometric.jsonl"))
-    if (RECORDS / "compile.jsonl").exists():
-        found["compile"] = stages.markdown(record.read(RECORDS / "compile.jsonl"))
-    if (RECORDS / "recycle.jsonl").exists():
-        found |= recycling()
-    if (RECORDS / "relax.jsonl").exists():
-        found |= relaxation()
-    if (RECORDS / "transport.jsonl").exists():
-        found |= transport_tables()
-    if (RECORDS / "diffusion.jsonl").exists():
-        found |= diffusion_tables()
+@functools.cache
+def all_tables() -> dict[str, str]:
+    """Each marker of the pages with its tables."""
+    found = {}
+    for name in recorded():
+        chosen = suite.load(name)
+        for table in (*chosen.tables, *chosen.work.tables):
+            if table.name:
+                found[table.name] = tables.markdown(list(table.render(rows(name, *ALSO.get(name, ())))))
+        unnamed = [t for table in chosen.work.tables if not table.name for t in table.render(rows(name))]
+        if unnamed:
+            found[name] = tables.markdown(unnamed)
     return found
 
 
@@ -199,19 +91,17 @@ def page_of(name: str) -> Path:
 
 
 def main() -> None:
-    for name, text in tables().items():
+    for name, text in all_tables().items():
         page = page_of(name)
         page.write_text(fill(page.read_text(), name, text))
-    for name, suite, problem, size, kind in PICTURES:
-        if not (RECORDS / f"{suite}.jsonl").exists():
+    for name, suite_name, kind, where in PICTURES:
+        if suite_name not in recorded():
             continue
-        rows = record.read(RECORDS / f"{suite}.jsonl")
-        chosen = [r for r in rows if r["problem"].startswith(problem) and size in (None, r["size"])]
-        if kind == "sequence":
-            chosen = [r for r in chosen if r["rtol"] == min(r["rtol"] for r in chosen)]
+        chosen = suite.load(suite_name)
+        (chart,) = (c for c in (*chosen.charts, *chosen.work.charts) if c.name == kind)
+        drawn = next(iter(chart.draw(rows(suite_name).filter(where))))
         with tempfile.TemporaryDirectory() as folder:
-            drawn = next(p for p in plots.plot(chosen, kind, Path(folder)) if p.suffix == ".png")
-            shutil.copyfile(drawn, DOCS / "images" / f"{name}.png")
+            shutil.copyfile(drawn.save(Path(folder))[0], DOCS / "images" / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse.linalg as spla
+from bench.figures import INK, PALETTE
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 import nsolve as ns
-from bench.figures import INK, PALETTE
 from nsolve import gallery
 
 jax.config.update("jax_enable_x64", True)

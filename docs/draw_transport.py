@@ -8,10 +8,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from bench.figures import INK, PALETTE, new_figure
 from matplotlib.figure import Figure
 
 import nsolve as ns
-from bench.figures import INK, PALETTE, new_figure
 
 jax.config.update("jax_enable_x64", True)
 

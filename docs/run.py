@@ -2,9 +2,10 @@
 
     python docs/run.py [PAGE ...]
 
-The ```python blocks of a page run in order in one namespace, in an empty folder; what a block prints is
-written into the ```text block right below it, unless `<!-- not shown: reason -->` stands above it. The tests
-run the pages by the same functions and compare.
+The ```python blocks of a page run in order in one namespace, in an empty folder; one with a `title="name.py"`
+is saved there under its title instead. What a block prints is written into the ```text block right below it,
+unless `<!-- not shown: reason -->` stands above it. The tests run the pages by the same functions and
+compare.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(
     r"^(?:<!-- not (?P<what>run|shown): (?P<reason>[^\n]+?) -->\n+)?"
-    r"```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^```$"
+    r"```(?P<language>\w+)(?: title=\"(?P<title>[^\"\n]+)\")?[^\n]*\n(?P<text>.*?)^```$"
     r"(?:\n+```text\n(?P<shown>.*?)^```$)?",
     re.DOTALL | re.MULTILINE,
 )
@@ -32,6 +33,7 @@ class Block:
     page: Path
     line: int
     language: str
+    title: str | None  # the file that it is
     text: str
     reason: str | None  # why it is not run
     hidden: bool  # whether its output is not shown
@@ -48,7 +50,9 @@ def blocks(page: Path) -> list[Block]:
         line = source[: m.start("text")].count("\n")
         reason, hidden = (m["reason"], False) if m["what"] != "shown" else (None, True)
         shown = m["shown"] or ""
-        found.append(Block(page, line, m["language"], m["text"], reason, hidden, shown, end, m.end()))
+        found.append(
+            Block(page, line, m["language"], m["title"], m["text"], reason, hidden, shown, end, m.end())
+        )
     return found
 
 
@@ -57,6 +61,9 @@ def run(page: Path, folder: Path) -> Iterable[tuple[Block, str]]:
     namespace = {"__name__": "__main__"}
     for block in blocks(page):
         if block.language != "python" or block.reason is not None:
+            continue
+        if block.title is not None:
+            (folder / block.title).write_text(block.text)
             continue
         # Empty lines in front make tracebacks show the page's own line numbers.
         code = compile("\n" * block.line + block.text, str(page), "exec")

@@ -50,7 +50,13 @@ def bridge(
 
 @app.command()
 def diffusion(
-    data: Annotated[str, typer.Option(help="Images: digits (8 by 8, of scikit-learn).")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Images: digits (8 by 8, of scikit-learn), a folder of PNG or JPEG files, or an array in a "
+            ".npy, .npz or .h5 file (file.npz:array)."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, model, picture and metrics.")],
     prediction: Annotated[str, typer.Option(help="Of the network: eps, x0, v, score or flow.")] = "v",
     schedule: Annotated[

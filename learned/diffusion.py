@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,6 +31,8 @@ from nsolve.diffusion.denoiser import Prediction
 
 from .averaging import Averaged, averaging
 from .checkpoint import claim, save
+from .data.arrays import split_array
+from .data.images import KINDS, read_images
 from .distances import energy_distance, nearest_distance
 from .fit import fit
 from .score_net import ScoreNet, unit
@@ -43,8 +46,10 @@ SCHEDULES: dict[str, AbstractSchedule] = {
 }
 #: a model is measured on so many divisions of its data in halves
 REPEATS = 5
-#: and its picture has so many samples for each label
-COLUMNS = 12
+#: and on no more images than these
+MEASURED = 2000
+#: its picture has so many samples for each label, and so many rows where there are none
+COLUMNS, ROWS = 12, 8
 #: share of the images that are shown without their label, so that the model learns to do without
 UNLABELLED = 0.5
 
@@ -64,7 +69,7 @@ class Request:
 
 
 class Images(eqx.Module):
-    """Images with labels, drawn with repetition; `size` of them in a minibatch."""
+    """Images with labels (-1 for none), drawn with repetition; `size` of them in a minibatch."""
 
     images: Float[Array, "n height width channels"]
     labels: Int[Array, " n"]
@@ -95,6 +100,17 @@ def digits(batch_size: int) -> Images:
 
 
 DATA = {"digits": digits}
+
+
+def load_images(name: str, batch_size: int) -> Images:
+    """Data by name, or a user's own, without labels: see `learned.data.images.read_images`."""
+    if name in DATA:
+        return DATA[name](batch_size)
+    if not Path(split_array(name)[0]).exists():
+        raise ValueError(f"unknown --data {name!r}: give {', '.join(DATA)}, {KINDS}")
+    found, words = read_images(name)
+    print(f"data: {words}", file=sys.stderr)
+    return Images(jnp.asarray(found), jnp.full(len(found), -1, jnp.int32), batch_size)
 
 
 def loss(
@@ -157,7 +173,7 @@ def train(request: Request) -> dict[str, float]:
     Writes `model.eqx`, `picture.png` and `metrics.json`, beside the checkpoints and the log of `fit`.
     Raises ValueError before any work for data, options or a folder that cannot be used."""
     _check(request)
-    data = DATA[request.data](request.batch_size)
+    data = load_images(request.data, request.batch_size)
     starting, training, drawing = jax.random.split(jax.random.key(request.seed), 3)
     schedule = SCHEDULES[request.schedule]
     sizes = {"size": data.images[0].size, "num_classes": int(data.labels.max()) + 1}
@@ -189,13 +205,19 @@ def train(request: Request) -> dict[str, float]:
     names = {"prediction": request.prediction, "schedule": request.schedule}
     save(request.out / "model.eqx", denoiser, **sizes, **names)
     # The picture has for each label a row of samples, and beside them as many without a label.
-    shown = np.stack([np.repeat(np.arange(sizes["num_classes"])[:, None], COLUMNS, 1)] * 2)
-    shown[1] = -1
-    labels = jnp.asarray(np.append(shown, np.full(len(data.images), -1)))
-    samples = np.asarray(generate(denoiser, labels, drawing, data.images.shape[1:]))
-    metrics = {"step": request.steps, **measure(samples[shown.size :], data.images, request.seed)}
+    shown = np.full((1, ROWS, COLUMNS), -1)
+    if sizes["num_classes"]:
+        shown = np.stack([np.repeat(np.arange(sizes["num_classes"])[:, None], COLUMNS, 1)] * 2)
+        shown[1] = -1
+    measured = data.images
+    if len(measured) > MEASURED:
+        rows = np.random.default_rng(request.seed).choice(len(measured), MEASURED, replace=False)
+        measured = measured[np.sort(rows)]
+    labels = jnp.asarray(np.append(shown, np.full(len(measured), -1)))
+    samples = np.asarray(generate(denoiser, labels, drawing, measured.shape[1:]))
+    metrics = {"step": request.steps, **measure(samples[shown.size :], measured, request.seed)}
     (request.out / "metrics.json").write_text(json.dumps(metrics) + "\n")
-    _draw(samples[: shown.size, ..., 0].reshape(*shown.shape, *data.images.shape[1:3]), request.out)
+    _draw(samples[: shown.size].reshape(*shown.shape, *measured.shape[1:]), request.out)
     return metrics
 
 
@@ -246,7 +268,11 @@ def measure(
     number, rng = len(images), np.random.default_rng(seed)
     data = np.asarray(images, float).reshape(number, -1)
     samples = samples.reshape(number, -1)
-    gaussian = rng.multivariate_normal(data.mean(0), np.cov(data.T), number)
+    if data.shape[1] < number:
+        gaussian = rng.multivariate_normal(data.mean(0), np.cov(data.T), number)
+    else:  # the same, without the covariance
+        centred = data - data.mean(0)
+        gaussian = data.mean(0) + rng.standard_normal((number, number)) @ centred / (number - 1) ** 0.5
     rows = []
     for _ in range(REPEATS):
         first, second = np.array_split(rng.permutation(number), 2)
@@ -262,19 +288,23 @@ def measure(
     return dict(zip(names, np.mean(rows, 0).tolist(), strict=True))
 
 
-def _draw(images: Float[np.ndarray, "blocks rows columns height width"], out: Path) -> None:
-    """A PNG of blocks beside each other, of images in rows and columns."""
+def _draw(images: Float[np.ndarray, "blocks rows columns height width channels"], out: Path) -> None:
+    """A PNG of blocks beside each other, of images in rows and columns: three channels are colours, of others
+    the first is drawn."""
     from matplotlib.image import imsave  # matplotlib is slow to import
 
-    framed = np.pad(images, ((0, 0), (0, 0), (0, 0), (1, 1), (1, 1)), constant_values=1)
-    blocks, rows, columns, height, width = framed.shape
-    framed = framed.transpose(0, 1, 3, 2, 4).reshape(blocks, rows * height, columns * width)
-    page = np.concatenate(np.pad(framed, ((0, 0), (0, 0), (4, 4)), constant_values=1), 1)
-    imsave(out / "picture.png", np.kron(page, np.ones((4, 4))), cmap="gray", vmin=-1, vmax=1)
+    images = images if images.shape[-1] == 3 else np.repeat(images[..., :1], 3, -1)
+    framed = np.pad(images, ((0, 0),) * 3 + ((1, 1), (1, 1), (0, 0)), constant_values=1)
+    blocks, rows, columns, height, width, _ = framed.shape
+    framed = framed.transpose(0, 1, 3, 2, 4, 5).reshape(blocks, rows * height, columns * width, 3)
+    page = np.concatenate(np.pad(framed, ((0, 0), (0, 0), (4, 4), (0, 0)), constant_values=1), 1)
+    zoom = max(1, 40 // max(height, width))
+    page = page.repeat(zoom, 0).repeat(zoom, 1)
+    imsave(out / "picture.png", np.clip((page + 1) / 2, 0, 1))
 
 
 def _check(request: Request) -> None:
-    for name, known in (("data", DATA), ("schedule", SCHEDULES), ("prediction", get_args(Prediction))):
+    for name, known in (("schedule", SCHEDULES), ("prediction", get_args(Prediction))):
         value = getattr(request, name)
         if value not in known:
             raise ValueError(f"unknown --{name} {value!r}: give {', '.join(known)}")

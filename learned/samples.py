@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from nsolve.gallery import clouds
 
+from .data.arrays import read_numpy, split_array
+
 #: `sampler(key, n)`: `n` independent draws `(n, d)`.
 Sampler = Callable[[PRNGKeyArray, int], Float[Array, "n d"]]
 
@@ -44,11 +46,10 @@ def sampler(name: str) -> Sampler:
     Raises ValueError that says what is wrong with it, and what is known."""
     if name in SHAPES:
         return SHAPES[name]
-    file, _, array = name.partition(".npz:")
-    path = Path(file + ".npz" if array else name)
-    if path.suffix not in (".npy", ".npz"):
+    file, array = split_array(name)
+    if Path(file).suffix not in (".npy", ".npz"):
         raise ValueError(f"unknown samples {name!r}: give {', '.join(SHAPES)}, or a .npy or .npz file")
-    points = _read(path, array)
+    points = read_numpy(Path(file), file, array)
     if points.ndim != 2 or 0 in points.shape:
         raise ValueError(f"{name} has shape {points.shape}, not (samples, dimension)")
     if points.dtype.kind not in "fiu":
@@ -58,24 +59,3 @@ def sampler(name: str) -> Sampler:
     if bad.size:
         raise ValueError(f"{name} has {bad.size} rows with NaN or infinity, the first is row {bad[0]}")
     return FixedPoints(points)
-
-
-def _read(path: Path, array: str) -> np.ndarray:
-    try:
-        content = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no file of NumPy: {error}") from None
-    if isinstance(content, np.ndarray):
-        return content
-    with content:
-        names = content.files
-        if array and array not in names:
-            raise ValueError(f"{path} has no array {array!r}; it has {', '.join(names) or 'none'}")
-        if not array and len(names) != 1:
-            raise ValueError(f"{path} has the arrays {', '.join(names) or 'none'}: name one as {path}:ARRAY")
-        try:
-            return content[array or names[0]]
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None

@@ -21,6 +21,10 @@ _NAMES = {
     int(jax.tree.leaves(getattr(lx.RESULTS, name))[0]): name
     for name in ("successful", "max_steps_reached", "singular", "breakdown", "stagnation", "nonfinite_input")
 }
+#: Names of members of `lx.RESULTS`; where numbers are kept or traced, a member's is its place here.
+RESULTS = (
+    "successful", "max_steps_reached", "singular", "breakdown", "stagnation", "conlim", "nonfinite_input",
+)  # fmt: skip
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -64,6 +68,18 @@ def raised_in_words(tree: PyTree, result: lx.RESULTS, words: dict[str, str]) -> 
     `successful`."""
     messages = [words.get(_NAMES.get(code, ""), "") for code in range(max(_NAMES) + 1)]
     return eqx.branched_error_if(tree, result != lx.RESULTS.successful, _code(result), messages)
+
+
+def result_name(result: lx.RESULTS) -> str:
+    """The name of a member."""
+    return RESULTS[int(result_code(result))]
+
+
+def result_code(result: lx.RESULTS) -> Any:
+    """The places in `RESULTS` of one member or a batch, also where they are traced.  One that is not in the
+    table gets a number past its end."""
+    known = jnp.stack([result == getattr(lx.RESULTS, name) for name in RESULTS])
+    return jnp.where(jnp.any(known, axis=0), jnp.argmax(known, axis=0), len(RESULTS))
 
 
 def first_failure(results: lx.RESULTS) -> tuple[Any, lx.RESULTS]:

@@ -12,9 +12,10 @@ from types import ModuleType
 
 import pytest
 
+import bench
 import nsolve as ns
-from bench import specs
-from bench.cells import Cell, Settings, run_cell
+from bench.engine.process import measured
+from bench.engine.work import Cell, Settings
 from tests.helpers import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -129,7 +130,6 @@ def test_children_do_not_import_what_lies_in_the_folder(tmp_path, monkeypatch):
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "__init__.py").write_text("raise SystemExit('the wrong one')")
     monkeypatch.chdir(tmp_path)
-    spec = specs.parse("cg[form=stencil]")
-    cell = Cell("poisson2d", 8, spec, 1e-8, "float64", 0)
-    row = run_cell(cell, Settings(stages=1, repeats=1, first_call=1), "", "")
+    cell = Cell("poisson2d", 8, "cg[form=stencil]", 1e-8, "float64", 0)
+    row = measured(cell, Settings(stages=1, repeats=1, first_call=1), bench.linear, "", None)
     assert row["result"] == "successful" and row["stages"] is not None and row["first_call_s"] > 0

@@ -3,7 +3,9 @@
 from . import clouds as clouds
 from . import families as families
 from . import finite_elements as finite_elements
+from . import flows as flows
 from . import mixtures as mixtures
+from . import transport_reference as transport_reference
 from .coefficients import blocks as blocks
 from .coefficients import checkerboard as checkerboard
 from .coefficients import lognormal as lognormal

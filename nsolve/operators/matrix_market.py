@@ -12,7 +12,8 @@ import itertools
 import os
 import re
 import zlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import lineax as lx
 import numpy as np
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _NUMBERS = {"real": 1, "double": 1, "integer": 1, "unsigned-integer": 1, "complex": 2, "pattern": 0}
 _WHOLE = ("integer", "unsigned-integer")
 _LARGEST_WHOLE = 2**53
+_LONGEST = 2**16
 _INDEX = rb"[0-9]{1,18}+"
 _TAGS = {
     "general": frozenset(),
@@ -37,8 +39,9 @@ _TAGS = {
 _NO_ENTRY = rb"[ \t]*+(?:%[^\n]*+)?\r?\n"
 
 
-class _Header(NamedTuple):
-    """What stands above the entries, and where they begin."""
+class Header(NamedTuple):
+    """What stands above the entries: the format's words, shape, number of stored entries, and where they
+    begin."""
 
     coordinate: bool
     field: str
@@ -61,19 +64,30 @@ def read_matrix_market(path: Any) -> "tuple[sp.coo_array, frozenset[object]]":
     skew-symmetric matrix with a diagonal, a Hermitian one with a diagonal that is not real.
     A missing file is a `FileNotFoundError`.
     """
-    import scipy.sparse as sp  # slow to import
-
     path = os.fspath(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f"There is no file {path!r}.")
     try:
         with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
-            text: bytes = file.read()  # pyright: ignore[reportAssignmentType]
-        text += b"" if text.endswith(b"\n") else b"\n"
-        header = _header(text)
-        rows, columns, values = _entries(text, header)
+            return parse_matrix_market(file)  # pyright: ignore[reportArgumentType]
     except (ValueError, EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path}: not a readable Matrix Market file: {error}") from None
+
+
+def parse_matrix_market(
+    file: BinaryIO, check: Callable[[Header], None] = lambda header: None
+) -> "tuple[sp.coo_array, frozenset[object]]":
+    """What an open file or pipe holds, see `read_matrix_market`.
+
+    `check` is shown what the file announces before its entries are read, and may refuse it."""
+    import scipy.sparse as sp  # slow to import
+
+    head = _head(file)
+    check(_header(head))
+    text = head + file.read()
+    text += b"" if text.endswith(b"\n") else b"\n"
+    header = _header(text)
+    rows, columns, values = _entries(text, header)
     if header.symmetry != "general":
         (off,) = np.nonzero(rows != columns)
         mirrored = values[off].conj() if header.symmetry == "hermitian" else values[off]
@@ -84,7 +98,15 @@ def read_matrix_market(path: Any) -> "tuple[sp.coo_array, frozenset[object]]":
     return matrix, _TAGS[header.symmetry]
 
 
-def _header(text: bytes) -> _Header:
+def _head(file: BinaryIO) -> bytes:
+    """The lines down to that of the sizes, each ended."""
+    lines = [file.readline(_LONGEST)]  # of what is no text a line may be all of it
+    while lines[-1].endswith(b"\n") and (len(lines) == 1 or re.fullmatch(_NO_ENTRY, lines[-1])):
+        lines.append(file.readline())
+    return b"".join(lines) + (b"" if lines[-1].endswith(b"\n") else b"\n")
+
+
+def _header(text: bytes) -> Header:
     end = text.index(b"\n") + 1
     words = [word.decode(errors="replace").lower() for word in fields(text[:end])]
     if len(words) != 5 or words[:2] != ["%%matrixmarket", "matrix"]:
@@ -112,10 +134,10 @@ def _header(text: bytes) -> _Header:
         raise ValueError(f"{where}: a {symmetry} matrix must be square, but is {m} x {n}")
     triangle = n * (n - 1) // 2 if symmetry == "skew-symmetric" else n * (n + 1) // 2
     stored = count[0] if coordinate else m * n if symmetry == "general" else triangle
-    return _Header(coordinate, field, symmetry, (m, n), stored, end)
+    return Header(coordinate, field, symmetry, (m, n), stored, end)
 
 
-def _entries(text: bytes, header: _Header) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _entries(text: bytes, header: Header) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, columns and values of the stored entries."""
     from scipy.io import mmread  # which is slow to import
 
@@ -160,7 +182,7 @@ def _entries(text: bytes, header: _Header) -> tuple[np.ndarray, np.ndarray, np.n
     return rows, columns, values
 
 
-def _checked(text: bytes, header: _Header) -> bytes:
+def _checked(text: bytes, header: Header) -> bytes:
     """The entries as SciPy reads them, one a line; an error unless each line is an entry as a whole."""
     end = _end_of_match(_lines(header, USUAL, b" ", b"\n"), text, header.start)
     end = _end_of_match(_lines(header, PLAIN, rb"[ \t]++", rb"[ \t]*+\n"), text, end)
@@ -182,7 +204,7 @@ def _checked(text: bytes, header: _Header) -> bytes:
     return body
 
 
-def _lines(header: _Header, number: bytes, blanks: bytes, ending: bytes) -> bytes:
+def _lines(header: Header, number: bytes, blanks: bytes, ending: bytes) -> bytes:
     """A pattern for any number of lines of one entry each."""
     if header.field in _WHOLE:
         number = rb"[-+]?[0-9]++" if number is ANY else rb"-?[0-9]++"
@@ -192,7 +214,7 @@ def _lines(header: _Header, number: bytes, blanks: bytes, ending: bytes) -> byte
 
 
 def _refuse(
-    text: bytes, header: _Header, body: bytes, entries: Any, side: int = 0, places: Any = None
+    text: bytes, header: Header, body: bytes, entries: Any, side: int = 0, places: Any = None
 ) -> None:
     """Raises for the first of the entries with whose line something is wrong."""
     (ends,) = np.nonzero(np.frombuffer(body, np.uint8) == ord("\n"))
@@ -207,7 +229,7 @@ def _refuse(
         raise ValueError(f"Line {where}: {_fault(line, header, side, place)}")
 
 
-def _fault(line: bytes, header: _Header, side: int = 0, place: tuple[int, ...] = ()) -> str | None:
+def _fault(line: bytes, header: Header, side: int = 0, place: tuple[int, ...] = ()) -> str | None:
     """What is wrong with the line of an entry, if anything.
 
     `side`: the sign of row - column among the entries before it; `place`: row and column where the line does

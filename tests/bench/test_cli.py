@@ -26,9 +26,11 @@ def run(capsys, monkeypatch, *arguments):
 def test_list_names_everything(capsys, monkeypatch):
     code, out, _ = run(capsys, monkeypatch, "list")
     assert code == 0
-    for name in ("poisson2d", "scipy", "jacobi", "quick", "ruge_stuben"):
+    for name in ("poisson2d", "scipy", "jacobi", "quick", "ruge_stuben", "contrast=10000.0"):
         assert name in out
-    assert "Gaussians of unlike weights" in out  # each says what it is, not how it was made
+    assert "Gaussians of unlike weights" in out.replace(
+        "\n", " "
+    )  # each says what it is, not how it was made
 
 
 def test_ad_hoc_run_shows_and_keeps(capsys, monkeypatch, tmp_path):
@@ -48,7 +50,7 @@ def test_failures_are_shown_as_rows(capsys, monkeypatch):
         capsys, monkeypatch, *ADHOC, "--solver", "lineax:cg", "--max-steps", "2",
         "--problem", "helmholtz2d",
     )  # fmt: skip
-    assert code == 0
+    assert code == 1  # for nothing succeeded
     assert "out of steps" in out and "may only be used" in out
 
 
@@ -56,13 +58,19 @@ def test_failures_are_shown_as_rows(capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["run", "quik"], "unknown suite 'quik': did you mean quick"),
-        (["run", "none.toml"], "cannot read suite none.toml"),
+        (["run", "none.py"], "cannot read suite none.py"),
+        (["list", "quik"], "did you mean quick"),
+        ([*ADHOC, "--rtol", "10"], "rtol of command line must lie between 0 and 1"),
+        ([*ADHOC, "--solver", "cg@carried"], "have no mode @carried"),
+        ([*ADHOC, "--out", "/dev/stdout"], "is no file that records can be appended to"),
+        ([*ADHOC, "--columns", "no_such_module.solvers:Mine()"], "cannot import no_such_module"),
+        (["plot", "none.jsonl"], "cannot read none.jsonl"),
         (["run", "quick", "--filter", "cgg"], "unknown solver 'cgg': did you mean cg"),
         (["run", "quick", "--size", "3"], "--size belongs to a run without a suite"),
         (["run"], "name a suite"),
         (["run", "--problem", "poisson2d", "--solver", "scipy:cg"], "needs a size"),
         ([*ADHOC, "--solver", "scipy:cgg"], "unknown scipy solver 'cgg'"),
-        ([*ADHOC, "--out", "/proc/nowhere/r.jsonl"], "cannot write records to /proc/nowhere"),
+        ([*ADHOC, "--out", "/proc/nowhere/r.jsonl"], "is no file that records can be appended to"),
         ([*ADHOC, "--html", "/proc/nowhere/page.html"], "cannot write /proc/nowhere/page.html"),
         (["show", "none.jsonl"], "cannot read none.jsonl"),
     ],
@@ -71,6 +79,31 @@ def test_mistakes_end_in_one_line_and_code_2(capsys, monkeypatch, arguments, mes
     code, _, err = run(capsys, monkeypatch, *arguments)
     assert code == 2
     assert message in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+
+
+def test_nothing_that_succeeds_is_no_success(capsys, monkeypatch):
+    code, out, err = run(capsys, monkeypatch, *ADHOC, "--max-steps", "1")
+    assert code == 1 and "no cell succeeded" in err and "out of steps" in out
+
+
+def test_help_and_version(capsys, monkeypatch):
+    for asked in ("-h", "--help"):
+        code, out, _ = run(capsys, monkeypatch, asked)
+        assert code == 0 and "compare" in out and "regress" in out
+    code, out, _ = run(capsys, monkeypatch, "--version")
+    assert code == 0 and out.startswith("nsolve-bench ")
+
+
+def test_a_reader_that_has_seen_enough(tmp_path):
+    program = "from bench.cli import main; main()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    child.stdout.readline()
+    child.stdout.close()
+    assert "Traceback" not in child.stderr.read()
+    child.stderr.close()
+    child.wait()
 
 
 def test_page_compare_and_plot_are_wired(capsys, monkeypatch, tmp_path):
@@ -84,11 +117,11 @@ def test_page_compare_and_plot_are_wired(capsys, monkeypatch, tmp_path):
 
 
 def test_ctrl_c_ends_with_130_and_a_word_on_resuming(tmp_path):
-    suite = tmp_path / "slow.toml"
-    sizes = ", ".join(map(str, range(200, 300)))  # minutes of work
+    suite = tmp_path / "slow.py"  # minutes of work
     suite.write_text(
-        f'[[group]]\nmax_steps = 2000\nproblem = "poisson2d"\nsize = [{sizes}]\n'
-        'solver = ["scipy:cg", "scipy:minres"]\n'
+        "from bench import Group, Suite, linear\n"
+        'GROUP = Group("poisson2d", ["scipy:cg", "scipy:minres"], size=range(200, 300))\n'
+        'SUITE = Suite("slow", linear, [GROUP])\n'
     )
     file = tmp_path / "r.jsonl"
     # Whoever runs the tests in the background ignores Ctrl-C, and so would this process.

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import equinox as eqx
 import h5py
 import jax
 import jax.numpy as jnp
@@ -16,10 +15,12 @@ import pytest
 import scipy.sparse.linalg as spla
 from rich.console import Console
 
-from bench import chains, cli, families, sample_file
-from bench.generate import Request, generate
-from nsolve.gallery.families import Darcy
-from tests import gallery_reference as reference
+from bench import cli
+from bench.columns.nsolve import solvers
+from bench.engine.spec import parse
+from bench.generate import SOLVERS, Request, generate, make_family
+from learned.data import chains
+from nsolve.gallery import families
 from tests.helpers import ROOT
 
 DATA = ("input", "solution", "parameters/permeability", "true_residual", "num_steps", "result", "sample_seed")
@@ -59,36 +60,17 @@ class TestSamples:
         assert settings["family"] == "darcy" and settings["solver"] == "cg" and settings["seed"] == 7
         assert settings["channels"] == "permeability" and "jaxlib" in settings["versions"]
         # Each sample is made again from its seed alone.
-        system = families.make("darcy", 8)
+        system = make_family("darcy", 8)
         for key, field in zip(data["sample_seed"], data["parameters/permeability"], strict=True):
             again = jax.jit(system.sample)(jax.random.wrap_key_data(jnp.asarray(key)))["permeability"]
             np.testing.assert_allclose(again, field, rtol=1e-12)
-
-    def test_residuals_are_true(self, tmp_path):
-        path = tmp_path / "d.h5"
-        make(path)
-        data = read(path)
-        for k in range(5):
-            matrix = reference.diffusion(data["input"][k, 0], 1 / 8)
-            residual = np.linalg.norm(1 - matrix @ data["solution"][k].ravel()) / 8
-            assert data["true_residual"][k] == pytest.approx(residual, rel=1e-3)
-
-    def test_sample_depends_on_seed_and_number_only(self, tmp_path):
-        make(tmp_path / "five.h5")
-        make(tmp_path / "eleven.h5", count=11, chunk=3)
-        make(tmp_path / "unsorted.h5", order="none")
-        five = read(tmp_path / "five.h5")
-        assert_same(five, read(tmp_path / "eleven.h5"), 5)
-        assert_same(five, read(tmp_path / "unsorted.h5"))
-        make(tmp_path / "seed.h5", seed=1)
-        assert not np.any(read(tmp_path / "seed.h5")["input"] == five["input"])
 
     @pytest.mark.parametrize("family", ["darcy", "thermal", "poisson", "helmholtz", "heat[steps=3]"])
     def test_every_family_by_its_own_solver(self, tmp_path, family):
         path, size = tmp_path / "d.h5", 20 if family == "helmholtz" else 10
         code, *_ = make(path, family, size=size, count=2, solver=None, rtol=1e-10, preview=True)
         assert code == 0 and path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-        system, data = families.make(family, size), read(path, DATA[:2])
+        system, data = make_family(family, size), read(path, DATA[:2])
         with h5py.File(path) as file:
             parameters = {name: jnp.asarray(values[1]) for name, values in file["parameters"].items()}
         x, matrix = None, system.operator(parameters).as_scipy().tocsc()
@@ -97,22 +79,6 @@ class TestSamples:
         field = system.solution_field(parameters, x)
         np.testing.assert_allclose(data["solution"][1], field, rtol=1e-6, atol=1e-7 * np.abs(field).max())
         np.testing.assert_allclose(data["input"][1], system.input_field(parameters), rtol=1e-12)
-
-    def test_preconditioner_of_each_system(self, tmp_path):
-        make(tmp_path / "one.h5", solver="cg+ic")
-        make(tmp_path / "each.h5", solver="cg+ic", refresh=True)
-        one, each = read(tmp_path / "one.h5"), read(tmp_path / "each.h5")
-        np.testing.assert_allclose(one["solution"], each["solution"], rtol=1e-6)
-        assert each["num_steps"].sum() < one["num_steps"].sum()
-
-    @pytest.mark.parametrize("solver", ["cg[recycle=4]", "gcro_dr[recycle=6,restart=10]"])
-    def test_recycling_along_the_chains(self, tmp_path, solver):
-        options = {"size": 16, "count": 12, "chunk": 12}
-        make(tmp_path / "cold.h5", solver="cg" if "cg[" in solver else "gmres[restart=16]", **options)
-        code, *_ = make(tmp_path / "carried.h5", solver=solver, **options)
-        cold, carried = read(tmp_path / "cold.h5"), read(tmp_path / "carried.h5")
-        assert code == 0 and carried["num_steps"].sum() < 0.9 * cold["num_steps"].sum()
-        np.testing.assert_allclose(carried["solution"], cold["solution"], rtol=1e-6)
 
 
 class TestFailures:
@@ -124,33 +90,6 @@ class TestFailures:
         assert set(data["result"]) == {b"max_steps_reached"} and np.all(data["true_residual"] > 1e-8)
         code, *_ = make(path, max_steps=3)
         assert code == 1  # the finished file still has them
-
-    def test_one_broken_sample_leaves_the_others(self, tmp_path, monkeypatch):
-        class Broken(Darcy):
-            def sample(self, key):
-                field = Darcy.sample(self, key)["permeability"]
-                return {"permeability": jnp.where(jax.random.key_data(key)[0] % 5 == 0, jnp.nan, field)}
-
-        monkeypatch.setitem(families.FAMILIES, "darcy", Broken)
-        code, *_ = make(tmp_path / "d.h5", count=12)
-        data = read(tmp_path / "d.h5")
-        broken = np.isnan(data["input"]).any((1, 2, 3))
-        assert code == 1 and 0 < broken.sum() < 12
-        np.testing.assert_array_equal(data["result"] != b"successful", broken)
-        assert np.all(np.isinf(data["true_residual"][broken]))
-
-    def test_solver_that_lies_is_found_out(self, tmp_path, monkeypatch):
-        honest = chains.solve_sequence
-
-        def lie(*arguments, **options):
-            sequence = honest(*arguments, **options)
-            return eqx.tree_at(lambda sequence: sequence.value, sequence, sequence.value / 2)
-
-        monkeypatch.setattr(chains, "solve_sequence", lie)
-        code, *_ = make(tmp_path / "d.h5")
-        data = read(tmp_path / "d.h5")
-        assert code == 1 and set(data["result"]) == {b"residual_too_large"}
-        np.testing.assert_allclose(data["true_residual"], 0.5, rtol=1e-6)
 
 
 class TestResume:
@@ -212,32 +151,6 @@ class TestResume:
             # Another process may have compiled for other settings than this one.
             np.testing.assert_allclose(resumed[name], whole[name], rtol=1e-6, err_msg=name)
 
-    def test_writer_killed_at_any_moment_leaves_whole_samples(self, tmp_path):
-        script = (
-            "import sys, pathlib, numpy as np\n"
-            "from bench.sample_file import SampleFile\n"
-            "path, settings = pathlib.Path(sys.argv[1]), {'seed': 1}\n"
-            "with SampleFile.open(path, settings, {}, {'x': ((50, 40), 'f8')}, 10**5) as file:\n"
-            "    print('open', flush=True)\n"
-            "    for k in range(file.num_complete, 10**5, 3):\n"
-            "        file.write(k, {'x': np.broadcast_to(np.arange(k, k + 3)[:, None, None], (3, 50, 40))})\n"
-        )
-        path, done, rng = tmp_path / "d.h5", [0], np.random.default_rng(0)
-        for _ in range(4):
-            process = subprocess.Popen(
-                [sys.executable, "-c", script, str(path)], cwd=ROOT, stdout=subprocess.PIPE
-            )
-            process.stdout.readline()
-            time.sleep(rng.uniform(0.05, 0.3))
-            process.kill()
-            process.communicate()
-            done.append(sample_file.check(path, {"seed": 1}))
-            with h5py.File(path) as file:
-                x = file["x"][: done[-1]]
-            np.testing.assert_array_equal(x[:, 0, 0], np.arange(done[-1]))
-            assert np.all(x == x[:, :1, :1])
-        assert done == sorted(set(done))  # each of them got on
-
 
 class TestManyDevices:
     def test_one_chain_for_each_device(self, tmp_path):
@@ -271,9 +184,11 @@ class TestMistakes:
             (["darcy", "--solver", "product"], "unknown solver 'product'"),
             (["darcy", "--solver", "cg[form=sparse]+multigrid"], "`Multigrid` is geometric"),
             (["darcy", "--solver", "cg[recycle=0]"], "`recycle=True` needs a solver that recycles"),
-            (["darcy", "--solver", "cg[form=bcoo]"], "unknown form 'bcoo'"),
+            (["darcy", "--solver", "cg[form=bcoo]"], "form must be one of sparse, stencil, got 'bcoo'"),
             (["darcy", "--solver", "cg+ilu"], "positive definite preconditioner"),
             (["helmholtz", "--solver", "cg"], "CG"),
+            (["darcy", "--solver", "cg@carried"], "leave out @carried"),
+            (["darcy", "--solver", "cg[recycle=few]"], "recycle of cg must be an integer, got 'few'"),
             (["darcy", "--order", "greedily"], "unknown order 'greedily': did you mean greedy"),
             (["darcy", "--size", "1"], "--size is 1: give at least 2"),
             (["darcy", "--count", "0"], "--count is 0: give at least 1"),
@@ -324,3 +239,28 @@ class TestMistakes:
             make(tmp_path.__class__("/proc/nowhere/d.h5"))
         code, *_ = make(path, fresh=True)
         assert code == 0 and path.stat().st_size == len(whole)
+
+
+def test_every_family_has_a_solver():
+    assert SOLVERS.keys() == families.FAMILIES.keys()
+    for text in SOLVERS.values():
+        solvers.check(parse(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "message"),
+    [
+        ("darcey", 8, "unknown family 'darcey': did you mean darcy"),
+        ("darcy[feild=threshold]", 8, "unknown parameter of family 'darcy' 'feild': did you mean field"),
+        ("darcy[field=thresh]", 8, '`field` must be one of "lognormal", "threshold"'),
+        ("darcy", 1, "needs a size of at least 2"),
+        ("thermal", 3, "at least 4 cells"),
+        ("helmholtz", 16, "use a size of 20 or more"),
+        ("helmholtz[waves=-1]", 16, "`waves` of helmholtz must be a number >= 0"),
+        ("heat[steps=0]", 16, "`steps` of heat must be an integer >= 1"),
+        ("heat[time=soon]", 16, "`time` of heat must be a positive number"),
+    ],
+)
+def test_mistakes_are_named(text, size, message):
+    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+        make_family(text, size)

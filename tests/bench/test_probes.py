@@ -1,13 +1,15 @@
 """The probes: the rules of judgement, and some questions asked for real."""
 
-import json
-
 import numpy as np
 import pytest
 
-from bench import probe_systems, probes
-from bench.libraries import Asked, Reply
-from bench.probes import NOT_OFFERED, REFUSES, RIGHT, WRONG, judge, run_probes
+from bench.columns._plain import Asked, Reply
+from bench.engine.suite import Group, ad_hoc, load
+from bench.work import probes
+from bench.work.linear import true_residual
+from bench.work.probes import NOT_OFFERED, REFUSES, RIGHT, WORK, WRONG, verdict_of
+
+from .helpers import record, shown
 
 A, B = np.diag([2.0, 4.0]), np.array([2.0, 4.0])
 GOOD, BAD, NAN = np.ones(2), np.zeros(2), np.full(2, np.nan)
@@ -39,28 +41,28 @@ GOOD, BAD, NAN = np.ones(2), np.zeros(2), np.full(2, np.nan)
     ],
 )
 def test_rules(rule, x, claim, verdict):
-    assert judge(rule, Reply(x, claim), A, B, 1e-8)[0] == verdict
+    assert verdict_of(rule, Reply(x, claim), A, B, 1e-8)[0] == verdict
 
 
 def test_a_finite_answer_to_a_nan_is_wrong_where_nothing_is_said():
     b = np.array([np.nan, 1.0])
-    assert judge("must refuse", Reply(BAD, None), A, b, 1e-8)[0] == WRONG
-    assert judge("must refuse", Reply(NAN, None), A, b, 1e-8)[0] == REFUSES
+    assert verdict_of("must refuse", Reply(BAD, None), A, b, 1e-8)[0] == WRONG
+    assert verdict_of("must refuse", Reply(NAN, None), A, b, 1e-8)[0] == REFUSES
 
 
 def probe(name):
-    return next(p for p in probes.PROBES if p.name == name)
+    return probes.PROBES[name]
 
 
 def asked(solve, **keywords):
-    return Asked("made up", "solver", "any", solve, **keywords)
+    return Asked("any", solve, **keywords)
 
 
 def test_a_tolerance_that_is_ignored_is_wrong():
     def exact(matrix, b, rtol):
         return np.linalg.solve(matrix.toarray(), b), True
 
-    verdict, detail = probe("rtol from 1e-2 to 1e-13").ask(asked(exact))
+    verdict, detail = probe("tolerances").ask(asked(exact))
     assert verdict == WRONG and "ignores rtol" in detail
 
 
@@ -73,8 +75,8 @@ def test_a_stale_answer_is_wrong():
             cache[matvec] = np.linalg.solve(np.array(columns).T, b)
         return cache[matvec], True
 
-    assert probe("rebound global, same function").ask(asked(remembers))[0] == WRONG
-    assert probe("rebound global, new function").ask(asked(remembers))[0] == RIGHT
+    assert probe("same_function").ask(asked(remembers))[0] == WRONG
+    assert probe("new_function").ask(asked(remembers))[0] == RIGHT
 
 
 def test_a_wrong_derivative_is_wrong_and_a_missing_one_is_not_offered():
@@ -96,42 +98,44 @@ def test_a_wrong_derivative_is_wrong_and_a_missing_one_is_not_offered():
 
 
 def test_the_systems_are_what_they_are_called():
-    singular, b = probe_systems.consistent()
+    singular, b = probes.consistent()
     values, vectors = np.linalg.eigh(singular.toarray())
     assert abs(values[0]) < 1e-12 < values[1]
     assert abs(vectors[:, 0] @ b) < 1e-12 * np.linalg.norm(b)
-    ill, b = probe_systems.ill_conditioned()
+    ill, b = probes.ill_conditioned()
     assert np.linalg.cond(ill.toarray()) > 1e9
     x = np.linalg.solve(ill.toarray(), b)
-    assert probes.true_residual(ill, x, b) > 1e-8  # out of reach even of dense algebra
-    assert np.linalg.eigvalsh(probe_systems.shifted()[0].toarray()).min() < 0
+    assert true_residual(ill, x, b) > 1e-8  # out of reach even of dense algebra
+    assert np.linalg.eigvalsh(probes.shifted()[0].toarray()).min() < 0
 
 
-def test_scipy_for_real(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        probes, "PROBES", [p for p in probes.PROBES if p.name in ("NaN in b", "b = 0", "gradient")]
-    )
-    out = tmp_path / "deep" / "probes.jsonl"
-    records = run_probes(out, ["scipy"])
-    assert [json.loads(line)["result"] for line in out.read_text().splitlines()] == [
-        r["result"] for r in records
+def test_scipy_for_real():
+    rows = [
+        record("probes", name, f"scipy:{solver}")
+        for name in ("nan", "zero", "gradient")
+        for solver in ("cg", "gmres")
     ]
-    table = capsys.readouterr().out
-    assert "| NaN in b" in table and "refuses rightly" in table and "not offered" in table
+    assert [r["verdict"] for r in rows] == [REFUSES, REFUSES, RIGHT, RIGHT, NOT_OFFERED, NOT_OFFERED]
+    assert [r["result"] for r in rows] == ["successful"] * 4 + ["not_offered"] * 2
+    text = shown(WORK, rows, "probes")
+    assert "| NaN in b | ✓ refuses rightly |" in text and "| gradient | – not offered |" in text
 
 
-def test_unknown_library_and_unwritable_file(tmp_path):
+def test_a_wrong_answer_is_named_in_the_table():
+    row = record("probes", "inconsistent", "scipy:minres")
+    assert row["result"] == row["verdict"] == WRONG
+    text = shown(WORK, [row], "probes")
+    assert "✗ wrong: minres" in text and "* singular, inconsistent: scipy:minres: says success" in text
+
+
+def test_unknown_library():
     with pytest.raises(ValueError, match="numpi"):
-        run_probes(None, ["numpi"])
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot write"):
-        run_probes(tmp_path / "file" / "x.jsonl", ["scipy"])
+        ad_hoc(Group("nan", "numpi:cg"))
+    asked = {cell.solver for cell in load("probes").cells if cell.problem == "indefinite"}
+    assert "cg" in asked and "gmres" not in asked  # CG's question is put to CG
 
 
 # One question each that a careless stopping rule gets wrong; the rest of the table takes minutes.
-@pytest.mark.parametrize("name", ["b = e_1, atol = 0", "NaN in b", "singular, inconsistent", "b = 0"])
+@pytest.mark.parametrize("name", ["unit_vector", "nan", "inconsistent", "zero"])
 def test_our_cg_answers_rightly(name):
-    from bench.libraries import columns
-
-    cg = next(solver for solver in columns(["nsolve"])[0] if solver.name == "cg")
-    assert probe(name).ask(cg)[0] in (RIGHT, REFUSES)
+    assert record("probes", name, "cg")["verdict"] in (RIGHT, REFUSES)

@@ -8,20 +8,32 @@ import pytest
 import scipy.sparse as sp
 
 import nsolve as ns
-from bench import plots, record, relaxation, show, specs, suite
-from bench.cells import Cell, Settings, run_cell
-from bench.relaxation import measure, problems, report
+from bench.columns.nsolve import tuned as ours
+from bench.engine import measure
+from bench.engine import record as records_of
+from bench.engine import spec as specs
+from bench.engine import suite as suites
+from bench.engine.work import Answer, Cell, Settings, Task
+from bench.report.frame import frame
+from bench.work import tuned
+from bench.work.tuned import WORK
+
+from .helpers import shown
 
 COUNT = 40
 
 
 def cell(solver, problem="shifted_laplacian[law=high]", size=6, seed=0, count=COUNT):
-    return Cell(problem, size, specs.parse(solver), 1e-8, "float64", seed, count)
+    return Cell(problem, size, solver, 1e-8, "float64", seed, count)
+
+
+def make(text, size):
+    return WORK.call(text, size=size)
 
 
 def run(*args, **keywords):
     settings = Settings(max_steps=10000, repeats=1)
-    return run_cell(cell(*args, **keywords), settings, "test", "config")
+    return measure.measure(cell(*args, **keywords), settings, WORK, "test")
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +68,8 @@ def test_records_are_complete(records):
 
 def test_the_best_fixed_value_is_that_of_a_table_made_one_by_one(records):
     row = named(records, "sor@best_fixed")
-    shifts, vectors = problems.draw(row["problem"], row["size"], COUNT, 0)
-    problem = problems.make(row["problem"], row["size"])
+    sequence = WORK.make(cell("sor", row["problem"], row["size"]))
+    problem, (shifts, vectors) = sequence.like.problem, sequence.given
     omegas = np.linspace(1, 1.95, 20)
 
     @jax.jit
@@ -76,7 +88,7 @@ def test_the_best_fixed_value_is_that_of_a_table_made_one_by_one(records):
 
 
 def test_the_shifted_systems_are_the_papers():
-    problem = problems.make("shifted_laplacian[law=low]", 10)
+    problem = make("shifted_laplacian[law=low]", 10)
     values = problem.laplacian.toarray()
     assert values.shape == (100, 100) and set(np.unique(values)) == {-1.0, 0.0, 4.0}
     shifts, vectors = problem.draw(0, 4000)
@@ -85,17 +97,17 @@ def test_the_shifted_systems_are_the_papers():
     assert abs(vectors).max() <= 3 and vectors.std() == pytest.approx(0.987, abs=0.01)
     np.testing.assert_allclose(problem.operator(jnp.asarray(0.2)).as_matrix(), values + 0.2 * np.eye(100))
     assert np.linalg.eigvalsh(values - 0.15 * np.eye(100)).min() > 0
-    high, _ = problems.make("shifted_laplacian[law=high]", 10).draw(0, 4000)
+    high, _ = make("shifted_laplacian[law=high]", 10).draw(0, 4000)
     assert high.std() > 1.5 * shifts.std()
 
 
 def test_the_heat_trajectory_is_that_of_scipy():
     """Crank and Nicolson's method with direct solves."""
     size, count, dt = 12, 40, 0.025
-    problem = problems.make(f"heat_trajectory[dt={dt}]", size)
+    problem = make(f"heat_trajectory[dt={dt}]", size)
     sequence = ns.SequenceSolver(ns.CG(rtol=1e-12), y0="previous")
     key = jax.random.key(0)
-    trace, samples = jax.jit(lambda: problems.run(problem, sequence, (), count, 4, key))()
+    trace, samples = jax.jit(lambda: ours._run_trajectory(problem, sequence, count, 4, key))()
     x, y = (g.ravel() for g in np.meshgrid(*[np.arange(1, size) / size] * 2, indexing="ij"))
 
     def bump(cx, cy, radius):
@@ -113,35 +125,39 @@ def test_the_heat_trajectory_is_that_of_scipy():
         assert trace.context[i] == pytest.approx(kappa)
     np.testing.assert_allclose(samples.solution, kept[3::4], atol=1e-9)
     np.testing.assert_allclose(samples.start, kept[2::4], atol=1e-9)
-    assert problems.residuals(problem, samples).max() < 1.1e-12
+    assert tuned.residuals(problem, samples).max() < 1.1e-12
 
 
 @pytest.mark.compiles("a suite of its own, with an arm that fails")
 def test_judging_sees_what_the_solver_does_not(records):
     """A solution that was changed, and one that was claimed and is not."""
-    problem = problems.make("shifted_laplacian", 6)
-    row = cell("sor")
+    problem = make("shifted_laplacian", 6)
     sequence = ns.SequenceSolver(ns.SOR(rtol=1e-8, omega=1.5))
     given = problem.draw(0, COUNT)
-    trace, samples = problems.run(
-        problem, sequence, jax.tree.map(jnp.asarray, given), COUNT, 1, jax.random.key(0)
+    trace, samples = ours._run_given(
+        problem, sequence, *jax.tree.map(jnp.asarray, given), 1, jax.random.key(0)
     )
-    trace = problems.Trace(*map(np.asarray, trace))
-    assert not measure._judged(row.rtol, problem, trace, samples)["false_success"]
+    trace = tuned.Trace(*map(np.asarray, trace))
+    sequence = tuned.TunedSequence(tuned.Like("shifted_laplacian", 6, COUNT, problem), given)
+    task = Task(sequence, cell("sor"))
+
+    def judged(trace, samples):
+        return tuned.judge(sequence, Answer("successful", tuned.Tuned(trace, samples, None)), task)
+
+    assert not judged(trace, samples)["false_success"]
     wrong = samples._replace(solution=samples.solution.at[7].add(1e-3))
-    verdict = measure._judged(row.rtol, problem, trace, wrong)
+    verdict = judged(trace, wrong)
     assert verdict["false_success"] and verdict["true_residual"] > 1e-5
     failed = trace._replace(code=np.where(np.arange(COUNT) == 7, 1, 0))
-    verdict = measure._judged(row.rtol, problem, failed, wrong)
+    verdict = judged(failed, wrong)
     assert verdict["result"] == "max_steps_reached" and not verdict["false_success"]
     assert verdict["solved"] == COUNT - 1
 
 
 def test_out_of_steps_is_a_failed_row():
-    row = run_cell(cell("sor[omega=1.0]"), Settings(max_steps=20, repeats=1), "test", "config")
+    row = measure.measure(cell("sor[omega=1.0]"), Settings(max_steps=20, repeats=1), WORK, "test")
     assert row["result"] == "max_steps_reached" and row["solved"] < COUNT
-    (_, _, rows, _) = next(iter(report.tables([row])))
-    assert "of 40 solved" in rows[0][-1].plain
+    assert "out of steps (" in shown(WORK, [row]) and "of 40 systems)" in shown(WORK, [row])
 
 
 def test_learners_do_not_depend_on_what_ran_before(records):
@@ -152,39 +168,41 @@ def test_learners_do_not_depend_on_what_ran_before(records):
 
 
 def test_tables_pair_the_seeds(records):
-    (title, headings, rows, remark), (heat, _, heat_rows, _) = report.tables(records)
-    assert title.startswith("shifted_laplacian[law=high] 6, 36 unknowns, 40 systems in a row")
-    assert heat.startswith("heat_trajectory")
+    (table,) = WORK.tables
+    shifted, heat = table.render(frame(records))
+    assert shifted.title.startswith("shifted_laplacian[law=high] 6, 36 unknowns, 40 systems in a row")
+    assert heat.title.startswith("heat_trajectory")
     texts = {
-        row[0].plain: dict(zip(headings, [t.plain for t in row], strict=True)) for row in rows + heat_rows
+        row.cells[0][1]: dict(zip(made.headings, [shown for _, shown in row.cells], strict=True))
+        for made in (shifted, heat)
+        for row in made.rows
     }
     assert texts["sor@best_fixed"]["of best fixed"] == "1.000"
-    pairs = [(row, report.best_fixed(row, records)) for row in records if row["solver"] == "sor[omega=1.0]"]
-    assert [row["seed"] for row, _ in pairs] == [base["seed"] for _, base in pairs] == [0, 1]
-    ratio = np.mean([row["last_steps"] / base["last_steps"] for row, base in pairs])
+    ours_, best = (
+        [r for r in records if r["solver"] == name] for name in ("sor[omega=1.0]", "sor@best_fixed")
+    )
+    assert [r["seed"] for r in ours_] == [r["seed"] for r in best] == [0, 1]
+    ratio = np.mean([one["last_steps"] / base["last_steps"] for one, base in zip(ours_, best, strict=True)])
     assert texts["sor[omega=1.0]"]["of best fixed"].startswith(f"{ratio:.3f} ± ")
     assert texts["sor[omega=1.0]"]["seeds"] == "2"
     assert texts["cg+ssor[omega=1.0]@warm"]["faster"] == "1.00x"
     assert texts["cg+ssor@tsallis_inf,warm"]["tuner"].endswith(" %")
-    assert "Best fixed omega, found on 40 of the systems" in remark
-    assert "| sor@cheb_cb | 2 |" in show.markdown(records)
+    assert "Best fixed omega, found on 40 of the systems" in shifted.note
+    assert "| sor@cheb_cb | 2 |" in shown(WORK, records)
 
 
-@pytest.mark.parametrize("kind", ["regret", "tuning"])
-def test_pictures(tmp_path, records, kind):
-    paths = plots.plot(records, kind, tmp_path)
-    assert sorted(path.suffix for path in paths) == [".png", ".png", ".svg", ".svg"]
-    svg = "".join(path.read_text() for path in paths if path.suffix == ".svg")
-    assert "sor@cheb_cb" in svg
-    with pytest.raises(ValueError, match="tuned sequences"):
-        plots.plot([], kind, tmp_path)
+def test_pictures(records):
+    for chart in WORK.charts:
+        drawn = list(chart.draw(frame(records)))
+        assert len(drawn) == 2 and all("sor@cheb_cb" in str(d.spec()) or "heat" in d.title for d in drawn)
+        assert not list(chart.draw(frame([{**r, "result": "breakdown"} for r in records])))
 
 
 def test_regret_sums_up(records):
-    from bench.relaxation.picture import _regret
-
+    rows = tuned._beside_best(frame(records))
     row, base = named(records, "sor@cheb_cb"), named(records, "sor@best_fixed")
-    assert _regret(row, records)[-1] == pytest.approx(row["num_steps"] - base["num_steps"], abs=0.1)
+    (beyond,) = rows.filter(solver="sor@cheb_cb", seed=0)["beyond"]
+    assert beyond[-1] == pytest.approx(row["num_steps"] - base["num_steps"], abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -194,14 +212,14 @@ def test_regret_sums_up(records):
         ("sor@tsalis_inf", "did you mean tsallis_inf"),
         ("sor@tsallis_inf[bin=5]", "did you mean bins"),
         ("sor@cheb_cb,tsallis_inf", "several tuners"),
-        ("scipy:cg", "only nsolve's own"),
+        ("scipy:cg", "scipy offers nothing for tuned problems"),
         ("cg[form=stencil]", "leave out form"),
         ("sor@carried", "unknown mode"),
     ],
 )
 def test_bad_columns_are_named(column, message):
     with pytest.raises(ValueError, match=message):
-        relaxation.check(specs.parse(column))
+        WORK.check_column(specs.parse(column), specs.parse_part("shifted_laplacian"))
 
 
 def test_bad_problems_are_named():
@@ -212,23 +230,10 @@ def test_bad_problems_are_named():
         ("heat_trajectory[dt=2]", 10, "`dt` must be below 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            problems.make(text, size)
+            make(text, size)
 
 
-def test_the_suite_is_read_and_resumes(tmp_path):
-    chosen = suite.load("relax")
+def test_the_suite_is_read():
+    chosen = suites.load("relax")
     assert {cell.count for cell in chosen.cells} == {5000}
-    assert len({cell.key("cpu") for cell in chosen.cells}) == len(chosen.cells)
-    path = tmp_path / "some.toml"
-    path.write_text(
-        '[[group]]\nproblem = "shifted_laplacian"\nsize = 4\ncount = 10\nrepeats = 1\n'
-        'solver = ["sor", "sor@tsallis_inf"]\n'
-    )
-    from rich.console import Console
-
-    from bench.execute import execute
-
-    out, console = tmp_path / "some.jsonl", Console(stderr=True)
-    first = execute(suite.load(str(path)), out, False, console)
-    assert [r["result"] for r in first] == ["successful"] * 2
-    assert execute(suite.load(str(path)), out, False, console) == record.read(out) == first
+    assert len({records_of.key(cell, "cpu") for cell in chosen.cells}) == len(chosen.cells)

@@ -3,37 +3,37 @@
 import numpy as np
 import pytest
 
-from bench import problems
-from bench.diffusion import problems as diffusion
-from bench.relaxation import problems as relaxation
-from bench.sequences import systems
-from bench.transport import problems as transport
+from bench.engine.work import Cell, known_works
 
 NEEDS = {"fem2d": "skfem", "digits": "sklearn"}
 
 
+def made(work, text, size=None, count=None):
+    return known_works()[work].make(Cell(text, size, "cg", 1e-8, "float64", 5, count))
+
+
 def linear(text):
-    problem = problems.build(text, 7, seed=5)
+    problem = made("linear", text, 7)
     problem.matrix.sort_indices()
     return problem.matrix.data, problem.rhs
 
 
 def transported(text):
-    problem = transport.build(text, 9, 5)
+    problem = made("transport", text, 9)
     return problem.cost, problem.a, problem.b
 
 
 def drifting(text):
-    drawn = systems.draw(text, 20, 3, 5)
+    drawn = made("sequence", text, 20, 3).systems
     return drawn.matrices, drawn.vectors
 
 
 def shifted(text):
-    return relaxation.draw(text, 5, 6, 5)
+    return made("tuned", text, 5, 6).given
 
 
 def mixture(text):
-    problem = diffusion.build(text)
+    problem = made("diffusion", text)
     return problem.weights, problem.means
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from bench import peers, problems, specs
-from bench.specs import Part
+from bench.engine import spec as specs
+from bench.engine.spec import Part
+from bench.work.linear import WORK
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,9 @@ from bench.specs import Part
         ("jax.scipy:cg", "jax.scipy", "cg", None),
         ("pyamg:ruge_stuben+cg", "pyamg", "ruge_stuben", "cg"),
         ("cg + ssor[omega=1.5]", "nsolve", "cg", "ssor[omega=1.5]"),
+        ("my_package.solvers:Mine(rtol=1e-8)", "my_package.solvers", "Mine[rtol=1e-08]", None),
+        ("cg+my_package:Mine(depth=3)", "nsolve", "cg", "my_package:Mine[depth=3]"),
+        ("lib/mine.py:Mine()", "lib/mine.py", "Mine", None),
     ],
 )
 def test_parses(text, peer, solver, preconditioner):
@@ -69,7 +73,7 @@ def test_filters(pattern, spec, admitted):
     [
         ("cgg", "unknown solver 'cgg': did you mean cg"),
         ("cg+jacobbi", "unknown preconditioner 'jacobbi': did you mean jacobi"),
-        ("scpy:cg", "unknown peer 'scpy': did you mean scipy"),
+        ("scpy:cg", "unknown library 'scpy': did you mean scipy"),
         (
             "scipy:gmres[restrt=3]",
             "solver 'gmres' 'restrt': did you mean restart",
@@ -79,13 +83,13 @@ def test_filters(pattern, spec, admitted):
 )
 def test_unknown_names_come_with_the_nearest(text, message):
     with pytest.raises(ValueError, match=message):
-        peers.check(specs.parse(text))
+        WORK.check_column(specs.parse(text), Part("poisson2d"))
 
 
 def test_problem_names():
-    assert problems.parse("lognormal2d[contrast=100]") == Part("lognormal2d", (("contrast", 100),))
-    assert problems.parse("a/b.mtx") == Part("matrix_market", (("path", "a/b.mtx"),))
+    assert WORK.parse("lognormal2d[contrast=100]") == Part("lognormal2d", (("contrast", 100),))
+    assert specs.parse_part("matrix_market[path=a/b.mtx]") == Part("matrix_market", (("path", "a/b.mtx"),))
     with pytest.raises(ValueError, match="did you mean poisson2d"):
-        problems.parse("poison2d")
+        WORK.parse("poison2d")
     with pytest.raises(ValueError, match="'contrst': did you mean contrast"):
-        problems.parse("lognormal2d[contrst=2]")
+        WORK.parse("lognormal2d[contrst=2]")

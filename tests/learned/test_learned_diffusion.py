@@ -250,7 +250,7 @@ def test_a_run_trains_and_the_same_command_goes_on(run, tmp_path, monkeypatch):
 def test_mistakes_end_in_one_line(run, tmp_path, monkeypatch):
     (tmp_path / "taken").touch()
     for out, arguments, message in [
-        ("out", ["--data", "cats"], "unknown --data 'cats': give digits"),
+        ("out", ["--data", "cats"], "unknown --data 'cats': give digits, a folder of PNG"),
         (
             "out",
             ["--schedule", "cosine"],

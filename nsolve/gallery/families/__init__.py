@@ -8,3 +8,8 @@ from .heat import Heat as Heat
 from .helmholtz import Helmholtz as Helmholtz
 from .poisson import Poisson as Poisson
 from .thermal import Thermal as Thermal
+
+#: By name.
+FAMILIES: dict[str, type[AbstractFamily]] = {
+    family.name: family for family in (Darcy, Thermal, Poisson, Helmholtz, Heat)
+}

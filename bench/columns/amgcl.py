@@ -1,0 +1,69 @@
+"""AMGCL through pyamgcl: algebraic multigrid with an accelerator (`smoothed_aggregation+cg`).
+
+pyamgcl is built from source (it needs a C++ compiler, Boost and pybind11), so no extra brings it.
+Stopping rule: `||r|| <= rtol ||b||` on the recurrence (right preconditioning). As for PyAMG, the
+solver is the coarsening and the accelerator stands where other columns have their preconditioner.
+`relaxation` is the smoother, one of `RELAXATIONS`; the first is AMGCL's default.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..engine.spec import Part, Spec, check_name
+from ..engine.work import Answer, Library, Offer, Run, Task
+
+SOLVERS = {"ruge_stuben": ("relaxation",), "smoothed_aggregation": ("relaxation",)}
+RELAXATIONS = ("spai0", "gauss_seidel", "damped_jacobi", "ilu0", "chebyshev")
+ACCELERATORS = {"cg": (), "bicgstab": (), "gmres": (), "fgmres": ()}
+
+
+class AMGCLRun(Run):
+    """A hierarchy from AMGCL with its accelerator."""
+
+    def setup(self) -> Any:
+        import pyamgcl  # pyright: ignore[reportMissingImports]
+
+        task, solver = self.task, self.spec.solver
+        options = {
+            "coarsening.type": solver.name,
+            "relax.type": solver.options.get("relaxation", "spai0"),
+        }
+        assert self.spec.preconditioner is not None  # the spec's grammar asks for one here
+        accelerator = {
+            "type": self.spec.preconditioner.name,
+            "tol": task.rtol,
+            "maxiter": task.max_steps,
+        }
+        return pyamgcl.solver(pyamgcl.amg(task.problem.matrix, options), accelerator)
+
+    def solve(self, program: Any) -> Any:
+        x = program(self.task.problem.rhs)
+        return x, program.iters, program.error
+
+    def answer(self, raw: Any) -> Answer:
+        x, steps, error = raw
+        result = "successful" if error <= self.task.rtol else "max_steps_reached"
+        return Answer(result if np.isfinite(error) else "nonfinite", x, counts={"num_steps": steps})
+
+
+def _check(spec: Spec, part: Part) -> None:
+    if spec.preconditioner is None:
+        raise ValueError("amgcl needs an accelerator: write amgcl:smoothed_aggregation+cg")
+    relaxation = str(spec.solver.options.get("relaxation", RELAXATIONS[0]))
+    check_name(f"relaxation of {spec}", relaxation, RELAXATIONS)
+
+
+def prepare(task: Task) -> Run:
+    """The run of one column."""
+    if task.problem.matrix.dtype != np.float64:
+        raise ValueError(f"pyamgcl works in float64, not in {task.problem.matrix.dtype}")
+    return AMGCLRun(task)
+
+
+LIBRARY = Library(
+    "amgcl",
+    "pyamgcl",
+    {"linear": Offer(prepare, SOLVERS, ACCELERATORS, check=_check)},
+    install="pip install pybind11, then build pyamgcl",
+)

@@ -1,0 +1,100 @@
+"""This project's linear solvers. Stopping rule: `||b - A x||_2 <= rtol ||b||_2` on the true residual.
+
+`form` is `sparse` (default) or `stencil`; geometric multigrid takes stencils only, so with it the
+default is `stencil`. Names are short forms of the classes; their fields are the parameters.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import lineax as lx
+import numpy as np
+
+import nsolve as ns
+from nsolve._results import result_name
+
+from ...engine.spec import Part, Spec
+from ...engine.work import Answer, Offer, Run, Task
+from .. import _jax
+from . import solvers
+
+
+class NsolveRun(_jax.JaxRun):
+    """One solver with one preconditioner."""
+
+    forms = solvers.FORMS
+
+    def __init__(self, task: Task):
+        self.default_form = solvers.default_form(task.spec)
+        super().__init__(task)
+        part = self.spec.preconditioner
+        self.constructor = None if part is None else solvers.make_preconditioner(part)
+        if isinstance(self.matrix, ns.StencilLinearOperator):
+            for tag in _jax.tags(task):
+                self.matrix = lx.TaggedLinearOperator(self.matrix, tag)
+
+    def setup(self) -> Any:
+        return jax.block_until_ready(self.build(self.matrix))
+
+    def build(self, matrix: Any) -> Any:
+        return None if self.constructor is None else self.constructor(matrix)
+
+    def renew(self, rhs: np.ndarray) -> None:
+        """Another right-hand side for a program that is compiled already."""
+        self.task = replace(self.task, problem=replace(self.task.problem, rhs=rhs))
+        self.rhs = _jax.vector(self.task, self.form)
+
+    def solver(self) -> Any:
+        task = self.task
+        return solvers.make_solver(self.spec, rtol=task.rtol, max_steps=task.max_steps, history=task.history)
+
+    def function(self, throw: bool = False) -> Callable[..., Any]:
+        solver = self.solver()
+
+        def solve(matrix, rhs, state):
+            given = {} if state is None else {"preconditioner": state}
+            return lx.linear_solve(matrix, rhs, solver, options=given, throw=throw)
+
+        return solve
+
+    def answer(self, raw: Any) -> Answer:
+        stats, norms = raw.stats, None
+        if self.task.history and stats.get("residual_norms") is not None:
+            norms = _jax.relative(stats["residual_norms"], float(np.linalg.norm(self.task.problem.rhs)))
+        names = ("num_steps", "num_matvecs", "num_preconditioner_applications")
+        trained = getattr(self.constructor, "train_s", None)  # of a learned preconditioner that says so
+        return Answer(
+            result_name(raw.result),
+            np.asarray(raw.value).ravel(),
+            {name: int(stats[name]) for name in names if stats.get(name) is not None},
+            {} if trained is None else {"train_s": float(trained)},
+            norms,
+        )
+
+
+class ProductRun(_jax.JaxRun):
+    """y = A b."""
+
+    forms = solvers.FORMS
+    default_form = "sparse"
+
+    def function(self, throw: bool = False) -> Callable[..., Any]:
+        return lambda matrix, rhs, state: matrix.mv(rhs)
+
+    def answer(self, raw: Any) -> Answer:
+        return Answer("successful", np.asarray(raw).ravel(), {"num_steps": 0, "num_matvecs": 1})
+
+
+def _prepare(task: Task) -> Run:
+    return (ProductRun if task.spec.solver.name == "product" else NsolveRun)(task)
+
+
+def _check(spec: Spec, part: Part) -> None:
+    solvers.check(spec)
+
+
+OFFER = Offer(
+    _prepare, {**solvers.SOLVERS, "product": ("form",)}, solvers.PRECONDITIONERS, check=_check, traced=True
+)

@@ -1,0 +1,121 @@
+"""Solvers and preconditioners of this project by their short names, made of the parts of a spec: for all
+works."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import nsolve as ns
+
+from ...engine.spec import OWN, Part, Spec
+from ...engine.work import check_option
+
+SOLVER_CLASSES = {
+    "cg": "CG",
+    "flexible_cg": "FlexibleCG",
+    "minres": "MINRES",
+    "bicgstab": "BiCGStab",
+    "gmres": "GMRES",
+    "fgmres": "FGMRES",
+    "gcro_dr": "GCRODR",
+    "chebyshev": "Chebyshev",
+    "sor": "SOR",
+    "richardson": "Richardson",
+    "refinement": "IterativeRefinement",
+}
+PRECONDITIONER_CLASSES = {
+    "jacobi": "Jacobi",
+    "block_jacobi": "BlockJacobi",
+    "ssor": "SSOR",
+    "ic": "IncompleteCholesky",
+    "ilu": "IncompleteLU",
+    "ict": "ThresholdCholesky",
+    "ilut": "ThresholdLU",
+    "spai": "SparseApproximateInverse",
+    "chebyshev": "Chebyshev",
+    "polynomial": "Polynomial",
+    "multigrid": "Multigrid",
+    "amg": "AlgebraicMultigrid",
+    "nystrom": "Nystrom",
+}
+FORMS = ("sparse", "stencil")
+# Set by the benchmark for every column alike, so not parameters of a spec.
+COMMON = {"rtol", "atol", "max_steps", "preconditioner", "history"}
+
+
+def _table(namespace: Any, classes: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for name, cls in classes.items():
+        if hasattr(namespace, cls):
+            fields = dataclasses.fields(getattr(namespace, cls))
+            found[name] = tuple(f.name for f in fields if f.init and f.name not in COMMON)
+    return found
+
+
+PRECONDITIONERS = _table(ns.preconditioners, PRECONDITIONER_CLASSES)
+SOLVERS = {name: (*params, "form") for name, params in _table(ns, SOLVER_CLASSES).items()}
+
+
+def make_solver(spec: Spec, **given: Any) -> Any:
+    """The solver of a column, with what the benchmark sets for all; its preconditioner is not in it."""
+    options = {name: value for name, value in spec.solver.params if name != "form"}
+    return getattr(ns, SOLVER_CLASSES[spec.solver.name])(**given, **options)
+
+
+def make_preconditioner(part: Part) -> Callable[[Any], Any]:
+    """The constructor `operator -> preconditioner` of a part; `module:Name` is somebody else's."""
+    if ":" in part.name:
+        from ..user import made
+
+        return made(part)
+    return getattr(ns.preconditioners, PRECONDITIONER_CLASSES[part.name])(**part.options)
+
+
+def spec_of(solver: Any) -> Spec:
+    """The column that a solver is: its class by its short name, and what differs from the defaults."""
+    made = solver.preconditioner
+    part = None if made is None else _part_of(made, PRECONDITIONER_CLASSES)
+    return Spec(OWN, _part_of(solver, SOLVER_CLASSES), part)
+
+
+def _part_of(made: Any, classes: dict[str, str]) -> Part:
+    (name,) = [short for short, cls in classes.items() if cls == type(made).__name__]
+    fields = [f for f in dataclasses.fields(made) if f.name not in COMMON]
+    params = [(f.name, value) for f in fields if (value := getattr(made, f.name)) != f.default]
+    return Part(name, tuple(sorted(params)))
+
+
+def default_form(spec: Spec) -> str:
+    """Geometric multigrid takes stencils only."""
+    part = spec.preconditioner
+    return "stencil" if part is not None and part.name == "multigrid" else "sparse"
+
+
+def check(spec: Spec) -> None:
+    """ValueError where the classes refuse the values of a column's parameters."""
+    form = spec.solver.options.get("form")
+    if form is not None and form not in FORMS:
+        raise ValueError(f"{spec}: form must be one of {', '.join(FORMS)}, got {form!r}")
+    try:
+        if spec.solver.name in SOLVER_CLASSES:
+            _check_values(spec.solver, getattr(ns, SOLVER_CLASSES[spec.solver.name]))
+            make_solver(spec, rtol=1e-8)
+        if spec.preconditioner is not None:
+            if ":" not in spec.preconditioner.name:
+                cls = PRECONDITIONER_CLASSES[spec.preconditioner.name]
+                _check_values(spec.preconditioner, getattr(ns.preconditioners, cls))
+            make_preconditioner(spec.preconditioner)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{spec}: {error}") from None
+
+
+def _check_values(part: Part, cls: type) -> None:
+    """ValueError for a word where a number belongs, which some classes find out only at work."""
+    fields = {f.name: f.default for f in dataclasses.fields(cls)}
+    for key, value in part.params:
+        if key == "form":
+            continue
+        what = f"{key} of {part.name}"
+        check_option(what, value, fields[key])
+        if fields[key] is None and isinstance(value, str):
+            raise ValueError(f"{what} cannot be said in a name; leave it out")
