@@ -155,13 +155,10 @@ def _check_pipes(out: Path | None, html: Path | None) -> None:
 
     if out is not None and (is_stream(out) or out.is_dir()):
         raise ValueError(f"--out {out} is no file that records can be appended to and read again; name one")
-    if html is not None and (html.is_dir() or not os.access(_existing(html.parent), os.W_OK)):
-        raise ValueError(f"cannot write {html}: choose another place for the page")
-
-
-def _existing(folder: Path) -> Path:
-    folder = folder.resolve()
-    return next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if html is not None and not is_stream(html):
+        folder = next(parent for parent in html.resolve().parents if parent.exists())
+        if html.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ValueError(f"cannot write {html}: choose another place for the page")
 
 
 @app.command()

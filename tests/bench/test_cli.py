@@ -71,7 +71,7 @@ def test_failures_are_shown_as_rows(capsys, monkeypatch):
         (["run", "--problem", "poisson2d", "--solver", "scipy:cg"], "needs a size"),
         ([*ADHOC, "--solver", "scipy:cgg"], "unknown scipy solver 'cgg'"),
         ([*ADHOC, "--out", "/proc/nowhere/r.jsonl"], "is no file that records can be appended to"),
-        ([*ADHOC, "--html", "/proc/nowhere/page.html"], "cannot write /proc/nowhere/page.html"),
+        ([*ADHOC, "--html", "/etc/passwd/page.html"], "cannot write /etc/passwd/page.html"),
         (["show", "none.jsonl"], "cannot read none.jsonl"),
     ],
 )
