@@ -232,7 +232,7 @@ class Bent(eqx.Module):
 
 
 @pytest.mark.compiles("an adjoint equation is solved too")
-@pytest.mark.parametrize("sampler", [None, D.UniPC(3)])
+@pytest.mark.parametrize("sampler", [None, pytest.param(D.UniPC(3), marks=pytest.mark.full)])
 def test_backsolve(sampler):
     """The adjoint equation, by a solver of its own, has the gradient of the recorded steps."""
     control = diffrax.PIDController(rtol=1e-8, atol=1e-8)

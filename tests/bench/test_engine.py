@@ -469,20 +469,15 @@ def test_a_process_is_killed_at_its_limit(tmp_path):
     assert row["result"] == "killed at its limit" and time.monotonic() - start < 60
 
 
-def test_fresh_processes_report_first_call_and_memory():
+def test_fresh_processes_report_first_call_memory_and_stages():
     ballast = np.ones(2**27)  # 1 GiB in this process, of which nothing may show
-    cell = Cell("poisson2d", 6, "jax.scipy:cg", 1e-8, "float64", 0)
-    settings = Settings(max_steps=100, repeats=1, memory=True, first_call=1)
+    cell = Cell("lognormal2d[contrast=100.0]", 6, "cg[form=stencil]", 1e-8, "float64", 0)
+    settings = Settings(max_steps=100, repeats=1, memory=True, first_call=1, stages=1)
     row = process.measured(cell, settings, bench.linear, "s", None)
     assert row["result"] == "successful"
     assert 0 < row["first_call_s"] < 60
     assert 50 * 2**20 < row["peak_bytes"] < ballast.nbytes
     assert 0 <= row["memory_bytes"] < row["peak_bytes"] and row["compile_memory_bytes"] > 0
-
-
-def test_stages_of_a_solve_and_its_gradient():
-    cell = Cell("lognormal2d[contrast=100.0]", 6, "cg[form=stencil]", 1e-8, "float64", 0)
-    row = process.measured(cell, Settings(stages=1, repeats=1), bench.linear, "s", None)
     assert row["stages"].keys() == {"value", "gradient"}
     for found in row["stages"].values():
         assert found.keys() == set(process.STAGES) and all(seconds > 0 for seconds in found.values())
