@@ -63,16 +63,14 @@ def recorded() -> list[str]:
 @functools.cache
 def all_tables() -> dict[str, str]:
     """Each marker of the pages with its tables."""
-    found = {}
+    found: dict[str, list[tables.Rendered]] = {}
     for name in recorded():
         chosen = suite.load(name)
-        for table in (*chosen.tables, *chosen.work.tables):
-            if table.name:
-                found[table.name] = tables.markdown(list(table.render(rows(name, *ALSO.get(name, ())))))
-        unnamed = [t for table in chosen.work.tables if not table.name for t in table.render(rows(name))]
-        if unnamed:
-            found[name] = tables.markdown(unnamed)
-    return found
+        for table in chosen.tables:
+            found.setdefault(table.name, []).extend(table.render(rows(name, *ALSO.get(name, ()))))
+        for table in chosen.work.tables:
+            found.setdefault(table.name or name, []).extend(table.render(rows(name)))
+    return {name: tables.markdown(made) for name, made in found.items()}
 
 
 def fill(page: str, name: str, text: str) -> str:

@@ -133,14 +133,44 @@ ERRORS = Table(
 )
 
 
+#: Up to so many evaluations are few; what tuned plans are measured against.
+FEW, RIVAL = 10, "unipc[order=3]"
+
+
+def remarks(rows: pl.DataFrame) -> list[str]:
+    """What all records say, a sentence each: of orders, of tuned plans, of seconds beside diffusers."""
+    said, orders = [], asking("order")(rows)
+    if len(orders):
+        said.append(keep_their_word(orders))
+    few = asking("error")(rows).filter(pl.col("ok") & (pl.col("size") <= FEW))
+    tuned = pl.col("column").str.starts_with("tuned")
+    ratios = few.group_by("problem", "size").agg(
+        (pl.col("true_residual").filter(pl.col("column") == RIVAL).first()
+         / pl.col("true_residual").filter(tuned).min()).alias("ratio")
+    )["ratio"].drop_nulls()  # fmt: skip
+    if len(ratios):
+        said.append(
+            f"Up to {FEW} evaluations the best tuned plan leaves an error {ratios.min():.2g} to "
+            f"{ratios.max():.2g} times smaller than {RIVAL}."
+        )
+    for part in asking("overhead")(rows).partition_by("problem", maintain_order=True):
+        if ratios := _beside_diffusers(part):
+            said.append(f"{part['problem'][0]}: diffusers takes times as long: {', '.join(ratios)}.")
+    return said
+
+
 # --- seconds, memory, pictures ---
 
 
-def _against_diffusers(rows: pl.DataFrame) -> str:
-    """Of each of their columns, and ours of the same name."""
+def _beside_diffusers(rows: pl.DataFrame) -> list[str]:
+    """Ratios of the seconds of each of their columns to ours of the same name."""
     found = {row["solver"]: row["seconds"] for row in rows.filter("ok").to_dicts()}
     pairs = [(name, name.removeprefix(f"{DIFFUSERS}:")) for name in found if DIFFUSERS in name]
-    ratios = [f"{found[theirs] / found[ours]:.1f} for {ours}" for theirs, ours in pairs if found.get(ours)]
+    return [f"{found[theirs] / found[ours]:.1f} for {ours}" for theirs, ours in pairs if found.get(ours)]
+
+
+def _against_diffusers(rows: pl.DataFrame) -> str:
+    ratios = _beside_diffusers(rows)
     words = f" diffusers takes times as long: {', '.join(ratios)}." if ratios else ""
     return (
         "`compiled anew`: of all samplers of that order and so many evaluations, those with a program of"

@@ -360,4 +360,5 @@ WORK = Work(
     check=_check,
     tables=report.TABLES,
     charts=report.CHARTS,
+    remarks=report.remarks,
 )
