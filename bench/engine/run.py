@@ -42,15 +42,13 @@ def execute(
             words = f"measuring {count} cells again: {why} (--keep-old keeps them)"
             console.print(words, style="yellow", markup=False, soft_wrap=True)
         _warn_if_busy(console)
-        if stale:
-            # What is measured again replaces its record at the end of the run; until then the old one stays.
-            replaced = {key: row for row in earlier if (key := row["key"]) not in done}
         try:
             _measure_all(suite, file, keys, done, console)
         except KeyboardInterrupt:
             raise Interrupted([done[key] for key in keys.values() if key in done]) from None
-        if file is not None and stale and replaced:
-            file.replace(record.latest([*earlier, *done.values()]))
+        # What was measured again replaces its record at the end of a run; until then the old one stays.
+        if file is not None and len(written := file.read()) > len(once := record.latest(written)):
+            file.replace(once)
         return [done[key] for key in keys.values()]
 
 

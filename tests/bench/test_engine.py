@@ -221,6 +221,16 @@ def test_a_stale_record_stays_until_all_is_measured_again(small, tmp_path, monke
     assert len(record.read(file)) == 8
 
 
+def test_records_that_an_interrupted_run_made_anew_are_not_kept_twice(small, tmp_path, counted):
+    file = tmp_path / "r.jsonl"
+    rows = run.execute(small, file, quiet())
+    with record.RecordFile(file) as opened:
+        opened.append(rows[3])  # as it stood when the run was stopped
+    counted.clear()
+    assert run.execute(small, file, quiet()) == rows and counted == []
+    assert record.read(file) == json.loads(json.dumps(rows))
+
+
 def test_a_changed_title_or_another_size_keeps_the_rest(small, tmp_path, counted):
     file = tmp_path / "r.jsonl"
     run.execute(small, file, quiet())
