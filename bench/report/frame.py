@@ -20,7 +20,7 @@ import polars as pl
 
 from ..engine import spec as specs
 from ..engine.record import Record
-from ..engine.work import Work, known_works, work_of
+from ..engine.work import known_works, work_of
 from .format import is_number, scientific
 
 # Rounding in `||b - A x||` itself: the slack with which "meets the tolerance" is judged.
@@ -193,10 +193,6 @@ def _column(name: str, values: Sequence[Any]) -> pl.Series:
     if kinds == {bool}:
         return pl.Series(name, values, dtype=pl.Boolean)
     return pl.Series(name, [None if v is None else str(v) for v in values], dtype=pl.String)
-
-
-def of_work(rows: pl.DataFrame, work: Work) -> pl.DataFrame:
-    return rows.filter(pl.col("work") == work.name)
 
 
 def common_rtol(rtols: Iterable[float | None]) -> float | None:
