@@ -457,7 +457,7 @@ WORK = Work(
 )
 SUITE = Suite(
     "processes", WORK,
-    [Group("one", ["it[how=signal]", "it", "it[how=exit]", "it[how=forever]"], isolate=True, kill_s=20.0,
+    [Group("one", ["it[how=signal]", "it", "it[how=exit]", "it[how=forever]"], isolate=True, kill_s=300.0,
            repeats=1)],
 )
 """
@@ -473,7 +473,7 @@ def test_a_crash_in_a_process_of_its_own_is_a_record(tmp_path):
 
 
 def test_a_process_is_killed_at_its_limit(tmp_path):
-    text = FRAGILE.replace('"it[how=signal]", "it", "it[how=exit]", ', "").replace("20.0", "4.0")
+    text = FRAGILE.replace('"it[how=signal]", "it", "it[how=exit]", ', "").replace("300.0", "4.0")
     start = time.monotonic()
     (row,) = run.execute(load(written(tmp_path, text)), None, quiet())
     assert row["result"] == "killed at its limit" and time.monotonic() - start < 60
