@@ -114,7 +114,7 @@ def run(
     chosen = suites.replace_settings(
         chosen, repeats=repeats, isolate=isolate or limit is not None or None, kill_s=limit
     )
-    _check_pipes(out, html)
+    _check_outputs(out, html)
     stderr = Console(stderr=True)
     try:
         records = execute(chosen, out, stderr, fresh, keep_old)
@@ -146,10 +146,10 @@ def _ad_hoc(
         raise ValueError("name a suite (nsolve-bench list shows them), or --problem and --solver both")
     if filter:
         raise ValueError("--filter belongs to a suite; use --solver here")
-    return ad_hoc(Group(problem, solver, history=True, **{k: v for k, v in given.items() if k != "solver"}))
+    return ad_hoc(Group(problem, solver, **{k: v for k, v in given.items() if k != "solver"}))
 
 
-def _check_pipes(out: Path | None, html: Path | None) -> None:
+def _check_outputs(out: Path | None, html: Path | None) -> None:
     """Refuse outputs that cannot be written before any work is done."""
     from .engine.record import is_stream
 
@@ -192,11 +192,12 @@ def regress(
     base: Annotated[Path, typer.Argument(help="Records to compare with, e.g. docs/benchmarks/quick.jsonl.")],
     suite: Annotated[str, typer.Option(help="The suite that made them.")] = "quick",
     repeats: Annotated[int | None, typer.Option(min=1, help="Timed solves a cell.")] = None,
+    threshold: Annotated[float, typer.Option(help="Slower by this factor regresses.")] = 1.25,
 ) -> None:
     """Run a suite and compare its ratios to a peer with those of earlier records, of whatever machine."""
     from .report.regress import regress as run_and_compare
 
-    raise typer.Exit(run_and_compare(suite, base, _stdout(), repeats))
+    raise typer.Exit(run_and_compare(suite, base, _stdout(), repeats, threshold))
 
 
 @app.command()

@@ -15,7 +15,6 @@ import h5py
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +25,7 @@ from nsolve.gallery.families import FAMILIES, AbstractFamily
 
 from .columns.nsolve import solvers
 from .engine.environment import version
+from .engine.run import progress_of
 from .engine.spec import OWN, Spec, check_name, check_part, parse, parse_part
 from .report.format import scientific
 
@@ -152,14 +152,7 @@ def _chains(request: Request, family: AbstractFamily, spec: Spec) -> Chains:
 def _fill(file: sample_file.SampleFile, request: Request, chains: Chains, stderr: Console) -> float:
     """Solves what is missing, chunk by chunk; returns the seconds that it took."""
     start, names = time.perf_counter(), np.array(REASONS)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=stderr,
-        transient=True,
-    ) as progress:
+    with progress_of(stderr) as progress:
         done = file.num_complete
         bar = progress.add_task(request.family, total=max(request.count, done), completed=done)
         while done < request.count:

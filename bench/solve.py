@@ -23,10 +23,10 @@ from .engine.measure import clock
 from .engine.record import error as error_of
 from .engine.record import write_whole
 from .engine.spec import OWN, Part, Spec, parse
-from .engine.work import Answer, Cell, Missing, Run, Settings, Task
+from .engine.work import SLACK, Answer, Cell, Missing, Run, Settings, Task
 from .report import usual
 from .report.format import scientific, seconds
-from .report.frame import RESIDUAL_SLACK, frame
+from .report.frame import frame
 from .work.linear import WORK, System, csr, random_rhs, true_residual
 
 DEFAULT_MAX_STEPS = 10_000
@@ -118,7 +118,7 @@ class Job:
     @property
     def unsolved(self) -> np.ndarray:
         """The columns that do not meet the tolerance."""
-        return np.flatnonzero(~(self.residuals <= self.rtol * (1 + RESIDUAL_SLACK)))
+        return np.flatnonzero(~(self.residuals <= self.rtol * (1 + SLACK)))
 
     def work(self, attempts: Iterator[Attempt]) -> None:
         """Try one after the other on what is still unsolved."""

@@ -16,15 +16,12 @@ from jaxtyping import PyTree
 
 from ._reasons import CODES, REASONS
 
-#: The members of `lx.RESULTS` by their number, as far as this package uses them.
-_NAMES = {
-    int(jax.tree.leaves(getattr(lx.RESULTS, name))[0]): name
-    for name in ("successful", "max_steps_reached", "singular", "breakdown", "stagnation", "nonfinite_input")
-}
-#: Names of members of `lx.RESULTS`; where numbers are kept or traced, a member's is its place here.
+#: The members of `lx.RESULTS` that this package uses; where numbers are kept or traced, a member's is its
+#: place here.
 RESULTS = (
     "successful", "max_steps_reached", "singular", "breakdown", "stagnation", "conlim", "nonfinite_input",
 )  # fmt: skip
+_NAMES = {int(jax.tree.leaves(getattr(lx.RESULTS, name))[0]): name for name in RESULTS}
 
 
 @jax.tree_util.register_pytree_with_keys_class

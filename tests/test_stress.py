@@ -39,7 +39,7 @@ ROUTINE = re.compile(
     r"|from jax\.(?:numpy|scipy|lax)\S* import .*\b(?:linalg|fft)\b|from jax\.\S*(?:linalg|fft) import"
 )
 #: The one place for them; and a probe, whose references are computed one after the other.
-ALLOWED = {Path("nsolve/_dense.py"), Path("bench/work/probes.py")}
+ALLOWED = {Path("nsolve/_dense.py"), Path("bench", "work", "probes.py")}
 
 
 @pytest.mark.parametrize("package", ["nsolve", "learned", "bench"])

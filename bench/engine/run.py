@@ -52,6 +52,18 @@ def execute(
         return [done[key] for key in keys.values()]
 
 
+def progress_of(console: Console) -> Progress:
+    """A bar of what is done of how many, which disappears at the end."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+
+
 def _measure_all(
     suite: Suite,
     file: record.RecordFile | None,
@@ -60,14 +72,7 @@ def _measure_all(
     console: Console,
 ) -> None:
     reported: set[str] = set()
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    ) as progress:
+    with progress_of(console) as progress:
         bar = progress.add_task(suite.name, total=len(keys), completed=len(done))
         for cell, settings in suite.cells.items():
             if keys[cell] in done:

@@ -17,6 +17,7 @@ list), measured as the fields of `bench.engine.work.Settings` say.  One with a `
 many systems.
 """
 
+import copy
 import dataclasses
 import difflib
 import importlib.metadata
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from . import spec as specs
-from .work import DTYPES, Cell, Settings, Work, work_of
+from .work import Cell, Settings, Work, work_of
 
 ENTRY_POINTS = "nsolve.bench.suites"
 AD_HOC = "ad hoc"
@@ -40,8 +41,13 @@ _ALWAYS = ("repeats", "isolate", "kill_s", "first_call", "memory")
 
 
 class Group:
-    """A product of lists, and how its cells are measured: `Group(problem, solver, size=..., rtol=...,
-    ...)`."""
+    """A product of lists, and how its cells are measured.
+
+    * `problem`, `solver`: names with options, such as `lognormal2d[contrast=1e4]` and `cg+ic`.
+    * `size`: unknowns along an axis, or what a problem calls so; not for problems of one size.
+    * `rtol`: what is asked for, between 0 and 1.  `dtype`: float64 by default.  `seed`: of the problem.
+    * `count`: systems of a sequence, for works whose problems are sequences.
+    * `settings`: fields of `bench.engine.work.Settings`, such as `history=True`."""
 
     def __init__(
         self,
@@ -65,6 +71,13 @@ class Group:
         }
         self.count = count
         self.settings = settings
+
+    def replaced(self, *, solver: Sequence[str] | None = None, **settings: Any) -> "Group":
+        """The same with other columns, or with other settings."""
+        group = copy.copy(self)
+        group.axes = self.axes if solver is None else {**self.axes, "solver": [*solver]}
+        group.settings = {**self.settings, **settings}
+        return group
 
 
 @dataclass(frozen=True)
@@ -148,7 +161,7 @@ def _cells_of(suite: Suite) -> dict[Cell, Settings]:
 
 
 def ad_hoc(group: Group) -> Suite:
-    """The suite of one command line."""
+    """The suite of one command line; it keeps what charts of residuals need, where its work has them."""
     texts = group.axes["problem"]
     works = {}
     for text in texts:
@@ -167,9 +180,9 @@ def ad_hoc(group: Group) -> Suite:
         raise ValueError(
             f"these problems are of different kinds: {' and '.join(sorted(works))}; run them apart"
         )
-    ((_, work),) = works.items()
-    if not group.settings.get("history") or "history" not in work.settings:
-        group.settings.pop("history", None)
+    (work,) = works.values()
+    if "history" in work.settings:
+        group = group.replaced(history=True)
     return Suite(AD_HOC, work, [group], name=AD_HOC, cells=expand(group, work, "command line"))
 
 
@@ -227,13 +240,8 @@ def with_columns(suite: Suite, columns: Sequence[str]) -> Suite:
     """The suite with more columns in each of its groups."""
     cells = dict(suite.cells)
     for number, group in enumerate(suite.groups, start=1):
-        more = Group.__new__(Group)
-        more.axes, more.count, more.settings = (
-            {**group.axes, "solver": [*columns]},
-            group.count,
-            group.settings,
-        )
-        cells |= {c: s for c, s in expand(more, suite.work, f"group {number}").items() if c not in cells}
+        more = expand(group.replaced(solver=columns), suite.work, f"group {number}")
+        cells |= {cell: settings for cell, settings in more.items() if cell not in cells}
     # A column stands beside those that it is compared with.
     order = {(c.problem, c.size, c.rtol, c.dtype, c.seed): i for i, c in reversed([*enumerate(cells)])}
     place = sorted(cells, key=lambda c: order[c.problem, c.size, c.rtol, c.dtype, c.seed])
@@ -250,14 +258,14 @@ def replace_settings(suite: Suite, **settings: Any) -> Suite:
 def expand(group: Group, work: Work, where: str) -> dict[Cell, Settings]:
     """The cells of a group, every name and number of it checked."""
     settings = _settings(group, work, where)
-    axes = {name: values for name, values in group.axes.items()}
+    axes = group.axes
     for axis in ("problem", "solver"):
         if not axes[axis] or axes[axis] == [None]:
             raise ValueError(f"{where} has no {axis}")
         for value in axes[axis]:
             if not isinstance(value, str):
                 raise ValueError(f"{axis} of {where} must be text, got {value!r}")
-    _check_count(group.count, settings, work, where)
+    _check_count(group.count, work, where)
     parts = [work.parse(_path_as_problem(text)) for text in axes["problem"]]
     columns = [specs.parse(text) for text in axes["solver"]]
     for column in columns:
@@ -270,7 +278,7 @@ def expand(group: Group, work: Work, where: str) -> dict[Cell, Settings]:
             raise ValueError(f"rtol of {where} must lie between 0 and 1, got {rtol!r}")
     dtypes = ["float64"] if axes["dtype"] == [None] else axes["dtype"]
     for dtype in dtypes:
-        specs.check_name("dtype", str(dtype), work.dtypes if set(work.dtypes) <= set(DTYPES) else DTYPES)
+        specs.check_name("dtype", str(dtype), work.dtypes)
     for axis, least in (("size", work.least_size), ("seed", 0)):
         for value in axes[axis]:
             if value is not None and (type(value) is not int or value < least):
@@ -317,14 +325,13 @@ def _settings(group: Group, work: Work, where: str) -> Settings:
     return settings
 
 
-def _check_count(count: int | None, settings: Settings, work: Work, where: str) -> None:
+def _check_count(count: int | None, work: Work, where: str) -> None:
     if not work.counted:
         if count is not None:
             raise ValueError(f"{where}: {work.name} problems are single ones; leave out count")
         return
     if type(count) is not int or count < 1:
         raise ValueError(f"{where} needs a count of at least 1 system, got {count!r}")
-    del settings
 
 
 def _path_as_problem(text: str) -> str:

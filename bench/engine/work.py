@@ -7,15 +7,18 @@ are timed apart.  Nothing here knows what is solved.
 
 import abc
 import functools
+import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from .environment import version
-from .spec import Part, Spec, check_name, check_part, parse, parse_part
+from .spec import OWN, Part, Spec, check_name, check_part, parse, parse_part
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
+#: Rounding in an error itself: an error meets its tolerance up to this share of it.
+SLACK = 1e-6
 
 
 class Missing(Exception):
@@ -192,6 +195,27 @@ class Library:
             raise Missing(f"{self.distribution} is not installed ({self.install})")
 
 
+class Modules(Mapping[str, Any]):
+    """By name, an attribute of each of a package's modules, which is loaded when it is first asked for."""
+
+    def __init__(self, package: str, names: Sequence[str], attribute: str):
+        self.package, self.names, self.attribute = package, names, attribute
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.names:
+            raise KeyError(name)
+        return getattr(importlib.import_module(f"{self.package}.{name}"), self.attribute)
+
+    def __contains__(self, name: object) -> bool:  # without loading it
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 class FunctionRun(Run):
     """A column that is a plain function `(problem, **parameters) -> answer`."""
 
@@ -246,8 +270,7 @@ class Work:
       and `false_success` says that an answer claims what is not so.
     * `columns`: libraries by name, or the names of this package's own.
     * `settings`: names of `Settings` that make sense here, beside `repeats` and the process's.
-    * `has_rtol`: whether there is a tolerance.  `counted`: whether a problem is a sequence of `count`
-      systems.
+    * `counted`: whether a problem is a sequence of `count` systems.
     * `sized`: whether every cell has a size, also where the problem's function takes none: of a sampler, the
       network evaluations.
     * `build(cell)`: overrides how a problem is made of its function.
@@ -262,7 +285,6 @@ class Work:
     columns: Mapping[str, Library] | Sequence[str] = ()
     settings: Sequence[str] = ("max_steps",)
     dtypes: Sequence[str] = ("float64",)
-    has_rtol: bool = True
     counted: bool = False
     sized: bool = False
     least_size: int = 1
@@ -314,20 +336,23 @@ class Work:
         return columns.find(name, self)
 
     def library_names(self) -> list[str]:
-        return list(self.columns)
+        """The libraries that have columns here, installed packages' among them."""
+        from .. import columns
+
+        return [name for name in columns.names(self) if self.name in self.library(name).offers]
 
     def offer(self, spec: Spec) -> Offer:
         """Who runs a column; ValueError where its library has nothing for this work."""
         library = self.library(spec.peer)
         if self.name not in library.offers:
-            others = ", ".join(name for name in self.library_names())
+            others = ", ".join(self.library_names())
             raise ValueError(f"{spec}: {spec.peer} offers nothing for {self.name} problems; {others} do")
         return library.offers[self.name]
 
     def check_column(self, spec: Spec, part: Part) -> None:
         """Raise ValueError when a column names what its library has not got."""
         offer = self.offer(spec)
-        owner = "" if spec.peer == "nsolve" else f"{spec.peer} "
+        owner = "" if spec.peer == OWN else f"{spec.peer} "
         check_part(f"{owner}solver", spec.solver, offer.solvers)
         if spec.preconditioner is not None and ":" not in spec.preconditioner.name:
             if not offer.preconditioners:

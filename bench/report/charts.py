@@ -15,7 +15,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ import polars as pl
 
 from ..engine.record import write_whole
 from . import style
+from .frame import SYSTEM
 from .panel import Axis, Panel, bars, crosses, images, lines, names_of, tips, values_of, word
-from .tables import Derive, _filtered, _worded, derived
+from .tables import Derive, derived, filtered, worded
 
 __all__ = ["Axis", "Chart", "Drawn", "Panel"]
 
@@ -35,27 +36,24 @@ class Chart:
     """What to draw of which records; see the module.
 
     `needs` says in words what is missing where nothing can be drawn.  `enough`: what has to be there, by
-    default two points of one line.  `colour`: the field that lines are told apart by; `colours` are settled
-    ones. `stack`: panels below each other.  `note`: text below the title, with fields."""
+    default two points of one line.  `colour`: the field that lines are told apart by.
+    `stack`: panels below each other."""
 
     name: str
     title: str | Callable[[pl.DataFrame], str]
     panels: Sequence[Panel]
     needs: str
-    group: Sequence[str] = ("problem", "size", "dtype", "device", "seed")
+    group: Sequence[str] = SYSTEM
     where: pl.Expr | None = None
     derive: Derive | None = None
     enough: Callable[[pl.DataFrame], bool] | None = None
     colour: str = "solver"
     stack: bool = False
-    note: str | Callable[[pl.DataFrame], str] = ""
-    crosses: bool = True
-    colours: Mapping[str, str] = field(default_factory=dict)
 
     def draw(self, rows: pl.DataFrame) -> Iterator["Drawn"]:
         """A chart for each group of which enough is there."""
         if self.where is not None:
-            rows = _filtered(rows, self.where)
+            rows = filtered(rows, self.where)
         if rows.is_empty():
             return
         if self.derive is not None:
@@ -72,12 +70,11 @@ class Chart:
                 continue
             drawn = {name for frame in frames for name in frame[self.colour].to_list()}
             names = [name for name in names_of(part, self.colour) if name in drawn]
-            notes = [_worded(self.note, part), *self._notes(part, drawn)]
             yield Drawn(
                 self.name,
                 _file_name(self.name, part, group),
-                _worded(self.title, part),
-                [note for note in notes if note],
+                worded(self.title, part),
+                [*self._notes(part, drawn)],
                 *self._made(panels, frames, names),
                 part,
             )
@@ -85,7 +82,7 @@ class Chart:
     def _notes(self, rows: pl.DataFrame, drawn: set[str]) -> Iterator[str]:
         """Which columns failed and why, but for bars, which say it themselves; and which are not drawn."""
         for title, is_drawn in (("× ", True), ("not drawn: ", False)):
-            if is_drawn and not (self.crosses and self.panels[0].is_line()):
+            if is_drawn and not self.panels[0].is_line():
                 continue
             found = []
             for name in names_of(rows, self.colour):
@@ -100,7 +97,7 @@ class Chart:
         self, panels: Sequence[Panel], frames: Sequence[pl.DataFrame], names: Sequence[str]
     ) -> tuple[Any, dict]:
         """The picture, and the data that it names."""
-        colours, dashes, wide = style.styles(names, self.colours)
+        colours, dashes, wide = style.styles(names)
         key = word(self.colour)
         made, data = [], {}
         every: Any = [{key: name} for name in names]
@@ -121,7 +118,7 @@ class Chart:
                 width = alt.when(is_wide).then(alt.value(style.WIDE)).otherwise(alt.value(style.NARROW))
                 base = base.encode(opacity=faint)
                 layers = lines(base, panel, rows, {"color": colour, "strokeDash": dash, "strokeWidth": width})
-                if self.crosses and not rows["ok"].all():
+                if not rows["ok"].all():
                     layers.append(crosses(base, panel))
                     if panel.explode:  # at the end of the line
                         ends = rows.group_by("index", maintain_order=True).last()

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..engine import record
+from ..engine.work import SLACK
 from .format import NONE, count, scientific, seconds
-from .frame import CELL, RESIDUAL_SLACK, SYSTEM, frame
+from .frame import CELL, SYSTEM, frame
 
 # A cell is a record's system, request and column.
 KEYS = (*CELL, "solver")
@@ -52,11 +53,16 @@ def compare(base: str | Path, new: str | Path, threshold: float, console: Consol
     if changes.is_empty():
         console.print("[red]Nothing to compare:[/] the two files have no cell in common.")
         return 2
+    return concluded(console, changes, "cells")
+
+
+def concluded(console: Console, changes: pl.DataFrame, what: str) -> int:
+    """Say how many of what `judged` gives regressed; the exit code."""
     worse = changes.filter(pl.col("problems").list.len() > 0)
     if len(worse):
-        console.print(f"[red]{len(worse)} of {len(changes)} cells regressed.[/]")
+        console.print(f"[red]{len(worse)} of {len(changes)} {what} regressed.[/]")
         return 1
-    console.print(f"[green]No regression in {len(changes)} cells.[/]")
+    console.print(f"[green]No regression in {len(changes)} {what}.[/]")
     return 0
 
 
@@ -134,7 +140,7 @@ def _paired(row: dict[str, Any]) -> tuple[float, float] | None:
 def judged(both: pl.DataFrame, threshold: float) -> pl.DataFrame:
     """The cells with `noisy`, whether the change of time drowns, and `problems`, the reasons to call it
     worse."""
-    limit = pl.col("wanted") * (1 + RESIDUAL_SLACK)
+    limit = pl.col("wanted") * (1 + SLACK)
     misses, missed = (
         (pl.col(name) > limit).fill_null(False) for name in ("true_residual_new", "true_residual")
     )

@@ -330,7 +330,7 @@ SLOPES = Chart(
         Panel(
             "points",
             Axis("counts", "steps", log=True),
-            Axis("errors", "error", log=True, format=".0e"),
+            Axis("errors", "error", log=True),
             explode=("counts", "errors"),
             width=560,
             height=560,

@@ -20,11 +20,9 @@ import polars as pl
 
 from ..engine import spec as specs
 from ..engine.record import Record
-from ..engine.work import known_works, work_of
+from ..engine.work import SLACK, known_works, work_of
 from .format import is_number, scientific
 
-# Rounding in `||b - A x||` itself: the slack with which "meets the tolerance" is judged.
-RESIDUAL_SLACK = 1e-6
 _REASONS = {
     "max_steps_reached": "out of steps",
     "breakdown": "breakdown",
@@ -99,7 +97,7 @@ def succeeded(record: Record) -> bool:
     if rtol is None or specs.parse(record["solver"]).solver.name == "product":
         return "true_residual" not in record.get("nonfinite", ())
     rounding = record.get("rounding") or 0.0  # of potentials of transport problems
-    return residual is not None and residual <= rtol * (1 + RESIDUAL_SLACK) + rounding
+    return residual is not None and residual <= rtol * (1 + SLACK) + rounding
 
 
 def reason(record: Record) -> str:

@@ -33,7 +33,6 @@ class Axis:
     reverse: bool = False
     nominal: bool = False
     zero: bool = False
-    format: str = ""
 
     def of(self, rows: pl.DataFrame) -> "Axis":
         """The same with `log` decided."""
@@ -57,7 +56,7 @@ class Axis:
             kinds: Any = "symlog" if self.zero else "log"
             scale = alt.Scale(type=kinds, domain=domain, nice=False, reverse=self.reverse)
         else:
-            axis = alt.Axis(tickCount=4 if bars else 6, format=self.format or alt.Undefined)
+            axis = alt.Axis(tickCount=4 if bars else 6)
             given = {} if limits is None else {"domain": list(limits), "nice": not bars and limits is None}
             scale = alt.Scale(type="linear", reverse=self.reverse, zero=bars, **given)
         return kind(f"{name}:Q", title=self.title, scale=scale, axis=axis)
@@ -68,11 +67,10 @@ class Panel:
     """One frame: `mark` is `line`, `points` (a line with its points), `bar` or `image` (whose `y` names rows
     and `url` its pictures).
 
-    `order`: the field along which a line runs, where that is not `x`.  `derive` is applied to the panel's
-    records, `after` once lists are exploded.
-    `explode`: fields that hold lists, a mark for each entry; `place` is then the entry's number.  `level`: a
-    field whose value is drawn as a dotted line, such as the tolerance.  `text`: a field written beside each
-    bar. `domain`: a function of the panel's frame that gives the limits of `y`."""
+    `order`: the field along which a line runs, where that is not `x`.  `explode`: fields that
+    hold lists, a mark for each entry; `place` is then the entry's number, and `after` is applied to them.
+    `level`: a field whose value is drawn as a dotted line, such as the tolerance.  `text`: a field written
+    beside each bar.  `domain`: a function of the panel's frame that gives the limits of `y`."""
 
     mark: str
     x: Axis
@@ -84,7 +82,6 @@ class Panel:
     text: str | None = None
     url: str | None = None
     order: str | None = None
-    derive: Derive | None = None
     after: Derive | None = None
     domain: Callable[[pl.DataFrame], tuple[float, float] | None] | None = None
 
@@ -94,8 +91,6 @@ class Panel:
 
     def frame(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, "Panel"]:
         """What is drawn, records in which both fields are numbers, and the panel with its axes decided."""
-        if self.derive is not None:
-            rows = self.derive(rows)
         if not all(isinstance(rows.schema.get(name), pl.List) for name in self.explode):
             return rows.clear(), self
         if self.explode:

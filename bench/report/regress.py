@@ -53,12 +53,7 @@ def regress(
         console.print(
             f"{len(alone)} columns have no peer there: their times are not compared", style="yellow"
         )
-    worse = changes.filter(pl.col("problems").list.len() > 0)
-    if len(worse):
-        console.print(f"[red]{len(worse)} of {len(changes)} columns regressed.[/]")
-        return 1
-    console.print(f"[green]No regression in {len(changes)} columns.[/]")
-    return 0
+    return compare.concluded(console, changes, "columns")
 
 
 def beside_peers(both: pl.DataFrame, threshold: float) -> pl.DataFrame:

@@ -8,7 +8,7 @@ lines coincide, nsolve's are the wide ones underneath.
 
 import colorsys
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..engine.spec import OWN, parse
@@ -39,14 +39,10 @@ _SHADES = (0, -0.13, 0.14, 0.26, -0.2, 0.07, 0.2)
 WIDE, NARROW = 3.8, 1.8
 FONT = 13  # pixels: read on a phone as well
 CHARACTER = 6.6  # pixels of an average one, a little too wide
-_NONE: Mapping[str, str] = {}
 
 
-def styles(
-    names: Sequence[str], given: Mapping[str, str] = _NONE
-) -> tuple[dict[str, str], dict[str, list[int]], dict[str, bool]]:
-    """Colours and dashes of columns by name, no two alike, and whose lines are wide; `given` are colours that
-    are settled."""
+def styles(names: Sequence[str]) -> tuple[dict[str, str], dict[str, list[int]], dict[str, bool]]:
+    """Colours and dashes of columns by name, no two alike, and whose lines are wide."""
     libraries = [library(name) for name in names]
     kinds = list(dict.fromkeys(libraries))
     by_library = len(kinds) > 1 and max(libraries.count(kind) for kind in kinds) <= len(DASHES)
@@ -60,7 +56,7 @@ def styles(
             dash = 0 if kind == OWN and not number else number + which
         else:
             shade, dash = PALETTE[place % len(PALETTE)], place // len(PALETTE)
-        colours[name] = given.get(name, shade)
+        colours[name] = shade
         dashes[name] = [*DASHES[dash % len(DASHES)]]
         wide[name] = by_library and kind == OWN
     return colours, dashes, wide

@@ -23,6 +23,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from .format import NONE, number, scientific, seconds
+from .frame import SYSTEM
 
 Derive = Callable[[pl.DataFrame], pl.DataFrame]
 FAILED = "✗"
@@ -86,7 +87,7 @@ class Table:
     title: str | Callable[[pl.DataFrame], str]
     values: Sequence[Value]
     name: str = ""
-    group: Sequence[str] = ("problem", "size", "dtype", "device", "seed")
+    group: Sequence[str] = SYSTEM
     rows: Sequence[str] = ("solver",)
     headings: Mapping[str, str] | None = None
     across: str | None = None
@@ -100,7 +101,7 @@ class Table:
     def render(self, rows: pl.DataFrame) -> Iterator["Rendered"]:
         """The tables of a frame, one for each group."""
         if self.where is not None:
-            rows = _filtered(rows, self.where)
+            rows = filtered(rows, self.where)
         if rows.is_empty():
             return
         if self.derive is not None:
@@ -139,12 +140,12 @@ class Table:
             last = [(verdict, verdict)] if self.verdict else []
             body.append(Row([*keys, *(found[i] for i in shown), *last], verdict == "ok"))
         return Rendered(
-            _worded(self.title, rows),
+            worded(self.title, rows),
             [*names, *(columns[i][0] for i in shown), *(["result"] if self.verdict else [])],
             [*[False] * len(names), *[True] * len(shown), *([False] if self.verdict else [])],
             [*[0] * len(names), *(columns[i][1].wide for i in shown), *([0] if self.verdict else [])],
             body,
-            _worded(self.note, rows),
+            worded(self.note, rows),
             rows,
         )
 
@@ -289,7 +290,8 @@ def derived(rows: pl.DataFrame, derive: Derive) -> pl.DataFrame:
         return rows
 
 
-def _filtered(rows: pl.DataFrame, where: pl.Expr) -> pl.DataFrame:
+def filtered(rows: pl.DataFrame, where: pl.Expr) -> pl.DataFrame:
+    """The records that meet a condition; none where no record has what it asks about."""
     try:
         return rows.filter(where)
     except pl.exceptions.ColumnNotFoundError:
@@ -327,7 +329,8 @@ def _sorted(values: list[Any], key: Callable[[Any], Any] | None) -> list[Any]:
     return sorted(values) if all(isinstance(v, int | float) for v in values) else values
 
 
-def _worded(text: str | Callable[[pl.DataFrame], str], rows: pl.DataFrame) -> str:
+def worded(text: str | Callable[[pl.DataFrame], str], rows: pl.DataFrame) -> str:
+    """A declaration's text with what it says of the records; a dash for a field that none of them has."""
     if callable(text):
         return text(rows)
     known = [name for name in rows.columns if rows[name].null_count() < len(rows)]

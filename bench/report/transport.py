@@ -4,12 +4,11 @@ import polars as pl
 
 from .charts import Axis, Chart, Panel
 from .format import mebibytes, number, scientific, seconds, times
-from .frame import common_rtol
+from .frame import SYSTEM, common_rtol
 from .tables import Table, Value
 
 # Without regularisation: the reference, not a rival.
 EXACT = pl.col("solver") == "pot:emd"
-SYSTEM = ("problem", "size", "dtype", "device", "seed")
 _OPTIONAL = ("num_sweeps", "num_newton_steps", "memory_bytes", "potential_gradient_s", "count_of_batch")
 
 
@@ -172,7 +171,7 @@ def _cloud_of(rows: pl.DataFrame) -> str:
     return f"{rows['plain'][0]}, {max(rows['unknowns'].drop_nulls()) // 2} points"
 
 
-_ERROR = Axis("true_residual", "true marginal error (L1)", log=True, format=".0e")
+_ERROR = Axis("true_residual", "true marginal error (L1)", log=True)
 _SECONDS = Axis("seconds", "seconds (median)", log=True)
 _STEPS = Axis("num_steps", "steps", log=True)
 _EPSILON = Axis("epsilon", "epsilon, of the largest cost", log=True, reverse=True)

@@ -354,7 +354,6 @@ WORK = Work(
     columns=("nsolve", "diffusers"),
     settings=(),
     dtypes=("float32", "float64"),
-    has_rtol=False,
     sized=True,
     build=_build,
     check=_check,

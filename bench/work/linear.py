@@ -25,12 +25,10 @@ from nsolve import gallery
 from nsolve.operators import StencilLinearOperator
 
 from ..engine.spec import Part, check_name
-from ..engine.work import DTYPES, Answer, Cell, Missing, Task, Work
+from ..engine.work import DTYPES, SLACK, Answer, Cell, Missing, Task, Work
 from ..report import usual
 
 SPD = frozenset({"spd", "symmetric"})
-# Rounding in `||b - A x||` itself: the slack with which "meets the tolerance" is judged.
-RESIDUAL_SLACK = 1e-6
 
 
 @dataclass(frozen=True)
@@ -261,7 +259,7 @@ def judge(system: System, answer: Answer, task: Task) -> dict[str, Any]:
         limit = 100 * float(np.finfo(system.matrix.dtype).eps)
     else:
         error = true_residual(matrix, x, rhs)
-        limit = task.rtol * (1 + RESIDUAL_SLACK)
+        limit = task.rtol * (1 + SLACK)
     row: dict[str, Any] = {"true_residual": float(error)}
     if answer.result == "successful":
         row["false_success"] = not error <= limit

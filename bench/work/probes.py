@@ -19,10 +19,10 @@ import polars as pl
 import scipy.sparse as sp
 
 from ..columns._plain import Asked, Reply
-from ..engine.work import Answer, Task, Work
+from ..engine.work import SLACK, Answer, Task, Work
 from ..report.format import scientific
 from ..report.tables import Table, Value
-from .linear import RESIDUAL_SLACK, true_residual
+from .linear import true_residual
 
 RIGHT, REFUSES, WRONG, NOT_OFFERED = "right", "refuses rightly", "wrong", "not offered"
 
@@ -100,7 +100,7 @@ def plus_and_minus() -> tuple[sp.csr_array, np.ndarray]:
 def verdict_of(rule: str, reply: Reply, matrix: Any, b: np.ndarray, rtol: float) -> Verdict:
     """One of the three rules in the module's docstring, applied to one reply."""
     residual = np.nan if reply.x is None else true_residual(matrix, reply.x, b)
-    meets = residual <= rtol * (1 + RESIDUAL_SLACK)
+    meets = residual <= rtol * (1 + SLACK)
     # Of the answer, not of the residual, which a NaN in b makes NaN whatever the answer.
     has_nan = reply.x is None or not np.all(np.isfinite(reply.x))
     refuses = reply.claim is False or (reply.claim is None and has_nan)

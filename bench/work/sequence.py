@@ -22,11 +22,10 @@ from nsolve.gallery.drifting import KINDS as DRIFTING
 from nsolve.gallery.drifting import Drifting
 from nsolve.gallery.families import AbstractFamily
 
-from ..engine.work import Answer, Cell, Task, Work
+from ..engine.work import SLACK, Answer, Cell, Task, Work
 from ..report.charts import Axis, Chart, Panel
 from ..report.format import count, number, scientific, seconds, times
 from ..report.tables import Table, Value, first
-from .linear import RESIDUAL_SLACK
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,7 @@ def judge(sequence: Sequence, answer: Answer, task: Task) -> dict[str, Any]:
     for matrix, b, x in zip(matrices, solved.systems.vectors, solved.x, strict=True):
         nnz = int(matrix.nnz)
         residuals.append(np.linalg.norm(b - matrix @ x) / (np.linalg.norm(b) or 1.0))
-    met = np.asarray(residuals) <= task.rtol * (1 + RESIDUAL_SLACK)
+    met = np.asarray(residuals) <= task.rtol * (1 + SLACK)
     claimed = np.array([result == "successful" for result in solved.results])
     failures = [result for result in solved.results if result != "successful"]
     return {

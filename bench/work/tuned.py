@@ -22,11 +22,10 @@ from jaxtyping import Array
 from nsolve._results import RESULTS
 from nsolve.gallery.tuned import HeatTrajectory, ShiftedLaplacian
 
-from ..engine.work import Answer, Cell, Task, Work
+from ..engine.work import SLACK, Answer, Cell, Task, Work
 from ..report.charts import Axis, Chart, Panel
 from ..report.format import number, percent, scientific, seconds, times
 from ..report.tables import Table, Value, has
-from .linear import RESIDUAL_SLACK
 
 
 class Trace(NamedTuple):
@@ -146,7 +145,7 @@ def judge(sequence: TunedSequence, answer: Answer, task: Task) -> dict[str, Any]
     trace, problem = tuned.trace, sequence.like.problem
     judged = residuals(problem, tuned.samples)
     failures = trace.code[trace.code != 0]
-    claimed, limit = trace.code == 0, task.rtol * (1 + RESIDUAL_SLACK)
+    claimed, limit = trace.code == 0, task.rtol * (1 + SLACK)
     every = len(trace.code) // len(judged)
     lies = claimed[every - 1 :: every] & ~(judged <= limit)
     return {
@@ -310,6 +309,17 @@ def _middle(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns((pl.col("window") * (pl.col("place") + 0.5)).alias("at"))
 
 
+def _learners(rows: pl.DataFrame) -> tuple[float, float] | None:
+    """The frame is the learners'; columns that keep their `omega` may leave it."""
+    learned = rows.filter(
+        pl.col("solver").str.contains("@") & ~pl.col("solver").str.contains(r"@(warm|extrapolated)$")
+    )
+    if learned.is_empty():
+        return None
+    low, high = min(0.0, learned["beyond"].min()), max(0.0, learned["beyond"].max())  # pyright: ignore
+    return low - 0.08 * (high - low), high + 0.15 * (high - low)
+
+
 _AT = Axis("at", "system")
 REGRET = Chart(
     "regret",
@@ -324,21 +334,16 @@ REGRET = Chart(
             Axis("beyond", "steps, summed up"),
             width=560,
             level=0.0,
-            domain=lambda rows: _learners(rows),
+            domain=_learners,
         ),
     ),
 )
 
 
-def _learners(rows: pl.DataFrame) -> tuple[float, float] | None:
-    """The frame is the learners'; columns that keep their `omega` may leave it."""
-    learned = rows.filter(
-        pl.col("solver").str.contains("@") & ~pl.col("solver").str.contains(r"@(warm|extrapolated)$")
+def _windowed(name: str, title: str, log: bool = False, height: int | None = None) -> Panel:
+    return Panel(
+        "line", _AT, Axis(name, title, log), explode=(name,), after=_middle, width=560, height=height
     )
-    if learned.is_empty():
-        return None
-    low, high = min(0.0, learned["beyond"].min()), max(0.0, learned["beyond"].max())  # pyright: ignore
-    return low - 0.08 * (high - low), high + 0.15 * (high - low)
 
 
 TUNING = Chart(
@@ -349,32 +354,9 @@ TUNING = Chart(
     derive=_first_seed,
     stack=True,
     panels=(
-        Panel(
-            "line",
-            _AT,
-            Axis("window_steps", "iterations", log=True),
-            explode=("window_steps",),
-            after=_middle,
-            width=560,
-        ),
-        Panel(
-            "line",
-            _AT,
-            Axis("window_omega", "omega"),
-            explode=("window_omega",),
-            after=_middle,
-            width=560,
-            height=150,
-        ),
-        Panel(
-            "line",
-            _AT,
-            Axis("window_context", "context"),
-            explode=("window_context",),
-            after=_middle,
-            width=560,
-            height=100,
-        ),
+        _windowed("window_steps", "iterations", log=True),
+        _windowed("window_omega", "omega", height=150),
+        _windowed("window_context", "context", height=100),
     ),
 )
 WORK = Work(

@@ -131,8 +131,6 @@ def test_no_two_columns_look_alike(own, others):
         colours, dashes, wide = style.styles(order)
         assert len({(colours[name], *dashes[name]) for name in names}) == len(names)
         assert not others or own > 7 or all(wide[name] == (":" not in name) for name in names)
-    kept = style.styles(names, {names[0]: "#123456"})[0]
-    assert kept[names[0]] == "#123456"
 
 
 @pytest.mark.parametrize(

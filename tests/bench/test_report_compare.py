@@ -234,6 +234,15 @@ def test_regress(tmp_path, console, ours, code, words):
     assert ("elsewhere" in text) == (code == 2)
 
 
+def test_regress_allows_what_it_is_told_to(tmp_path, console):
+    suite = tmp_path / "waits.py"
+    suite.write_text(SUITE)
+    base = write(tmp_path / "base.jsonl", *PEERS, then("ours", 0.01))
+    assert regress(str(suite), base, console, threshold=4.0) == 0
+    with pytest.raises(ValueError, match="threshold is 0.5"):
+        regress(str(suite), base, console, threshold=0.5)
+
+
 def test_regress_takes_any_peer_that_is_there_and_says_where_there_is_none(tmp_path, console):
     suite = tmp_path / "waits.py"
     suite.write_text(SUITE)

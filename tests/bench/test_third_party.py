@@ -8,6 +8,7 @@ from rich.console import Console
 
 import bench
 from bench import columns
+from bench import work as works
 from bench.engine import run, suite
 from bench.engine.suite import Group, ad_hoc, load
 from bench.report import frame, tables
@@ -186,7 +187,6 @@ def test_installed_packages_add_suites_and_columns(monkeypatch, sorting):
     points = [
         Point(suite.ENTRY_POINTS, "sorting", load(str(sorting))),
         Point(columns.ENTRY_POINTS, "mine", library),
-        Point(columns.ENTRY_POINTS, "broken", 3),
     ]
 
     def entry_points(group, name=None):
@@ -195,5 +195,8 @@ def test_installed_packages_add_suites_and_columns(monkeypatch, sorting):
     monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
     assert "sorting" in suite.names() and len(load("sorting").cells) == 8
     assert list(ad_hoc(Group("poisson2d", "mine:direct", size=8)).cells)[0].solver == "mine:direct"
+    known = works.WORKS
+    assert known["linear"].library_names()[-1] == "mine" and "mine" not in known["transport"].library_names()
+    points.append(Point(columns.ENTRY_POINTS, "broken", 3))
     with pytest.raises(ValueError, match="3 is no bench.Library but int"):
         ad_hoc(Group("poisson2d", "broken:direct", size=8))
