@@ -57,15 +57,16 @@ def blank_bridge(components: int, dimension: int, epsilon: float, dtype: str) ->
     return LightBridge(zeros[:, 0], zeros, zeros + 1, epsilon)
 
 
-def train(request: Request) -> dict[str, float]:
-    """Train as requested, or go on with the training that `request.out` holds; return the measures.
+def train(request: Request, fresh: bool = False) -> dict[str, float]:
+    """Train as requested, or go on with the training that `request.out` holds, unless `fresh`; return the
+    measures.
 
     Writes `model.eqx`, `picture.png` and `metrics.json`, beside the checkpoints and the log of `fit`.
     Raises ValueError before any work for samples or a folder that cannot be used."""
     draws = Draws(sampler(request.source), sampler(request.target), request.batch_size)
     start, training, testing, drawing, moving = jax.random.split(jax.random.key(request.seed), 5)
     bridge = _initial(request, draws, start)
-    _claim(request, draws)
+    _claim(request, draws, fresh)
     bridge = fit(
         bridge,
         lambda bridge, batch, key: bridge.loss(*batch),
@@ -137,11 +138,11 @@ def _initial(request: Request, draws: Draws, key: PRNGKeyArray) -> LightBridge:
     return LightBridge.from_samples(y, request.components, request.epsilon, key=choosing)
 
 
-def _claim(request: Request, draws: Draws) -> None:
+def _claim(request: Request, draws: Draws, fresh: bool) -> None:
     """Make the folder this run's.  A run may be made longer, so the number of steps is no part of it."""
     settings: dict[str, Any] = {k: v for k, v in asdict(request).items() if k not in ("out", "steps")}
     for name in ("source", "target"):
         points = getattr(draws, name)
         if isinstance(points, FixedPoints):
             settings[f"{name}_digest"] = points.digest
-    claim(request.out, settings)
+    claim(request.out, settings, fresh)

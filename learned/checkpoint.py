@@ -180,11 +180,16 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:120]}" if text else type(error).__name__
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Write a run's settings into its folder, or see that the run in it has the same.
+def claim(folder: Path, settings: dict[str, Any], fresh: bool = False) -> None:
+    """Write a run's settings into its folder, or see that the run in it has the same; if `fresh`, remove that
+    run first.  To be called once all else about the request is known to be right.
 
-    Raises ValueError for a folder of another run, or one that cannot be written to."""
+    Raises ValueError for a folder of another run, one that cannot be written to, and, if `fresh`, one where
+    another process is at work."""
     file = folder / "settings.json"
+    if fresh:
+        with alone_in(folder):
+            _clear(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():
@@ -202,6 +207,15 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
                 f"{folder} holds a run with {name} {there.get(name)!r}, not {settings.get(name)!r}; "
                 "choose another --out, or --fresh to start over"
             )
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left, and nothing else."""
+    for name in ("checkpoints", "checkpoints-damaged"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("settings.json", "log.jsonl", "model.eqx", "metrics.json", "picture.png"):
+        if (folder / name).is_file():
+            (folder / name).unlink()
 
 
 def save(path: str | os.PathLike, model: eqx.Module, **arguments: Any) -> None:

@@ -4,7 +4,6 @@ What was measured goes to stdout, progress and messages to stderr.  Exit codes: 
 2 a mistake in what was asked, 130 interrupted.
 """
 
-import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -75,31 +74,20 @@ def diffusion(
     _run(train, request, fresh)
 
 
-def _run(train: Callable[[Any], dict[str, float]], request: Any, fresh: bool) -> None:
+def _run(train: Callable[[Any, bool], dict[str, float]], request: Any, fresh: bool) -> None:
     """Train, and print what was measured."""
     from .checkpoint import alone_in  # orbax is slow to import
 
     try:
         # A new folder is left to `train`, which first looks at what was asked.
         with alone_in(request.out) if request.out.is_dir() else nullcontext():
-            if fresh:
-                _clear(request.out)
-            metrics = train(request)
+            metrics = train(request, fresh)
     except KeyboardInterrupt:
         print(f"interrupted; the same command (without --fresh) goes on from {request.out}", file=sys.stderr)
         raise typer.Exit(130) from None
     for name, value in metrics.items():
         print(f"{name:28} {value:.5g}")
     print(f"model, picture and metrics: {request.out}", file=sys.stderr)
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier run left in the folder, and nothing else."""
-    for name in ("checkpoints", "checkpoints-damaged"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("settings.json", "log.jsonl", "model.eqx", "metrics.json", "picture.png"):
-        if (out / name).is_file():
-            (out / name).unlink()
 
 
 def main() -> None:

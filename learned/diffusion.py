@@ -167,8 +167,9 @@ def blank_denoiser(
     return Denoiser(net, prediction, SCHEDULES[schedule])
 
 
-def train(request: Request) -> dict[str, float]:
-    """Train as requested, or go on with the training that `request.out` holds; return the measures.
+def train(request: Request, fresh: bool = False) -> dict[str, float]:
+    """Train as requested, or go on with the training that `request.out` holds, unless `fresh`; return the
+    measures.
 
     Writes `model.eqx`, `picture.png` and `metrics.json`, beside the checkpoints and the log of `fit`.
     Raises ValueError before any work for data, options or a folder that cannot be used."""
@@ -181,7 +182,7 @@ def train(request: Request) -> dict[str, float]:
     denoiser = Denoiser(net, net.prediction, schedule)
     # A run may be made longer, so the number of steps is no part of its settings.
     settings = {k: v for k, v in asdict(request).items() if k not in ("out", "steps")}
-    claim(request.out, {**settings, "digest": data.digest})
+    claim(request.out, {**settings, "digest": data.digest}, fresh)
     # EDM's time is the noise itself, nearly all of which drowns the image.
     spacing = "lam" if isinstance(schedule, EDM) else "time"
 

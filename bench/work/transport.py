@@ -17,7 +17,7 @@ from nsolve.gallery import clouds
 from nsolve.gallery import transport_reference as reference
 
 from ..engine.spec import Part, check_name, parse_part
-from ..engine.work import Answer, Cell, Missing, Task, Work
+from ..engine.work import SLACK, Answer, Cell, Missing, Task, Work
 from ..report import transport as report
 
 # Up to so many entries a cost matrix is made; above, its rows are made when needed.
@@ -28,8 +28,6 @@ MOST_EXTENDED = MOST_EXACT = 5_000_000
 COSTS = ("squared_l2", "l1")
 # Problems that come as points.
 POINTS = ("cloud",)
-# Rounding in the marginals themselves.
-SLACK = 1e-6
 
 # The Gaussians of the line and of the plane: mean and standard deviation along each axis, of both.
 _NORMALS: dict[int, tuple[clouds.Normal, clouds.Normal]] = {
@@ -234,7 +232,9 @@ def judge(problem: Problem, answer: Answer, task: Task) -> dict[str, Any]:
         success = met(row)
     if "gradient" in task.spec.mode:  # columns do not say of themselves how the solve inside ended
         errors = gradient_errors(problem, answer.value, task.cell) if answer.value.gradients else {}
-        return row | {"result": "successful" if success else "max_steps_reached"} | errors
+        finite = all(map(np.isfinite, errors.values()))
+        result = "max_steps_reached" if not success else "successful" if finite else "nonfinite_output"
+        return row | {"result": result} | errors
     if answer.result == "successful":
         row["false_success"] = not success
     exact = exact_cost(task.cell.problem, task.cell.size, task.cell.seed)

@@ -302,6 +302,19 @@ def test_derivatives_of_what_is_not_solved_are_no_success():
     assert row["result"] == "max_steps_reached" and not ok(row)
 
 
+def test_derivatives_that_are_no_numbers_are_no_success():
+    of = cell("sinkhorn@gradient", rtol=1e-3)
+    asked = Task(WORK.make(of), of, SETTINGS)
+    prepared = WORK.offer(of.spec).prepare(asked)
+    _, raw = measure.timed(prepared, 1)
+    answer = prepared.answer(raw)
+    assert WORK.judge(asked.problem, answer, asked)["result"] == "successful"
+    (in_data, in_a, in_b) = answer.value.gradients["potential"]
+    answer.value.gradients["potential"] = (in_data, in_a * np.nan, in_b)
+    row = WORK.judge(asked.problem, answer, asked)
+    assert row["result"] == "nonfinite_output" and np.isnan(row["potential_gradient_error"])
+
+
 def test_memory_of_derivatives_is_that_of_a_gradient():
     of = cell("sinkhorn[form=points]@gradient", "cloud[eta=20]", rtol=1e-3)
     given = Task(WORK.make(of), of, dataclasses.replace(SETTINGS, memory=True))

@@ -152,6 +152,26 @@ def test_mistakes_end_in_one_line(run, tmp_path):
     assert code == 1 and "diverged" in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        bridge("gaussian", "cube"),
+        bridge("none.npy", "moons"),
+        bridge("gaussian", "moons", "out", "--epsilon", 0),
+        ["diffusion", "--data", "digit", "--out", "out"],
+        ["diffusion", "--data", "digits", "--out", "out", "--schedule", "vp"],
+    ],
+)
+def test_a_mistake_in_a_fresh_request_loses_nothing(run, tmp_path, arguments):
+    names = ("model.eqx", "log.jsonl", "settings.json", "checkpoints/7/arrays")
+    for name in names:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("weeks of work")
+    code, _, err = run(*arguments, "--fresh")
+    assert code == 2, err
+    assert all((tmp_path / "out" / name).read_text() == "weeks of work" for name in names)
+
+
 MEANS = {"gaussian": (0, 0), "8-gaussians": (0, 0), "moons": (0, 0), "swiss-roll": (1 / 3, 1 / (9 * np.pi))}
 
 
