@@ -15,22 +15,21 @@ records.
 
 import dataclasses
 import functools
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import lineax as lx
 import numpy as np
 
+from ..engine import outside
 from ..engine.spec import Part, check_name
 from ..engine.work import Answer, FunctionRun, Library, Offer, Run, Task
 from ..work import NAMES
 from .nsolve import linear, solvers
+
+_module = functools.cache(outside.module)
 
 
 @functools.cache
@@ -139,24 +138,3 @@ def _called(found: Any, options: dict[str, Any], spec: str) -> Any:
         return found(**options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{spec}: {error}") from None
-
-
-@functools.cache
-def _module(name: str) -> ModuleType:
-    """The module of that name, or of that file."""
-    try:
-        if not name.endswith(".py"):
-            return importlib.import_module(name)
-        path = Path(name)
-        if not path.is_file():
-            raise ValueError(f"there is no file {name}")
-        loader = importlib.util.spec_from_file_location(f"nsolve_bench_{path.stem}", path)
-        assert loader is not None and loader.loader is not None
-        module = importlib.util.module_from_spec(loader)
-        sys.modules[module.__name__] = module  # dataclasses look their modules up
-        loader.loader.exec_module(module)
-        return module
-    except ImportError as error:
-        raise ValueError(
-            f"cannot import {name}: {error}; give a module, or a file that ends in .py"
-        ) from None

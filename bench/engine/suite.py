@@ -21,14 +21,13 @@ import copy
 import dataclasses
 import difflib
 import importlib.metadata
-import importlib.util
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import outside
 from . import spec as specs
 from .work import Cell, Settings, Work, work_of
 
@@ -109,7 +108,7 @@ def load(name: str) -> Suite:
     Raises ValueError naming the file, and line where it raised, and what is wrong in it."""
     if name.endswith(".py"):
         source: str | None = str(Path(name).resolve())
-        found = getattr(_module(Path(name)), "SUITE", None)
+        found = getattr(outside.module(name), "SUITE", None)
     else:
         specs.check_name("suite", name, names())
         if (FOLDER / f"{name}.py").exists():
@@ -127,28 +126,6 @@ def load(name: str) -> Suite:
         return dataclasses.replace(found, name=title, source=source, cells=_cells_of(found))
     except ValueError as error:
         raise ValueError(f"suite {name}: {error}") from None
-
-
-def _module(path: Path) -> Any:
-    """A user's file as a module; what it raises is told with the line in it."""
-    if not path.is_file():
-        raise ValueError(f"cannot read suite {path}: there is no such file")
-    loader = importlib.util.spec_from_file_location(path.stem, path)
-    assert loader is not None and loader.loader is not None
-    module = importlib.util.module_from_spec(loader)
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:  # as for a script, what stands beside it can be imported
-        sys.path.append(folder)
-    try:
-        loader.loader.exec_module(module)
-    except Exception as error:
-        lines = [
-            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
-        ]
-        at = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
-        where = f"{path}, line {at}" if at else str(path)
-        raise ValueError(f"suite {where}: {type(error).__name__}: {error}") from None
-    return module
 
 
 def _cells_of(suite: Suite) -> dict[Cell, Settings]:

@@ -58,7 +58,7 @@ def test_failures_are_shown_as_rows(capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["run", "quik"], "unknown suite 'quik': did you mean quick"),
-        (["run", "none.py"], "cannot read suite none.py"),
+        (["run", "none.py"], "cannot read none.py"),
         (["list", "quik"], "did you mean quick"),
         ([*ADHOC, "--rtol", "10"], "rtol of command line must lie between 0 and 1"),
         ([*ADHOC, "--solver", "cg@carried"], "have no mode @carried"),

@@ -127,10 +127,22 @@ def test_a_bad_suite_is_named(tmp_path, old, new, message):
     assert "small" in str(error.value)
 
 
+def test_a_suite_is_read_from_where_one_is(tmp_path, monkeypatch):
+    """With what stands beside it, and its faults by the line."""
+    written(tmp_path, "from beside_it import nothing\n" + SUITE)
+    (tmp_path / "beside_it.py").write_text("nothing = 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    load("small.py")
+    (tmp_path / "small.py").write_text("import bench\n\n1 / 0\n")
+    with pytest.raises(ValueError, match=r"^cannot import small\.py, line 3: ZeroDivisionError"):
+        load("small.py")
+
+
 def test_suites_that_are_not_there():
     with pytest.raises(ValueError, match="unknown suite 'quik': did you mean quick"):
         load("quik")
-    with pytest.raises(ValueError, match="cannot read suite none.py: there is no such file"):
+    with pytest.raises(ValueError, match="cannot read none.py: No such file"):
         load("none.py")
 
 

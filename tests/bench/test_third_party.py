@@ -159,14 +159,19 @@ def test_a_lie_is_seen():
     ("solver", "message"),
     [
         ("no_such_package.solvers:Mine()", "cannot import no_such_package.solvers"),
-        ("no/such/file.py:Mine()", "there is no file no/such/file.py"),
+        ("no/such/file.py:Mine()", "cannot read no/such/file.py: No such file"),
+        ("raises.py:Mine()", "cannot import raises.py, line 3: ZeroDivisionError"),
+        ("malformed.py:Mine()", "cannot import malformed.py, line 1: SyntaxError"),
         (f"{MINE}:Stepest()", "did you mean Steepest"),
         (f"{MINE}:Steepest(num_step=3)", "did you mean num_steps"),
         (f"cg+{MINE}:Diagnal()", "did you mean Diagonal"),
         (f"cg+{MINE}:Diagonal(pwer=3)", "unexpected keyword argument 'pwer'"),
     ],
 )
-def test_what_is_not_there_is_named(solver, message):
+def test_what_is_not_there_is_named(solver, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raises.py").write_text("import bench\n\n1 / 0\n")
+    (tmp_path / "malformed.py").write_text("import (\n")
     with pytest.raises(ValueError, match=message):
         ad_hoc(Group("poisson2d", solver, size=8))
 
