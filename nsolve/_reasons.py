@@ -23,8 +23,9 @@ class REASONS(eqx.Enumeration):
     Compare it with the members, as with those of `lx.RESULTS`; printed, it says what happened and what to do.
 
     `converged, max_steps, precision, flat, flat_cycle, indefinite, indefinite_preconditioner, singular, lost,
-    diverged, nonfinite_vector, nonfinite_start, nonfinite_operator, nonfinite_parameter,
-    nonfinite_preconditioner, preconditioner_failed, variable_failed, range`.
+    ill_conditioned, diverged, nonfinite_vector, nonfinite_start, nonfinite_operator, nonfinite_parameter,
+    nonfinite_preconditioner, preconditioner_failed, variable_failed, singular_matrix, not_definite,
+    factors_failed, range`.
     """
 
     converged = ""
@@ -61,6 +62,10 @@ class REASONS(eqx.Enumeration):
         "An inner product on which the method rests has vanished, and starting again did not help. Use "
         "`GMRES`, or another preconditioner."
     )
+    ill_conditioned = (
+        "The condition of the operator exceeds what this precision resolves: its columns (or rows) are "
+        "dependent, or nearly so. Use `damping`, drop or scale columns, or give a preconditioner."
+    )
     diverged = (
         "The iteration diverges: the spectral radius of the iteration is above one. Use other parameters "
         "(smaller steps, wider bounds), or a Krylov method such as `CG` or `GMRES`."
@@ -79,6 +84,17 @@ class REASONS(eqx.Enumeration):
         "The variable preconditioner, or the operator, gave NaN or infinity for a finite vector, although "
         "neither holds any: guard it against division by zero and overflow."
     )
+    singular_matrix = (
+        "The matrix is singular, as far as rounding lets one see. `nsolve.diagnose(A)` names rows and "
+        "columns; a least-squares answer comes from `LSMR`, that of a consistent system also from `GMRES`."
+    )
+    not_definite = (
+        "A pivot is not positive: the matrix is not positive definite, although it is tagged so. Use "
+        "`SparseLU`."
+    )
+    factors_failed = (
+        "The factorisation gave up: its factors need more memory than there is. Use an iterative solver."
+    )
     range = "The solution is too small or too large for its dtype: scale the system."
 
 
@@ -95,6 +111,7 @@ _RESULTS = {
     "indefinite_preconditioner": lx.RESULTS.breakdown,
     "singular": lx.RESULTS.breakdown,
     "lost": lx.RESULTS.breakdown,
+    "ill_conditioned": lx.RESULTS.conlim,
     "diverged": lx.RESULTS.breakdown,
     "nonfinite_vector": lx.RESULTS.nonfinite_input,
     "nonfinite_start": lx.RESULTS.nonfinite_input,
@@ -103,6 +120,9 @@ _RESULTS = {
     "nonfinite_preconditioner": lx.RESULTS.nonfinite_input,
     "preconditioner_failed": lx.RESULTS.breakdown,
     "variable_failed": lx.RESULTS.breakdown,
+    "singular_matrix": lx.RESULTS.singular,
+    "not_definite": lx.RESULTS.breakdown,
+    "factors_failed": lx.RESULTS.breakdown,
     "range": lx.RESULTS.breakdown,
 }
 NAMES = tuple(_RESULTS)

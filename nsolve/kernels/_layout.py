@@ -10,25 +10,38 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 
 #: The version of the interface that handlers report: major in the lower half of a word, minor in the upper.
 VERSION = 0 | 1 << 32
 
 EXTENSION = 1  # of every struct; a list of extensions, empty in calls that ask for work
 ARGUMENTS, RESULTS = 9, 14  # of the call frame
-DATA, DIMENSIONS = 3, 5  # of a buffer
+DTYPE, DATA, DIMENSIONS = 2, 3, 5  # of a buffer
 METADATA = 3  # of the metadata extension
 REPORTED_VERSION, TRAITS = 3, 4  # of the metadata
 
 _PLACES = {
     "XLA_FFI_CallFrame.extension_start": EXTENSION,
     "XLA_FFI_CallFrame.args.args": ARGUMENTS,
+    "XLA_FFI_CallFrame.args.size": ARGUMENTS - 2,
     "XLA_FFI_CallFrame.rets.rets": RESULTS,
+    "XLA_FFI_CallFrame.rets.size": RESULTS - 2,
+    "XLA_FFI_Buffer.dtype": DTYPE,
     "XLA_FFI_Buffer.data": DATA,
     "XLA_FFI_Buffer.dims": DIMENSIONS,
     "XLA_FFI_Metadata_Extension.metadata": METADATA,
     "XLA_FFI_Metadata.api_version.major_version": REPORTED_VERSION,
     "XLA_FFI_Metadata.traits": TRAITS,
+}
+#: The numbers that stand for dtypes in a buffer.
+DTYPES = {
+    "S32": (4, np.dtype(np.int32)),
+    "U32": (8, np.dtype(np.uint32)),
+    "F32": (11, np.dtype(np.float32)),
+    "F64": (12, np.dtype(np.float64)),
+    "C64": (15, np.dtype(np.complex64)),
+    "C128": (18, np.dtype(np.complex128)),
 }
 _SIZES = {"size_t": 8, "int64_t": 8, "int": 4, "int32_t": 4, "uint32_t": 4}
 
@@ -52,6 +65,9 @@ def compare(header: str) -> None:
             raise ValueError(
                 f"XLA's header puts `{path}` at byte {offset}, and the kernels look at byte {8 * place}"
             )
+    for name, (number, _) in DTYPES.items():
+        if re.search(rf"\bXLA_FFI_DataType_{name}\s*=\s*{number}\s*,", header) is None:
+            raise ValueError(f"XLA's header no longer says {number} for the dtype `{name}`")
 
 
 def _fields(header: str, struct: str) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Inexact, Int
 
 from .._vectors import take
@@ -174,8 +175,10 @@ def read(entries: Entries, pattern: SparsityPattern) -> Array:
     for positions in slots:
         where[positions.reshape(-1)] = np.arange(start, start + positions.size)
         start += positions.size
-    flat = jnp.concatenate([block.values.reshape(-1) for block in entries.blocks])
-    return take(flat, where[:-1])
+    values = [block.values.reshape(-1) for block in entries.blocks]
+    if not any(isinstance(block, Tracer) for block in values):  # on the host: nothing to compile
+        return jnp.asarray(np.concatenate([np.asarray(block) for block in values])[where[:-1]])
+    return take(jnp.concatenate(values), where[:-1])
 
 
 def with_zero(values: Array) -> Array:

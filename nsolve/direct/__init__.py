@@ -1,0 +1,5 @@
+"""Direct solvers, and what is done to a matrix before it is factorised."""
+
+from .factors import forget as forget
+from .sparse_cholesky import SparseCholesky as SparseCholesky
+from .sparse_lu import SparseLU as SparseLU

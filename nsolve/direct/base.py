@@ -1,0 +1,229 @@
+"""What the direct solvers share: lineax's protocol, and their use as preconditioners.
+
+A concrete solver gives its fields and says which operators it admits.
+"""
+
+import abc
+import dataclasses
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+
+from .._reasons import CODES, as_reason, as_result, raise_in_words
+from .._results import Stats
+from .._upstream import solve_throws
+from .._vectors import Vector
+from ..linear.base import as_vector
+from ..operators.base import is_positive_semidefinite, require_operator
+from ..operators.convert import entries_of
+from ..operators.pattern import SparsityPattern, per_pattern
+from ..operators.sparse import SparseLinearOperator
+from ..preconditioners.base import (
+    AbstractApproximateInverse,
+    AbstractPreconditioner,
+    array_structure,
+    constant,
+)
+from .factors import Kind, Side
+from .matching import deficiency
+
+_TRANSPOSED: dict[Side, Side] = {"N": "T", "T": "N", "C": "H", "H": "C"}
+_CONJUGATED: dict[Side, Side] = {"N": "C", "C": "N", "T": "H", "H": "T"}
+
+
+class Factorisation(eqx.Module):
+    """A direct solver's state: the matrix, and the key to its factors, which the host remembers.
+
+    The factors are shared by all states of equal matrices.  Those that were used last are kept, up to an
+    eighth of the machine's memory; a state whose factors are gone makes them anew.
+    """
+
+    values: Array
+    indptr: Array
+    indices: Array
+    key: Array
+    measures: Array
+    counts: Array
+    kind: Kind = eqx.field(static=True)
+    side: Side = eqx.field(static=True)
+    pattern: SparsityPattern = eqx.field(static=True)
+    structure: PyTree[jax.ShapeDtypeStruct] = eqx.field(static=True)
+
+    @property
+    def reciprocal_condition(self) -> Array:
+        """Of the scaled matrix in the 1-norm, estimated."""
+        return self.measures[0]
+
+    @property
+    def num_entries(self) -> Array:
+        """Entries of both factors."""
+        return self.counts[1]
+
+    def transpose(self) -> "Factorisation":
+        return dataclasses.replace(self, side=_TRANSPOSED[self.side])
+
+    def conj(self) -> "Factorisation":
+        if not jnp.iscomplexobj(self.values):
+            return self
+        return dataclasses.replace(self, side=_CONJUGATED[self.side])
+
+    def solve(self, b: Array, rtol: Any) -> tuple[Array, Array, Array]:
+        """For one flat vector: solution, residual norm and backward error, reason and steps."""
+        from ..kernels import factors
+
+        rtol = jnp.broadcast_to(jnp.asarray(rtol, self.measures.dtype), (1,))
+        return factors.solve(self.kind, self.side, self.indptr, self.indices, self.values, self.key, rtol, b)
+
+
+class AbstractDirectSolver(lx.AbstractLinearSolver[Factorisation], AbstractPreconditioner):
+    """Base of the direct solvers: see `SparseLU`."""
+
+    rtol: eqx.AbstractVar[Any]
+
+    kind: eqx.AbstractClassVar[Kind]
+
+    def __check_init__(self):
+        if isinstance(self.rtol, int | float) and not 0 <= self.rtol < math.inf:
+            raise ValueError(
+                f"`{type(self).__name__}(rtol=...)` must be None, or finite and not negative, but is "
+                f"{self.rtol}."
+            )
+
+    @abc.abstractmethod
+    def check(self, operator: lx.AbstractLinearOperator) -> None:
+        """Raises where the factorisation does not apply to the (square) operator."""
+
+    def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Factorisation:
+        name = type(self).__name__
+        _check_options(name, options)
+        require_operator(operator, "operator")
+        structure = operator.in_structure()
+        if not eqx.tree_equal(structure, operator.out_structure()):
+            raise ValueError(
+                f"`{name}` solves square systems, but the operator maps {structure} to "
+                f"{operator.out_structure()}. For least squares use `LSMR`."
+            )
+        self.check(operator)
+        matrix = entries_of(constant(operator), name)
+        return _factorised(self.kind, name, matrix.pattern, matrix.values, structure)
+
+    def compute(
+        self, state: Factorisation, vector: Vector, options: dict[str, Any]
+    ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
+        name = type(self).__name__
+        _check_options(name, options)
+        flat, unravel = ravel_pytree(as_vector(vector, state.structure, "vector"))
+        value, measures, counts = state.solve(flat, -1 if self.rtol is None else self.rtol)
+        code, value = counts[0], unravel(value)
+        if solve_throws():
+            largest = jnp.maximum(jnp.linalg.norm(flat), jnp.finfo(flat.dtype).tiny)
+            value = raise_in_words(name, value, code, measures[0] / largest)
+        stats = {
+            "num_steps": counts[1],
+            "residual_norm": measures[0],
+            "backward_error": measures[1],
+            "reciprocal_condition": state.reciprocal_condition,
+            "num_factor_entries": state.num_entries,
+            "reason": as_reason(code),
+        }
+        return value, as_result(code), Stats(stats)
+
+    def transpose(
+        self, state: Factorisation, options: dict[str, Any]
+    ) -> tuple[Factorisation, dict[str, Any]]:
+        return state.transpose(), {}
+
+    def conj(self, state: Factorisation, options: dict[str, Any]) -> tuple[Factorisation, dict[str, Any]]:
+        return state.conj(), {}
+
+    def assume_full_rank(self) -> bool:
+        return True
+
+    def build(self, operator: lx.AbstractLinearOperator) -> "DirectInverse":
+        structure = array_structure(operator, type(self).__name__)
+        state = self.init(operator, {})
+        definite = (
+            frozenset([lx.positive_semidefinite_tag]) if is_positive_semidefinite(operator) else frozenset()
+        )
+        return DirectInverse(state, self, structure, definite)
+
+
+class DirectInverse(AbstractApproximateInverse):
+    """`A^-1` by a factorisation, as a preconditioner: one pair of triangular solves, without refinement.
+
+    A matrix that is singular gives NaN, and the solve reports it."""
+
+    state: Factorisation
+    constructor: AbstractDirectSolver
+    structure: jax.ShapeDtypeStruct = eqx.field(static=True)
+    tags: frozenset[object] = eqx.field(static=True)
+
+    def mv(self, vector: Array) -> Array:
+        state = self.state
+        matrix = SparseLinearOperator(state.values, state.pattern)
+        product = {"N": matrix, "T": matrix.T, "C": lx.conj(matrix), "H": lx.conj(matrix).T}[state.side]
+
+        def solve(state: Factorisation, b: Array) -> Array:
+            value, _, counts = state.solve(b, jnp.inf)
+            return jnp.where(counts[0] == CODES["converged"], value, jnp.nan)
+
+        flat = jax.lax.custom_linear_solve(
+            product.mv,
+            vector.reshape(-1).astype(state.values.dtype),
+            solve=lambda _, b: solve(state, b),
+            transpose_solve=lambda _, b: solve(state.transpose(), b),
+        )
+        return flat.reshape(vector.shape)
+
+    def refresh(self, operator: lx.AbstractLinearOperator) -> "DirectInverse":
+        return self.constructor.build(constant(operator))
+
+    def transpose(self) -> "DirectInverse":
+        return DirectInverse(self.state.transpose(), self.constructor, self.structure, self.tags)
+
+    def conj(self) -> "DirectInverse":
+        return DirectInverse(self.state.conj(), self.constructor, self.structure, self.tags)
+
+    def __repr__(self) -> str:
+        entries = self.state.num_entries
+        known = "" if isinstance(entries, Tracer) else f"; factors with {int(entries)} entries"
+        return f"{type(self.constructor).__name__} as preconditioner ({self.in_size()} unknowns{known})"
+
+
+def _check_options(name: str, options: dict[str, Any]) -> None:
+    if options:
+        raise ValueError(f"`options` of `{name}` must be empty, but has the keys {sorted(options)}.")
+
+
+def _factorised(
+    kind: Kind, name: str, pattern: SparsityPattern, values: Array, structure: PyTree
+) -> Factorisation:
+    from ..kernels import factors
+
+    if pattern.indptr.dtype != np.int32:
+        raise ValueError(f"`{name}` can number at most 2^31 - 2 entries, but the matrix has {pattern.nnz}.")
+    deficient = _deficiency(pattern)
+    if deficient:
+        raise ValueError(f"`{name}`: the matrix is singular whatever the values of its entries: {deficient}.")
+    indptr, indices = jnp.asarray(pattern.indptr), jnp.asarray(pattern.indices)
+    measures, counts, key = factors.factorise(kind, indptr, indices, values)
+    return Factorisation(values, indptr, indices, key, measures, counts, kind, "N", pattern, structure)
+
+
+@per_pattern
+def _deficiency(pattern: SparsityPattern) -> str:
+    """The rows and columns that make any matrix with this pattern singular, in words; else nothing."""
+    import scipy.sparse as sp  # slow to import
+
+    if (pattern.diagonal_positions < pattern.nnz).all():
+        return ""
+    ones = sp.csr_array((np.ones(pattern.nnz, np.int8), pattern.indices, pattern.indptr), shape=pattern.shape)
+    return str(deficiency(ones))

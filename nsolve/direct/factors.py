@@ -1,0 +1,323 @@
+"""Factorisations on the host: how a matrix is scaled, ordered and factorised, and a system solved with it.
+
+SciPy's SuperLU does the elimination.  What is added here: scaling by powers of two, the choice of an order,
+a second attempt with the largest entries permuted to the diagonal, refinement of each solution with residuals
+in double precision, an estimate of the condition, and a memory of factors.
+
+Factors are remembered by the *content* of their matrix.  A state that holds the matrix and its fingerprint
+can then be passed through `jit`, `vmap`, `scan` and transposition as arrays: whoever solves with it finds the
+factors, and makes them anew where they have been forgotten since.
+
+Li (2005), doi:10.1145/1089014.1089017 (SuperLU); Higham, *Accuracy and Stability of Numerical Algorithms*,
+2nd ed. (2002), algorithms 15.1 (condition) and 12.1 (refinement), doi:10.1137/1.9780898718027.
+"""
+
+import hashlib
+import math
+import os
+import threading
+from collections import OrderedDict
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from .._reasons import CODES
+from .equilibrate import Scaling, equilibrate, rounded
+from .matching import maximum_product, structural_rank
+
+Kind = Literal["lu", "cholesky"]
+Side = Literal["N", "T", "C", "H"]  # A x = b, with A as it is, transposed, conjugated, both
+
+#: A factorisation without pivoting keeps a diagonal entry this small beside the largest of its column.
+_THRESHOLD = 0.01
+#: Patterns with this share of entries whose mirror image is stored are ordered as symmetric ones.
+_SYMMETRIC = 0.7
+#: Bytes of remembered factors, as a share of the machine's memory.
+_SHARE = 1 / 8
+_MAX_REFINEMENTS = 10
+#: A backward error of so many units of rounding is a stable solver's.
+_STABLE = 32
+_SINGULAR = CODES["singular_matrix"], CODES["not_definite"]
+
+
+class Quality(NamedTuple):
+    """How a factorisation went: a reason's number, the estimated reciprocal condition of the scaled matrix in
+    the 1-norm, and the entries of both factors."""
+
+    code: int
+    reciprocal_condition: float
+    entries: int
+
+
+class Factors:
+    """`P R A C Q = L U`: diagonal scalings `R, C` and permutations; `order` are rows of `A`, or None, and
+    SuperLU knows its own."""
+
+    def __init__(self, lu: Any, scaling: Scaling, order: np.ndarray | None, dtype: Any):
+        real = np.finfo(dtype).dtype
+        self._lu, self._order = lu, order
+        self._rows, self._columns = scaling.row_scale.astype(real), scaling.column_scale.astype(real)
+        self.entries = 0 if lu is None else int(lu.nnz)
+
+        #: The matrix is measured in this unit, so that no norm leaves the range, and has this Frobenius norm.
+        self.size, self.norm = 1.0, 0.0
+
+    def apply(self, b: np.ndarray, side: Side) -> np.ndarray:
+        """`op(A)^-1 b` for one vector, without refinement."""
+        if side == "C":
+            return self.apply(b.conj(), "N").conj()
+        first, last = (self._rows, self._columns) if side == "N" else (self._columns, self._rows)
+        b = first * b
+        if side == "N" and self._order is not None:
+            b = b[self._order]
+        x = self._lu.solve(b, side)
+        if side != "N" and self._order is not None:
+            there = np.empty_like(x)
+            there[self._order] = x
+            x = there
+        return last * x
+
+
+def factorise(matrix: Any, kind: Kind) -> tuple[Factors | None, Quality]:
+    """Factors of a square `scipy.sparse.csr_array`, and how it went."""
+    failed = Quality(CODES["nonfinite_operator"], 0.0, 0)
+    if not np.isfinite(matrix.data).all():
+        return None, failed
+    n = matrix.shape[0]
+    if n == 0:
+        none = np.zeros(0, np.int32)
+        return Factors(None, Scaling(none, none), None, matrix.dtype), Quality(CODES["converged"], 1.0, 0)
+    if structural_rank(matrix) < n:  # SuperLU may run out of bounds there
+        return None, Quality(CODES["singular_matrix"], 0.0, 0)
+    scaling = equilibrate(matrix, kind == "cholesky", max_steps=3)
+    scaled = scaling.apply(matrix)
+    if kind == "cholesky":
+        lu = _superlu(scaled, symmetric=True, threshold=0.0)
+        if lu is None or not (lu.U.diagonal().real > 0).all():
+            return None, Quality(CODES["not_definite"], 0.0, 0 if lu is None else int(lu.nnz))
+        return _judged(Factors(lu, scaling, None, matrix.dtype), scaled)
+    found = None
+    if _looks_symmetric(scaled):
+        found = _tried(scaled, scaling, None, symmetric=True, threshold=_THRESHOLD)
+    if found is None or found[1].code != CODES["converged"]:
+        found = _better(found, _tried(scaled, scaling, None, symmetric=False, threshold=1.0))
+    if found is None or found[1].code != CODES["converged"]:
+        found = _better(found, _matched(matrix))
+    return (None, Quality(CODES["singular_matrix"], 0.0, 0)) if found is None else found
+
+
+def _measured(factors: Factors, matrix: Any) -> Factors:
+    size = _unit(matrix.data)
+    factors.size = 1.0 if 1e-100 < size < 1e100 else size
+    factors.norm = _norm(matrix.data.astype(np.promote_types(matrix.dtype, np.float64)) / factors.size)
+    return factors
+
+
+def _tried(
+    scaled: Any, scaling: Scaling, order: np.ndarray | None, **how: Any
+) -> tuple[Factors, Quality] | None:
+    lu = _superlu(scaled, **how)
+    return None if lu is None else _judged(Factors(lu, scaling, order, scaled.dtype), scaled)
+
+
+def _better(
+    first: tuple[Factors, Quality] | None, second: tuple[Factors, Quality] | None
+) -> tuple[Factors, Quality] | None:
+    """The one with the larger reciprocal condition: the other has seen more rounding."""
+    both = [found for found in (first, second) if found is not None]
+    return max(both, key=lambda found: found[1].reciprocal_condition, default=None)
+
+
+def _matched(matrix: Any) -> tuple[Factors, Quality] | None:
+    """With the largest product of entries permuted to the diagonal, and scaled to ones there."""
+    try:
+        order, rows, columns = maximum_product(matrix)
+    except ValueError:  # structurally singular
+        return None
+    scaling = rounded(np.log2(rows), np.log2(columns))
+    scaled = scaling.apply(matrix)[order]
+    return _tried(scaled, scaling, order, symmetric=False, threshold=0.1)
+
+
+def _superlu(scaled: Any, symmetric: bool, threshold: float) -> Any:
+    """SuperLU's factors; None where it gives up, which is where a pivot is zero."""
+    import scipy.sparse.linalg as spla
+
+    order = "MMD_AT_PLUS_A" if symmetric else "COLAMD"
+    try:
+        return spla.splu(
+            scaled.tocsc(), order, threshold, options={"SymmetricMode": symmetric, "Equil": False}
+        )
+    except RuntimeError:
+        return None
+
+
+def _looks_symmetric(matrix: Any) -> bool:
+    """Whether most entries have a mirror image and the diagonal has no zeros: then it can be pivoted on."""
+    if (matrix.diagonal() == 0).any():
+        return False
+    ones = matrix.copy()
+    ones.data = np.ones(ones.nnz, np.float32)
+    dense_row = np.diff(matrix.indptr).max() > 10 * np.sqrt(matrix.shape[0]) + 16
+    return not dense_row and ones.multiply(ones.T).nnz >= _SYMMETRIC * ones.nnz
+
+
+def _judged(factors: Factors, scaled: Any) -> tuple[Factors, Quality]:
+    """With the condition of the scaled matrix, estimated from a few solves (Higham's algorithm 15.1)."""
+    norm, n = abs(scaled).sum(axis=0).max(), scaled.shape[0]
+    none = np.zeros(1, np.int32)
+    plain = Factors(factors._lu, Scaling(none, none), None, scaled.dtype)
+    with np.errstate(all="ignore"):
+        x = np.full(n, 1 / n, scaled.dtype)
+        inverse = 0.0
+        for _ in range(5):
+            y = plain.apply(x, "N")
+            size = float(abs(y).sum())
+            if not size > inverse:
+                inverse = size if not np.isfinite(size) else inverse
+                break
+            inverse = size
+            z = plain.apply(np.where(y == 0, 1, y / np.where(y == 0, 1, abs(y))).astype(y.dtype), "H")
+            place = int(np.argmax(abs(z)))
+            if abs(z[place]) <= abs(np.vdot(z, x)):
+                break
+            x = np.zeros(n, scaled.dtype)
+            x[place] = 1
+        product = float(norm) * inverse
+        reciprocal = 1 / product if product > 0 and np.isfinite(product) else 0.0
+    singular = reciprocal < np.finfo(scaled.dtype).eps
+    code = CODES["singular_matrix"] if singular else CODES["converged"]
+    return factors, Quality(code, min(reciprocal, 1.0), factors.entries)
+
+
+class Solved(NamedTuple):
+    """A solution, why its refinement ended, its steps, the norm of its residual, and its backward error
+    `||b - A x|| / (||A|| ||x|| + ||b||)`, in the Euclidean and the Frobenius norm."""
+
+    value: np.ndarray
+    code: int
+    steps: int
+    residual_norm: float
+    backward_error: float
+
+
+def solve(
+    factors: Factors | None, quality: Quality, matrix: Any, b: np.ndarray, side: Side, rtol: float
+) -> Solved:
+    """`op(A) x = b` for one vector, refined until `||b - op(A) x|| <= rtol ||b||`; with a negative `rtol`,
+    until it is as small as rounding allows."""
+    if not np.isfinite(b).all():
+        return Solved(np.full_like(b, np.nan), CODES["nonfinite_vector"], 0, np.nan, np.nan)
+    unit = _unit(b)
+    if factors is None or unit == 0:
+        # Zero solves every homogeneous system; that it is no other's solution is asked of `rtol < 0`.
+        fine = unit == 0 and (quality.code == CODES["converged"] or (rtol >= 0 and quality.code in _SINGULAR))
+        code = CODES["converged"] if fine else quality.code
+        return Solved(
+            np.zeros_like(b), code, 0, _norm(b / unit) * unit if unit else 0.0, 0.0 if unit == 0 else 1.0
+        )
+    wide, size = np.promote_types(b.dtype, np.float64), factors.size
+    product = matrix if size == 1 and matrix.dtype == wide else _divided(matrix, size, wide)
+    product = product.T if side in "TH" else product
+    product = product.conj() if side in "CH" else product
+    eps = float(np.finfo(b.dtype).eps)
+    target = b.astype(wide) / unit
+    b_norm = _norm(target)
+    with np.errstate(all="ignore"):
+        x = _applied(factors, target, b.dtype, side, size)
+        best, best_norm, error, steps = np.zeros_like(x), b_norm, 1.0, 0
+        while True:
+            residual = target - product @ x
+            r_norm = _norm(residual)
+            gained = r_norm < 0.5 * best_norm
+            if r_norm < best_norm:
+                best, best_norm = x, r_norm
+                error = r_norm / (factors.norm * _norm(x) + b_norm)
+            done = best_norm <= rtol * b_norm if rtol >= 0 else error <= eps
+            if done or not gained or steps == _MAX_REFINEMENTS:
+                break
+            steps += 1
+            x = best + _applied(factors, residual, b.dtype, side, size)
+        value = (best * (unit / size) if np.isfinite(unit / size) else best * unit / size).astype(b.dtype)
+    if rtol >= 0:
+        code = CODES["converged"] if best_norm <= rtol * b_norm else CODES["precision"]
+    else:
+        code = CODES["converged"] if error <= _STABLE * eps else CODES["precision"]
+    if quality.code != CODES["converged"] and (rtol < 0 or code != CODES["converged"]):
+        code = quality.code
+    largest = float(abs(value).max(initial=0))
+    if not np.isfinite(largest) or (largest == 0 and best.any()):
+        code = CODES["range"]
+    return Solved(value, code, steps, best_norm * unit, error)
+
+
+def _applied(factors: Factors, b: np.ndarray, dtype: Any, side: Side, size: float) -> np.ndarray:
+    """`op(A / size)^-1 b`, in double precision around factors of another."""
+    unit = _unit(b)
+    if unit == 0:
+        return np.zeros_like(b)
+    return factors.apply((b / unit).astype(dtype), side).astype(b.dtype) * size * unit
+
+
+def _divided(matrix: Any, size: float, dtype: Any) -> Any:
+    divided = matrix.astype(dtype)
+    divided.data = divided.data / size
+    return divided
+
+
+def _norm(x: np.ndarray) -> float:
+    """The Euclidean norm; for long vectors BLAS would wake up its threads."""
+    return math.sqrt(np.add.reduce(np.square(np.abs(x))))
+
+
+def _unit(x: np.ndarray) -> float:
+    """A power of two near the largest entry; zero for none."""
+    largest = float(abs(x).max(initial=0))
+    return float(np.exp2(np.floor(np.log2(largest)))) if largest > 0 else 0.0
+
+
+_lock = threading.RLock()
+_remembered: OrderedDict[bytes, tuple[Factors | None, Quality]] = OrderedDict()
+
+
+def fingerprint(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, kind: Kind) -> bytes:
+    """Sixteen bytes that stand for the matrix and what is to be made of it."""
+    digest = hashlib.blake2b(f"{kind} {values.dtype} {len(indptr)}".encode(), digest_size=16)
+    for array in (indptr, indices, values):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()
+
+
+def remembered(key: bytes, matrix: Any, kind: Kind) -> tuple[Factors | None, Quality]:
+    """The factors of a matrix: those that are remembered, or new ones."""
+    with _lock:
+        if key in _remembered:
+            _remembered.move_to_end(key)
+            return _remembered[key]
+    try:
+        factors, quality = factorise(matrix, kind)
+        found = None if factors is None else _measured(factors, matrix), quality
+    except MemoryError:
+        return None, Quality(CODES["factors_failed"], 0.0, 0)
+    with _lock:
+        _remembered[key] = found
+        while len(_remembered) > 1 and _bytes() > _SHARE * _memory():
+            _remembered.popitem(last=False)
+    return found
+
+
+def forget() -> None:
+    """Frees all remembered factors; states that need them make them anew."""
+    with _lock:
+        _remembered.clear()
+
+
+def _bytes() -> float:
+    return sum(24.0 * quality.entries for _, quality in _remembered.values())
+
+
+def _memory() -> float:
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):  # not a POSIX system
+        return 8e9
