@@ -6,13 +6,14 @@ The kinds of problems that come with it are `bench.linear`, `sequence`, `tuned`,
 
 from typing import Any
 
+from .engine.options import Option
 from .engine.suite import Group, Suite
 from .engine.work import Answer, Cell, Library, Missing, Offer, Run, Settings, Task, Work, libraries_of
 from .report.charts import Axis, Chart, Panel
 from .report.tables import Promise, Promises, Table, Value
 
 __all__ = [
-    "Answer", "Axis", "Cell", "Chart", "Group", "Library", "Missing", "Offer", "Panel", "Promise",
+    "Answer", "Axis", "Cell", "Chart", "Group", "Library", "Missing", "Offer", "Option", "Panel", "Promise",
     "Promises", "Run",
     "Settings", "Suite", "Table", "Task", "Value", "Work", "libraries_of",
 ]  # fmt: skip

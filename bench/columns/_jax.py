@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 
-from ..engine.spec import check_name
+from ..engine.options import Option
 from ..engine.work import Run, Task
 
-FORMS = ("sparse", "stencil", "bcoo", "bcsr")
+FORM = Option("bcoo", ("sparse", "stencil", "bcoo", "bcsr"))
 
 
 @contextlib.contextmanager
@@ -89,13 +89,11 @@ class JaxRun(Run):
     """A solve that is one compiled function of (matrix, right-hand side, set-up's state)."""
 
     compiles = True
-    forms: tuple[str, ...] = FORMS
-    default_form = "bcoo"
+    default_form = str(FORM.default)
 
     def __init__(self, task: Task):
         super().__init__(task)
         self.form = str(self.spec.solver.options.get("form", self.default_form))
-        check_name("form", self.form, self.forms)
         self.matrix = operator(task, self.form)
         self.rhs = vector(task, self.form)
 

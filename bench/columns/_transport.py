@@ -17,21 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..engine.measure import clock, wants_more
+from ..engine.options import Option
 from ..engine.spec import Part, Spec
 from ..engine.work import Answer, Run, Task, Timings
 from ..work.transport import POINTS, Coupling, Problem, direction
 
-FORMS = ("matrix", "points")
+FORM = Option(choices=("matrix", "points"))
 # A solve that takes longer is timed once.
 LONG_S = 1.0
 
 
 def check(spec: Spec, part: Part) -> None:
-    """ValueError for a form that there is not, of costs or at all, and for derivatives of a batch."""
-    form = spec.solver.options.get("form", "matrix")
-    if form not in FORMS:
-        raise ValueError(f"{spec}: form must be one of {', '.join(FORMS)}, got {form!r}")
-    if form == "points" and part.name not in POINTS:
+    """ValueError for points that costs have not, and for derivatives of a batch."""
+    if spec.solver.options.get("form") == "points" and part.name not in POINTS:
         raise ValueError(f"{spec}: {part.name} has no points; use form=matrix ({', '.join(POINTS)} has)")
     if spec.mode and part.name == "batch":
         raise ValueError(f"{spec}: derivatives are measured of single problems, not of a batch")
@@ -273,12 +271,3 @@ class GradientRun(Run):
 def prepare_with(column: type[JaxTransportRun]) -> Callable[[Task], Run]:
     """How a library's offer runs its column: on its own, or for derivatives."""
     return lambda task: GradientRun(column(task)) if "gradient" in task.spec.mode else column(task)
-
-
-def check_number(spec: Spec, name: str, kind: type, least: float) -> None:
-    """ValueError unless a parameter, where it is given, is a number of that kind and no less."""
-    value: Any = spec.solver.options.get(name, least)
-    admitted = (int, float) if kind is float else (int,)
-    if type(value) not in admitted or value < least:
-        words = "a number" if kind is float else "an integer"
-        raise ValueError(f"{spec}: {name} must be {words} of at least {least}, got {value!r}")

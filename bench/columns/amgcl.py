@@ -3,19 +3,20 @@
 pyamgcl is built from source (it needs a C++ compiler, Boost and pybind11), so no extra brings it.
 Stopping rule: `||r|| <= rtol ||b||` on the recurrence (right preconditioning). As for PyAMG, the
 solver is the coarsening and the accelerator stands where other columns have their preconditioner.
-`relaxation` is the smoother, one of `RELAXATIONS`; the first is AMGCL's default.
+`relaxation` is the smoother, by AMGCL's default `spai0`.
 """
 
 from typing import Any
 
 import numpy as np
 
-from ..engine.spec import Part, Spec, check_name
+from ..engine.options import Option
+from ..engine.spec import Part, Spec
 from ..engine.work import Answer, Library, Offer, Run, Task
 
-SOLVERS = {"ruge_stuben": ("relaxation",), "smoothed_aggregation": ("relaxation",)}
-RELAXATIONS = ("spai0", "gauss_seidel", "damped_jacobi", "ilu0", "chebyshev")
-ACCELERATORS = {"cg": (), "bicgstab": (), "gmres": (), "fgmres": ()}
+RELAXATION = Option(choices=("spai0", "gauss_seidel", "damped_jacobi", "ilu0", "chebyshev"))
+SOLVERS = {name: {"relaxation": RELAXATION} for name in ("ruge_stuben", "smoothed_aggregation")}
+ACCELERATORS = {"cg": {}, "bicgstab": {}, "gmres": {}, "fgmres": {}}
 
 
 class AMGCLRun(Run):
@@ -50,8 +51,6 @@ class AMGCLRun(Run):
 def _check(spec: Spec, part: Part) -> None:
     if spec.preconditioner is None:
         raise ValueError("amgcl needs an accelerator: write amgcl:smoothed_aggregation+cg")
-    relaxation = str(spec.solver.options.get("relaxation", RELAXATIONS[0]))
-    check_name(f"relaxation of {spec}", relaxation, RELAXATIONS)
 
 
 def prepare(task: Task) -> Run:

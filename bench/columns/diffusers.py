@@ -20,6 +20,7 @@ import numpy as np
 from nsolve.gallery.mixtures import denoiser
 
 from ..engine.measure import clock, wants_more
+from ..engine.options import Option
 from ..engine.spec import Part, Spec
 from ..engine.work import Answer, Library, Missing, Offer, Run, Task, Timings
 from ..work import diffusion as work
@@ -37,8 +38,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True} | _TO_TIME_0),
 }
 WITHOUT_ORDER = ("ddim", "pndm")
-ORDERS = (1, 2, 3)
-SOLVERS = {name: () if name in WITHOUT_ORDER else ("order",) for name in SCHEDULERS}
+ORDER = Option(2, (1, 2, 3))
+SOLVERS = {name: {} if name in WITHOUT_ORDER else {"order": ORDER} for name in SCHEDULERS}
 
 
 class DiffusersRun(Run):
@@ -139,7 +140,7 @@ def make(part: Part, alphas_cumprod: np.ndarray, dtype: str) -> tuple[Any, Any]:
         raise Missing(f"diffusers and PyTorch are not both installed: {LIBRARY.install} ({error})") from error
     cls, options = SCHEDULERS[part.name]
     if part.name not in WITHOUT_ORDER:
-        options = options | {"solver_order": part.options.get("order", 2)}
+        options = options | {"solver_order": part.options.get("order", ORDER.default)}
     products = np.asarray(alphas_cumprod, np.float64)
     betas = 1.0 - products / np.concatenate([[1.0], products[:-1]])
     source = importlib.import_module(getattr(diffusers, cls).__module__)
@@ -169,9 +170,6 @@ def _check(spec: Spec, part: Part) -> None:
         raise ValueError(f"{spec}: only nsolve's samplers are measured @{','.join(spec.mode)}")
     if part.name == "trained_digits":
         raise ValueError(f"{spec}: digits are drawn by nsolve's samplers alone")
-    order = spec.solver.options.get("order", 2)
-    if type(order) is not int or order not in ORDERS:
-        raise ValueError(f"{spec}: order must be one of {', '.join(map(str, ORDERS))}, got {order!r}")
 
 
 OFFER = Offer(_prepare, SOLVERS, modes=("order", "gradient"), check=_check)

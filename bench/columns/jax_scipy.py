@@ -14,16 +14,17 @@ import jax.numpy as jnp
 import jax.scipy.sparse.linalg as jspla
 import numpy as np
 
-from ..engine.work import Answer, Library, Offer, Run, Task, check_counts
+from ..engine.options import Option
+from ..engine.work import Answer, Library, Offer, Run, Task
 from . import _jax, _plain
 
 SOLVERS = {
-    "cg": ("form",),
-    "bicgstab": ("form",),
-    "gmres": ("form", "restart"),
-    "product": ("form",),
+    "cg": {"form": _jax.FORM},
+    "bicgstab": {"form": _jax.FORM},
+    "gmres": {"form": _jax.FORM, "restart": Option(least=1)},
+    "product": {"form": _jax.FORM},
 }
-PRECONDITIONERS = {"jacobi": ()}
+PRECONDITIONERS = {"jacobi": {}}
 
 
 class KrylovRun(_jax.JaxRun):
@@ -92,7 +93,7 @@ LIBRARY = Library(
     "jax.scipy",
     "jax",
     {
-        "linear": Offer(prepare, SOLVERS, PRECONDITIONERS, check=check_counts),
+        "linear": Offer(prepare, SOLVERS, PRECONDITIONERS),
         "probes": _plain.offer(_ASKED),
     },
 )

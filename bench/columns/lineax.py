@@ -17,11 +17,16 @@ import numpy as np
 
 from nsolve._results import result_name
 
-from ..engine.work import Answer, Library, Offer, Task, check_counts
+from ..engine.options import Option
+from ..engine.work import Answer, Library, Offer, Task
 from . import _jax, _plain
 
-SOLVERS = {"cg": ("form",), "bicgstab": ("form",), "gmres": ("form", "restart")}
-PRECONDITIONERS = {"jacobi": ()}
+SOLVERS = {
+    "cg": {"form": _jax.FORM},
+    "bicgstab": {"form": _jax.FORM},
+    "gmres": {"form": _jax.FORM, "restart": Option(least=1)},
+}
+PRECONDITIONERS = {"jacobi": {}}
 
 
 class LineaxRun(_jax.JaxRun):
@@ -77,7 +82,7 @@ LIBRARY = Library(
     "lineax",
     "lineax",
     {
-        "linear": Offer(prepare, SOLVERS, PRECONDITIONERS, check=check_counts, traced=True),
+        "linear": Offer(prepare, SOLVERS, PRECONDITIONERS, traced=True),
         "probes": _plain.offer(_ASKED),
     },
 )

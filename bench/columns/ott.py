@@ -11,21 +11,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..engine.spec import Part, Spec
+from ..engine.options import Option
 from ..engine.work import Answer, Library, Offer
 from ..work.transport import Coupling
 from . import _transport
 from ._jax import promoting
 
-_COMMON = ("form", "batch_size")
+_COMMON = {"form": _transport.FORM, "batch_size": Option(least=1)}
 SOLVERS = {
     "sinkhorn": _COMMON,
-    "momentum": ("value", *_COMMON),
-    "lehmann": ("start", *_COMMON),
-    "anderson": ("memory", *_COMMON),
+    "momentum": {"value": Option(least=0.0)} | _COMMON,
+    "lehmann": {"start": Option(least=0)} | _COMMON,
+    "anderson": {"memory": Option(least=1)} | _COMMON,
 }
-# Parameters that are numbers, and the least that each may be.
-_NUMBERS = (("batch_size", int, 1), ("start", int, 0), ("memory", int, 1), ("value", float, 0.0))
 OVER_RELAXED = ("momentum", "lehmann")
 
 
@@ -79,11 +77,5 @@ class OttRun(_transport.JaxTransportRun):
         return Answer(result, Coupling(f, g), counts, {"claimed_error": float(error.max())})
 
 
-def _check(spec: Spec, part: Part) -> None:
-    _transport.check(spec, part)
-    for name, kind, least in _NUMBERS:
-        _transport.check_number(spec, name, kind, least)
-
-
-OFFER = Offer(_transport.prepare_with(OttRun), SOLVERS, modes=("gradient",), check=_check)
+OFFER = Offer(_transport.prepare_with(OttRun), SOLVERS, modes=("gradient",), check=_transport.check)
 LIBRARY = Library("ott", "ott-jax", {"transport": OFFER})

@@ -21,14 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-SOLVERS = {
-    "cg": (), "minres": (), "gmres": ("restart",), "fgmres": ("restart",), "bicgstab": (),
-}  # fmt: skip
-# Our names beside PETSc's own; all parameters pass through as options of the preconditioner.
-PRECONDITIONERS = {
-    "jacobi": (), "ssor": ("omega",), "icc": ("levels",), "ilu": ("levels",),
-    "mg": ("smoother",), "gamg": (), "hypre": (), "lu": (), "cholesky": (),
-}  # fmt: skip
 REPEATS = 3
 
 
@@ -83,7 +75,19 @@ def _library():
     """The column (built in a function: the script below must not import this package)."""
     import functools
 
+    from ..engine.options import Option
     from ..engine.work import Answer, Library, Offer, Run, Timings
+
+    restart, levels = Option(least=1), Option(least=0)
+    solvers = {
+        "cg": {}, "minres": {}, "gmres": {"restart": restart}, "fgmres": {"restart": restart}, "bicgstab": {},
+    }  # fmt: skip
+    # Our names beside PETSc's own; all parameters pass through as options of the preconditioner.
+    preconditioners = {
+        "jacobi": {}, "ssor": {"omega": Option(least=0.0, most=2.0, strict=True)}, "icc": {"levels": levels},
+        "ilu": {"levels": levels}, "mg": {"smoother": Option(choices=("sor", "jacobi"))}, "gamg": {},
+        "hypre": {}, "lu": {}, "cholesky": {},
+    }  # fmt: skip
 
     class PETScRun(Run):
         """One KSP with one PC in another process, which does its own timing."""
@@ -145,7 +149,7 @@ def _library():
     return Library(
         "petsc",
         "petsc4py",
-        {"linear": Offer(prepare, SOLVERS, PRECONDITIONERS)},
+        {"linear": Offer(prepare, solvers, preconditioners)},
         install="Debian: python3-petsc4py; or set PETSC_DIR",
         find_version=functools.cache(find_version),
     )

@@ -7,7 +7,6 @@ from a callback (one more product a step: for counts, not for times).
 Preconditioners: `jacobi`, and `ilu` which is SuperLU's threshold factorisation (not ILU(0)).
 """
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,20 +15,23 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
-from ..engine.spec import Part, Spec, check_name
-from ..engine.work import Answer, Library, Offer, Run, Task, check_counts, check_option
+from ..engine.options import Option
+from ..engine.work import Answer, Library, Offer, Run, Task
 from . import _plain
 
 SOLVERS = {
-    "cg": (),
-    "minres": ("stop",),
-    "bicgstab": (),
-    "gmres": ("restart",),
-    "splu": ("ordering",),
-    "product": (),
+    "cg": {},
+    "minres": {"stop": Option(choices=("own", "norm"))},
+    "bicgstab": {},
+    "gmres": {"restart": Option(least=1)},
+    "splu": {"ordering": Option(choices=("MMD_AT_PLUS_A", "MMD_ATA", "COLAMD", "NATURAL"))},
+    "product": {},
 }
-ORDERINGS = ("NATURAL", "MMD_ATA", "MMD_AT_PLUS_A", "COLAMD")
-PRECONDITIONERS = {"jacobi": (), "ilu": ("drop_tol", "fill_factor")}
+# SuperLU would end the whole process over other numbers.
+PRECONDITIONERS = {
+    "jacobi": {},
+    "ilu": {"drop_tol": Option(least=0.0, most=1.0), "fill_factor": Option(least=1.0)},
+}
 
 
 class _Converged(Exception):
@@ -130,18 +132,6 @@ def _preconditioner(matrix: sp.csr_array, part: Any) -> spla.LinearOperator:
     return spla.LinearOperator(matrix.shape, factors.solve, dtype=matrix.dtype)
 
 
-def _check(spec: Spec, part: Part) -> None:
-    check_counts(spec, part)
-    for name, known in (("stop", ("own", "norm")), ("ordering", ORDERINGS)):
-        check_name(f"{name} of {spec}", str(spec.solver.options.get(name, known[0])), known)
-    given = {} if spec.preconditioner is None else spec.preconditioner.options
-    for name, low, high in (("drop_tol", 0.0, 1.0), ("fill_factor", 1.0, math.inf)):
-        value = given.get(name, low)
-        check_option(f"{name} of {spec}", value, low)
-        if not low <= float(value) <= high:  # SuperLU would end the whole process
-            raise ValueError(f"{name} of {spec} must lie between {low:g} and {high:g}")
-
-
 def prepare(task: Task) -> Run:
     """The run of one column."""
     kinds = {"splu": DirectRun, "product": ProductRun}
@@ -180,7 +170,7 @@ LIBRARY = Library(
     "scipy",
     "scipy",
     {
-        "linear": Offer(prepare, SOLVERS, PRECONDITIONERS, check=_check),
+        "linear": Offer(prepare, SOLVERS, PRECONDITIONERS),
         "probes": _plain.offer(_ASKED),
     },
 )

@@ -13,18 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..engine.measure import clock
+from ..engine.options import Option
 from ..engine.spec import Part, Spec
-from ..engine.work import Answer, Library, Offer, check_counts
+from ..engine.work import Answer, Library, Offer
 from ..work.sequence import Like, Sequence, Solved
 from . import _jax, _plain
 from .nsolve.sequence import MODES, SequenceRun, check_modes
 
 SOLVERS = {
-    "cg": ("form",),
-    "gmres": ("form", "restart"),
-    "gcrot": ("form", "restart", "recycle", "strategy"),
+    "cg": {"form": _jax.FORM},
+    "gmres": {"form": _jax.FORM, "restart": Option(least=1)},
+    "gcrot": {
+        "form": _jax.FORM,
+        "restart": Option(least=1),
+        "recycle": Option(least=1),
+        "strategy": Option(choices=("fifo", "harmonic")),
+    },
 }
-PRECONDITIONERS = {"jacobi": ()}
+PRECONDITIONERS = {"jacobi": {}}
 
 
 class SolvaxRun(_jax.JaxRun):
@@ -197,7 +203,7 @@ LIBRARY = Library(
     "solvax",
     "solvax",
     {
-        "linear": Offer(SolvaxRun, SOLVERS, PRECONDITIONERS, check=check_counts),
+        "linear": Offer(SolvaxRun, SOLVERS, PRECONDITIONERS),
         "probes": _plain.offer(_ASKED),
         "sequence": Offer(SolvaxSequenceRun, SOLVERS, PRECONDITIONERS, MODES, _check_sequence),
     },

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from .options import Options
+
 Value = int | float | bool | str
 OWN = "nsolve"
 
@@ -128,11 +130,15 @@ def check_name(what: str, name: str, valid: Iterable[str]) -> None:
         raise ValueError(f"unknown {what} {name!r}: {hint if valid else 'there are none'}")
 
 
-def check_part(what: str, part: Part, valid: Mapping[str, Iterable[str]]) -> None:
-    """Raise ValueError when the name or one of the parameters is not in the table."""
+def check_part(what: str, part: Part, valid: Mapping[str, Options]) -> None:
+    """Raise ValueError when the name or one of the parameters is not in the table, or a value is not admitted
+    there."""
     check_name(what, part.name, valid)
-    for key, _ in part.params:
-        check_name(f"parameter of {what} {part.name!r}", key, valid[part.name])
+    options = valid[part.name]
+    for key, value in part.params:
+        check_name(f"parameter of {what} {part.name!r}", key, options)
+        if isinstance(options, Mapping):
+            options[key].check(f"{key} of {part.name}", value)
 
 
 def _split_outside_brackets(text: str, mark: str) -> tuple[str, str | None]:

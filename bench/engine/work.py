@@ -8,12 +8,12 @@ are timed apart.  Nothing here knows what is solved.
 import abc
 import functools
 import importlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from .environment import version
+from .options import Option, Options, options_of
 from .spec import OWN, Part, Spec, check_name, check_part, parse, parse_part
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -161,15 +161,16 @@ class Run(abc.ABC):
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """What a library offers for one work: names with their parameters, and how to run them.
+    """What a library offers for one work: names with their parameters, which say what they admit where they
+    are an `Option` each, and how to run them.
 
     `modes` are what may stand after `@`; `traced`: whether its runs have an `energy()`, for
     `Settings.stages`. `check(spec, part)` raises ValueError for what names alone do not tell; `part` is the
     problem's."""
 
     prepare: Callable[[Task], Run]
-    solvers: Mapping[str, Sequence[str]]
-    preconditioners: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    solvers: Mapping[str, Options]
+    preconditioners: Mapping[str, Options] = field(default_factory=dict)
     modes: Sequence[str] = ()
     check: Callable[[Spec, Part], None] = lambda spec, part: None
     traced: bool = False
@@ -239,7 +240,7 @@ def offer_of(columns: Mapping[str, Column]) -> Offer:
     def parameters(column: Column) -> list[str]:
         if isinstance(column, type):
             return list(getattr(column, "parameters", ()))
-        return list(inspect.signature(column).parameters)[1:]
+        return list(options_of(column))[1:]
 
     def prepare(task: Task) -> Run:
         column = columns[task.spec.solver.name]
@@ -304,26 +305,24 @@ class Work:
     def call(self, text: str, **given: Any) -> Any:
         """A problem's function with its options and what it takes of `given`."""
         part = self.parse(text)
-        taken = inspect.signature(self.problems[part.name]).parameters
+        taken = options_of(self.problems[part.name])
         return self.problems[part.name](**{k: v for k, v in given.items() if k in taken}, **part.options)
 
-    def options(self, name: str) -> dict[str, Any]:
-        """The options of a problem with their defaults."""
-        parameters = inspect.signature(self.problems[name]).parameters
-        axes = ("size", "seed", "count") if self.counted else ("size", "seed")
-        return {k: p.default for k, p in parameters.items() if k not in axes}
+    def options(self, name: str) -> dict[str, Option]:
+        """The options of a problem."""
+        return options_of(
+            self.problems[name], ("size", "seed", "count") if self.counted else ("size", "seed")
+        )
 
     def is_sized(self, name: str) -> bool:
         """Whether the problem comes in sizes (a file does not)."""
-        return self.sized or "size" in inspect.signature(self.problems[name]).parameters
+        return self.sized or "size" in options_of(self.problems[name])
 
     def parse(self, text: str) -> Part:
         """A problem's name with options, checked; ValueError names what is unknown, with the nearest names,
-        or of another type than the option's default."""
+        or not what the option admits."""
         part = parse_part(text)
         check_part("problem", part, {name: self.options(name) for name in self.problems})
-        for key, value in part.params:
-            check_option(f"{key} of {part.name}", value, self.options(part.name)[key])
         self.check(part)
         return part
 
@@ -363,25 +362,6 @@ class Work:
                 raise ValueError(f"{spec}: columns of {self.name} problems have no mode @{mode}")
             check_name(f"mode of {spec}", parse_part(mode).name, offer.modes)
         offer.check(spec, part)
-
-
-def check_option(what: str, value: Any, default: Any) -> None:
-    """ValueError where a number was to be given and none was, or a truth value."""
-    if default is inspect.Parameter.empty or default is None or type(default) is type(value):
-        return
-    kinds = {bool: "true or false", int: "an integer", float: "a number", str: "a word"}
-    if type(default) is float and type(value) is int:
-        return
-    if type(default) in kinds:
-        raise ValueError(f"{what} must be {kinds[type(default)]}, got {value!r} (default {default!r})")
-
-
-def check_counts(spec: Spec, part: Part) -> None:
-    """ValueError where a parameter that counts vectors is no positive integer: an `Offer`'s check."""
-    for name in ("restart", "recycle"):
-        value = spec.solver.options.get(name, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{spec}: {name} must be an integer from 1 on, got {value!r}")
 
 
 @functools.cache

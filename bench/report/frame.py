@@ -131,7 +131,8 @@ def _row(index: int, record: Record) -> dict[str, Any]:
         row["steps_of_each"] = row.pop("steps")
     options = dict(part.options)
     if work is not None and part.name in work.problems:
-        options = work.options(part.name) | options
+        defaults = {key: option.default for key, option in work.options(part.name).items()}
+        options = defaults | options
     systems = record.get("count") or 1
 
     def each(total: Any) -> float | None:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..engine import suite as suites
+from ..engine.options import Options
 from ..engine.spec import check_name
 from ..engine.work import Work, known_works
 
@@ -75,8 +76,10 @@ def _print(console: Console, title: str, heads: Sequence[str], rows: Sequence[Se
     console.print(view)
 
 
-def _options(options: Mapping[str, Any]) -> str:
-    return ", ".join(k if v is inspect.Parameter.empty else f"{k}={v}" for k, v in options.items())
+def _options(options: Options) -> str:
+    if not isinstance(options, Mapping):
+        return ", ".join(options)
+    return ", ".join(option.shown(key) for key, option in options.items())
 
 
 def _said(function: Any) -> str:
@@ -84,5 +87,5 @@ def _said(function: Any) -> str:
     return " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split()).rstrip(".")
 
 
-def _names(named: Mapping[str, Sequence[str]]) -> str:
-    return ", ".join(f"{name}[{', '.join(keys)}]" if keys else name for name, keys in named.items())
+def _names(named: Mapping[str, Options]) -> str:
+    return ", ".join(f"{name}[{_options(keys)}]" if keys else name for name, keys in named.items())

@@ -18,7 +18,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -30,7 +30,7 @@ from nsolve import diffusion
 from nsolve.gallery import flows, mixtures
 from nsolve.gallery.mixtures import Gaussian, Mixture
 
-from ..engine.spec import Part, Spec, check_name
+from ..engine.spec import Part, Spec
 from ..engine.work import Answer, Cell, Missing, Task, Work
 from ..report import diffusion as report
 
@@ -46,7 +46,7 @@ FLOOR = 1e-13
 # Of digits: how many, how many a record keeps, and the steps of the solution that they are compared with.
 DIGITS, SHOWN, REFERENCE_STEPS = 512, 12, 200
 DIGIT_SHAPE = (8, 8, 1)
-NETWORKS = ("trivial", "convolutions")
+Network = Literal["trivial", "convolutions"]
 
 
 # --- problems ---
@@ -69,7 +69,7 @@ class Images:
     batch: int = 16
     side: int = 64
     channels: int = 3
-    network: str = "trivial"
+    network: Network = "trivial"
 
     def start(self, dtype: str) -> np.ndarray:
         shape = (self.batch, self.side, self.side, self.channels)
@@ -191,11 +191,6 @@ def _build(work: Work, cell: Cell) -> Any:
 def made(text: str) -> Any:
     """The problem of that text."""
     return WORK.call(text)
-
-
-def _check(part: Part) -> None:
-    if part.name == "images":
-        check_name("network", str(part.options.get("network", "trivial")), NETWORKS)
 
 
 # --- what is known of the answers ---
@@ -356,7 +351,6 @@ WORK = Work(
     dtypes=("float32", "float64"),
     sized=True,
     build=_build,
-    check=_check,
     tables=report.TABLES,
     charts=report.CHARTS,
     remarks=report.remarks,

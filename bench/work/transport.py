@@ -9,14 +9,15 @@ what an answer is worth, in NumPy.
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from nsolve.gallery import clouds
 from nsolve.gallery import transport_reference as reference
 
-from ..engine.spec import Part, check_name, parse_part
+from ..engine.options import Option
+from ..engine.spec import Part, parse_part
 from ..engine.work import SLACK, Answer, Cell, Missing, Task, Work
 from ..report import transport as report
 
@@ -25,7 +26,9 @@ LARGEST_MATRIX = 10_000_000
 # Up to so many entries plans are summed in extended precision, as float64 would err by as much as 1e-12
 # itself, and the exact cost without regularisation is computed.
 MOST_EXTENDED = MOST_EXACT = 5_000_000
-COSTS = ("squared_l2", "l1")
+Cost = Literal["squared_l2", "l1"]
+Eta = Annotated[float, Option(least=0.0, strict=True)]
+Number = Annotated[int, Option(least=1)]
 # Problems that come as points.
 POINTS = ("cloud",)
 
@@ -98,13 +101,13 @@ class Problem:
         return Problem("one", self.size, self.epsilon, self.a[i], self.b[i], self.matrix[i])
 
 
-def assignment(size: int, seed: int, eta: float = 100.0) -> Problem:
+def assignment(size: int, seed: int, eta: Eta = 100.0) -> Problem:
     """Random assignment: costs uniform on [0, 1], uniform weights."""
     cost, a, b = clouds.assignment(seed, size, float)
     return Problem("assignment", size, 1 / eta, a, b, cost)
 
 
-def digits(seed: int, cost: str = "squared_l2", eta: float = 100.0) -> Problem:
+def digits(seed: int, cost: Cost = "squared_l2", eta: Eta = 100.0) -> Problem:
     """Two handwritten digits on 28 x 28 pixels, with the usual background of 1 % of the largest value."""
     side = 28
     try:
@@ -114,17 +117,17 @@ def digits(seed: int, cost: str = "squared_l2", eta: float = 100.0) -> Problem:
     return Problem("digits", side * side, 1 / eta, a, b, _cost(clouds.grid_points(side, 2), cost))
 
 
-def gaussian1d(size: int, seed: int, cost: str = "squared_l2", eta: float = 100.0) -> Problem:
+def gaussian1d(size: int, seed: int, cost: Cost = "squared_l2", eta: Eta = 100.0) -> Problem:
     """Two Gaussian densities at the points of a grid on [0, 1]; closed form for squared costs."""
     return _gaussians("gaussian1d", size, cost, eta, *_NORMALS[1])
 
 
-def gaussian2d(size: int, seed: int, cost: str = "squared_l2", eta: float = 100.0) -> Problem:
+def gaussian2d(size: int, seed: int, cost: Cost = "squared_l2", eta: Eta = 100.0) -> Problem:
     """Two Gaussian densities at the points of a grid on the unit square; closed form for squared costs."""
     return _gaussians("gaussian2d", size, cost, eta, *_NORMALS[2])
 
 
-def cloud(size: int, seed: int, dim: int = 3, eta: float = 100.0) -> Problem:
+def cloud(size: int, seed: int, dim: Number = 3, eta: Eta = 100.0) -> Problem:
     """Points uniform in the unit cube against normal ones, squared Euclidean costs, uniform weights."""
     x, y, a, b = clouds.cube_and_normal(seed, size, dim, float)
     problem = Problem("cloud", size, 1 / eta, a, b, points=(x, y))
@@ -132,7 +135,7 @@ def cloud(size: int, seed: int, dim: int = 3, eta: float = 100.0) -> Problem:
     return Problem("cloud", size, 1 / eta, a, b, points=(x / largest**0.5, y / largest**0.5))
 
 
-def batch(size: int, seed: int, count: int = 64, eta: float = 100.0) -> Problem:
+def batch(size: int, seed: int, count: Number = 64, eta: Eta = 100.0) -> Problem:
     """`count` random assignments to be solved at once."""
     each = [assignment(size, count * seed + i) for i in range(count)]
     a, b, cost = (np.stack([getattr(one, name) for one in each]) for name in ("a", "b", "matrix"))
@@ -167,16 +170,6 @@ def _gaussians(
         sharp, whole = clouds.gaussian_transport(first, second, epsilon / scale)
         closed_form = scale * sharp, scale * whole
     return Problem(name, size, epsilon, a, b, _cost(points, cost), closed_form=closed_form)
-
-
-def _check(part: Part) -> None:
-    given = part.options
-    if "cost" in given:
-        check_name("cost", str(given["cost"]), COSTS)
-    for name in ("eta", "dim", "count"):
-        value: Any = given.get(name, 1)
-        if not value > 0:
-            raise ValueError(f"{name} of '{part}' must be a positive number, got {value!r}")
 
 
 def _build(work: Work, cell: Cell) -> Problem:
@@ -356,7 +349,6 @@ WORK = Work(
     columns=("nsolve", "ott", "pot"),
     settings=("max_steps", "limit_s"),
     build=_build,
-    check=_check,
     error="marginal error",
     tables=report.TABLES,
     charts=report.CHARTS,

@@ -3,8 +3,8 @@
 Both are from Khodak, Chow, Balcan & Talwalkar (2024), *Learning to relax*, arXiv:2310.02246.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -18,6 +18,8 @@ from ..operators import SparseLinearOperator
 from ._checks import choice, positive_integer, static_positive
 from ._draw import Key, generator, on_host
 
+Law = Literal["low", "high"]
+
 
 class ShiftedLaplacian:
     """`(A + c_t I) x = b_t` with the 5-point Laplacian `A` on `size` x `size` points, not scaled.
@@ -28,10 +30,10 @@ class ShiftedLaplacian:
     with each seed.
     """
 
-    LAWS = {"low": (2.0, 6.0), "high": (0.5, 1.5)}
+    LAWS: Mapping[Law, tuple[float, float]] = {"low": (2.0, 6.0), "high": (0.5, 1.5)}
     bounds = (-0.15, 0.45)
 
-    def __init__(self, size: int, law: str = "low"):
+    def __init__(self, size: int, law: Law = "low"):
         choice(law, "law", self.LAWS)
         size = positive_integer(size, "size", least=2)
         if size > 10:

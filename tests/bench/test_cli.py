@@ -28,6 +28,13 @@ def test_list_names_everything(capsys, monkeypatch):
     assert code == 0
     for name in ("poisson2d", "scipy", "jacobi", "quick", "ruge_stuben", "contrast=10000.0"):
         assert name in out
+    for options in (
+        "law=low|high",
+        "form=sparse|stencil",
+        "drop_tol (from 0 to 1)",
+        "eta=100.0 (greater than 0)",
+    ):
+        assert options in " ".join(out.replace("│", " ").split()), options
     assert "Gaussians of unlike weights" in out.replace(
         "\n", " "
     )  # each says what it is, not how it was made

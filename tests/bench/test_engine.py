@@ -109,7 +109,7 @@ def test_shipped_suites_load_and_say_what_they_are(name):
         ("scipy:cg+jacobi", "ott:sinkhorn", "ott offers nothing for linear problems"),
         ("scipy:cg+jacobi", "scipy:cg@warm", "columns of linear problems have no mode @warm"),
         ("scipy:cg+jacobi", "cg+ssor[omega=7]", r"cg\+ssor\[omega=7\]: .*between 0 and 2.*7"),
-        ("scipy:cg+jacobi", "cg[form=dense]", "form must be one of sparse, stencil, got 'dense'"),
+        ("scipy:cg+jacobi", "cg[form=dense]", "form of cg must be one of sparse, stencil, got 'dense'"),
         ("size=[4, 6]", "sizes=[4, 6]", "unknown key of group 1 'sizes': did you mean size"),
         ("size=[4, 6], ", "", "'poisson2d' of group 1 needs a size"),
         ("size=[4, 6]", "size=[4.5]", "size of group 1 must be an integer of at least 2, got 4.5"),

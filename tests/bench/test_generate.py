@@ -184,7 +184,7 @@ class TestMistakes:
             (["darcy", "--solver", "product"], "unknown solver 'product'"),
             (["darcy", "--solver", "cg[form=sparse]+multigrid"], "`Multigrid` is geometric"),
             (["darcy", "--solver", "cg[recycle=0]"], "`recycle=True` needs a solver that recycles"),
-            (["darcy", "--solver", "cg[form=bcoo]"], "form must be one of sparse, stencil, got 'bcoo'"),
+            (["darcy", "--solver", "cg[form=bcoo]"], "form of cg must be one of sparse, stencil, got 'bcoo'"),
             (["darcy", "--solver", "cg+ilu"], "positive definite preconditioner"),
             (["helmholtz", "--solver", "cg"], "CG"),
             (["darcy", "--solver", "cg@carried"], "leave out @carried"),

@@ -224,7 +224,7 @@ def test_bad_columns_are_named(column, message):
 
 def test_bad_problems_are_named():
     for text, size, message in (
-        ("shifted_laplacian[law=medium]", 10, '`law` must be one of "low", "high"'),
+        ("shifted_laplacian[law=medium]", 10, "law of shifted_laplacian must be one of low, high"),
         ("shifted_laplacian", 11, "`size` must be at most 10"),
         ("heat_trajectory", 2, "`size` must be at least 4"),
         ("heat_trajectory[dt=2]", 10, "`dt` must be below 1"),

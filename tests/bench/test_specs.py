@@ -1,8 +1,11 @@
 """The grammar of columns, problems and filters."""
 
+from typing import Annotated, Literal
+
 import pytest
 
 from bench.engine import spec as specs
+from bench.engine.options import Option, options_of
 from bench.engine.spec import Part
 from bench.work.linear import WORK
 
@@ -93,3 +96,43 @@ def test_problem_names():
         WORK.parse("poison2d")
     with pytest.raises(ValueError, match="'contrst': did you mean contrast"):
         WORK.parse("lognormal2d[contrst=2]")
+
+
+def _declared(
+    kind: Literal["near", "far"] | None,
+    rate: Annotated[float, Option(least=0.0, strict=True)],
+    free: "int | str" = 3,
+    depth: int = 2,
+    share: Annotated[float, Option(least=0.0, most=1.0)] = 0.5,
+) -> None:
+    """Options said by annotations and defaults."""
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "admitted", "refused"),
+    [
+        ("kind", "kind=near|far", ["near"], {"nearer": "one of near, far", 1: "one of near, far"}),
+        (
+            "rate",
+            "rate (greater than 0)",
+            [1, 0.5],
+            {0: "a number greater than 0", "x": "a number", True: "a number"},
+        ),
+        ("free", "free=3", [1, "x"], {}),
+        ("depth", "depth=2", [-1], {0.5: "an integer, got 0.5 \\(default 2\\)", True: "an integer"}),
+        (
+            "share",
+            "share=0.5 (from 0 to 1)",
+            [0, 1.0],
+            {1.5: "a number from 0 to 1", -1: "a number from 0 to 1"},
+        ),
+    ],
+)
+def test_an_option_is_what_its_declaration_says(name, shown, admitted, refused):
+    option = options_of(_declared)[name]
+    assert option.shown(name) == shown
+    for value in admitted:
+        option.check(name, value)
+    for value, words in refused.items():
+        with pytest.raises(ValueError, match=f"{name} must be {words}"):
+            option.check(name, value)

@@ -112,8 +112,8 @@ def test_rows_of_points_are_rows_of_the_matrix():
     ("text", "words"),
     [
         ("cloud[dims=2]", "did you mean dim"),
-        ("digits[cost=l2]", "unknown cost"),
-        ("cloud[eta=0]", "positive"),
+        ("digits[cost=l2]", "cost of digits must be one of squared_l2, l1"),
+        ("cloud[eta=0]", "eta of cloud must be a number greater than 0, got 0"),
         ("cloud[eta=small]", "a number"),
     ],
 )
@@ -431,10 +431,10 @@ def test_committed_records_are_shown():
         ({"solver": "scipy:cg"}, "scipy offers nothing for transport problems"),
         ({"solver": "pot:log@gradient"}, "no derivatives"),
         ({"solver": "pot:log+ilu"}, "no preconditioner"),
-        ({"solver": "sinkhorn[form=rows]"}, "form must be one of matrix, points, got 'rows'"),
+        ({"solver": "sinkhorn[form=rows]"}, "form of sinkhorn must be one of matrix, points, got 'rows'"),
         ({"solver": "ott:sinkhorn[form=points]"}, "assignment has no points"),
         ({"solver": "sinkhorn[relaxation=adaptve]"}, "relaxation.*adaptive"),
-        ({"solver": "ott:anderson[memory=0]"}, "memory must be an integer of at least 1, got 0"),
+        ({"solver": "ott:anderson[memory=0]"}, "memory of anderson must be an integer of at least 1, got 0"),
         ({"problem": "batch", "solver": "sinkhorn@gradient"}, "not of a batch"),
         ({"problem": "batch", "solver": "pot:log"}, "one problem at a time"),
         ({"count": 4}, "count"),

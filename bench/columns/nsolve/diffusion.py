@@ -7,7 +7,6 @@ and weights moved by gradients, and `dpm_solver_v3`.
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from nsolve.diffusion.sample import check_checkpoints
 from nsolve.gallery.mixtures import Gaussian, denoiser
 
 from ...engine.measure import clock, wants_more
+from ...engine.options import Option, options_of
 from ...engine.spec import Part, Spec
 from ...engine.work import Answer, Offer, Run, Task, Timings
 from ...work import diffusion as work
@@ -45,14 +45,15 @@ CLASSES = {
     "accelerated_ddim": "AcceleratedDDIM",
     "accelerated_ddpm": "AcceleratedDDPM",
 }
-GRIDS = ("log_snr", "uniform", "quadratic", "karras")
+GRID = Option(choices=("log_snr", "uniform", "quadratic", "karras"))
 # Of the column, not of the sampler.
-COMMON = ("grid", "checkpoints", "unroll")
+COMMON = {"grid": GRID, "checkpoints": Option(), "unroll": Option(least=1)}
 TUNED, V3 = "tuned", "dpm_solver_v3"
-FITTED = {TUNED: ("order", "num_steps", "grid"), V3: ("order", "corrector", "pseudo", *COMMON)}
-SOLVERS = {
-    name: (*inspect.signature(getattr(diffusion, cls)).parameters, *COMMON) for name, cls in CLASSES.items()
-} | FITTED
+FITTED = {
+    TUNED: {"order": Option(3), "num_steps": Option(least=1), "grid": GRID},
+    V3: options_of(diffusion.DPMSolverV3, ("statistics",)) | COMMON,
+}
+SOLVERS = {name: options_of(getattr(diffusion, cls)) | COMMON for name, cls in CLASSES.items()} | FITTED
 # Data and knots that the statistics of DPM-Solver-v3 are learned from.
 DATA, KNOTS = 512, 64
 
@@ -373,12 +374,6 @@ def _check(spec: Spec, part: Part) -> None:
         raise ValueError(
             f"{spec}: {solver.name} learns from data whose flow is known; {part.name} is for the others"
         )
-    if (name := solver.options.get("grid", "log_snr")) not in GRIDS:
-        raise ValueError(f"{spec}: grid must be one of {', '.join(GRIDS)}, got {name!r}")
-    for name in ("unroll", "num_steps") if solver.name == TUNED else ("unroll",):
-        value: Any = solver.options.get(name, 1)
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{spec}: {name} must be an integer of at least 1, got {value!r}")
     try:
         check_checkpoints(solver.options.get("checkpoints", "step"))  # pyright: ignore[reportArgumentType]
         if solver.name == TUNED:

@@ -24,8 +24,6 @@ from . import solvers
 class NsolveRun(_jax.JaxRun):
     """One solver with one preconditioner."""
 
-    forms = solvers.FORMS
-
     def __init__(self, task: Task):
         self.default_form = solvers.default_form(task.spec)
         super().__init__(task)
@@ -77,7 +75,6 @@ class NsolveRun(_jax.JaxRun):
 class ProductRun(_jax.JaxRun):
     """y = A b."""
 
-    forms = solvers.FORMS
     default_form = "sparse"
 
     def function(self, throw: bool = False) -> Callable[..., Any]:
@@ -96,5 +93,9 @@ def _check(spec: Spec, part: Part) -> None:
 
 
 OFFER = Offer(
-    _prepare, {**solvers.SOLVERS, "product": ("form",)}, solvers.PRECONDITIONERS, check=_check, traced=True
+    _prepare,
+    {**solvers.SOLVERS, "product": {"form": solvers.FORM}},
+    solvers.PRECONDITIONERS,
+    check=_check,
+    traced=True,
 )

@@ -2,13 +2,13 @@
 works."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import nsolve as ns
 
+from ...engine.options import Option, options_of
 from ...engine.spec import OWN, Part, Spec
-from ...engine.work import check_option
 
 SOLVER_CLASSES = {
     "cg": "CG",
@@ -38,22 +38,18 @@ PRECONDITIONER_CLASSES = {
     "amg": "AlgebraicMultigrid",
     "nystrom": "Nystrom",
 }
-FORMS = ("sparse", "stencil")
+FORM = Option(choices=("sparse", "stencil"))
 # Set by the benchmark for every column alike, so not parameters of a spec.
-COMMON = {"rtol", "atol", "max_steps", "preconditioner", "history"}
+COMMON = ("rtol", "atol", "max_steps", "preconditioner", "history")
 
 
-def _table(namespace: Any, classes: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    found = {}
-    for name, cls in classes.items():
-        if hasattr(namespace, cls):
-            fields = dataclasses.fields(getattr(namespace, cls))
-            found[name] = tuple(f.name for f in fields if f.init and f.name not in COMMON)
-    return found
+def _table(namespace: Any, classes: dict[str, str]) -> dict[str, dict[str, Option]]:
+    there = {name: getattr(namespace, cls) for name, cls in classes.items() if hasattr(namespace, cls)}
+    return {name: options_of(cls, COMMON) for name, cls in there.items()}
 
 
 PRECONDITIONERS = _table(ns.preconditioners, PRECONDITIONER_CLASSES)
-SOLVERS = {name: (*params, "form") for name, params in _table(ns, SOLVER_CLASSES).items()}
+SOLVERS = {name: {**options, "form": FORM} for name, options in _table(ns, SOLVER_CLASSES).items()}
 
 
 def make_solver(spec: Spec, **given: Any) -> Any:
@@ -93,29 +89,21 @@ def default_form(spec: Spec) -> str:
 
 def check(spec: Spec) -> None:
     """ValueError where the classes refuse the values of a column's parameters."""
-    form = spec.solver.options.get("form")
-    if form is not None and form not in FORMS:
-        raise ValueError(f"{spec}: form must be one of {', '.join(FORMS)}, got {form!r}")
     try:
-        if spec.solver.name in SOLVER_CLASSES:
-            _check_values(spec.solver, getattr(ns, SOLVER_CLASSES[spec.solver.name]))
+        if spec.solver.name in SOLVERS:
+            _check_words(spec.solver, SOLVERS)
             make_solver(spec, rtol=1e-8)
         if spec.preconditioner is not None:
             if ":" not in spec.preconditioner.name:
-                cls = PRECONDITIONER_CLASSES[spec.preconditioner.name]
-                _check_values(spec.preconditioner, getattr(ns.preconditioners, cls))
+                _check_words(spec.preconditioner, PRECONDITIONERS)
             make_preconditioner(spec.preconditioner)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{spec}: {error}") from None
 
 
-def _check_values(part: Part, cls: type) -> None:
-    """ValueError for a word where a number belongs, which some classes find out only at work."""
-    fields = {f.name: f.default for f in dataclasses.fields(cls)}
+def _check_words(part: Part, table: Mapping[str, Mapping[str, Option]]) -> None:
+    """ValueError for a word where a name cannot say what belongs there, such as an array."""
     for key, value in part.params:
-        if key == "form":
-            continue
-        what = f"{key} of {part.name}"
-        check_option(what, value, fields[key])
-        if fields[key] is None and isinstance(value, str):
-            raise ValueError(f"{what} cannot be said in a name; leave it out")
+        option = table[part.name][key]
+        if option.default is None and not option.choices and isinstance(value, str):
+            raise ValueError(f"{key} of {part.name} cannot be said in a name; leave it out")

@@ -5,7 +5,6 @@ Names are short forms of the classes, their fields are the parameters; `form` is
 `points`, where costs are computed from the points, tile by tile.
 """
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import numpy as np
 import nsolve as ns
 from nsolve._results import RESULTS, result_code
 
+from ...engine.options import options_of
 from ...engine.spec import Part, Spec
 from ...engine.work import Answer, Offer, Task
 from ...work.transport import Coupling
@@ -21,11 +21,11 @@ from .. import _transport
 
 CLASSES = {"sinkhorn": "Sinkhorn", "sinkhorn_newton": "SinkhornNewton"}
 # Set by the benchmark for every column alike, so not parameters of a spec.
-COMMON = {"rtol", "max_steps"}
+COMMON = ("rtol", "max_steps")
 # Counts of iterations by their names in `stats`, where a solver keeps them.
 COUNTS = ("num_steps", "num_sweeps", "num_newton_steps", "num_cg_steps")
 SOLVERS = {
-    name: (*(f.name for f in dataclasses.fields(getattr(ns.transport, cls)) if f.name not in COMMON), "form")
+    name: {**options_of(getattr(ns.transport, cls), COMMON), "form": _transport.FORM}
     for name, cls in CLASSES.items()
 }
 

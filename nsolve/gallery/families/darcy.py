@@ -4,7 +4,7 @@ In divergence form, unlike the generator that was released with the data of Wang
 that one multiplies the columns of one fixed Laplacian, which is not a discretisation of this equation.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from ...operators import StencilLinearOperator
 from .._checks import choice
 from ..fields import gaussian_random_field
 from .base import AbstractGridFamily, Parameter, field_feature
+
+Field = Literal["lognormal", "threshold"]
 
 
 class Darcy(AbstractGridFamily):
@@ -25,13 +27,13 @@ class Darcy(AbstractGridFamily):
     """
 
     size: int = eqx.field(static=True)
-    field: str = eqx.field(static=True, default="lognormal")
+    field: Field = eqx.field(static=True, default="lognormal")
     num_solves: ClassVar[int] = 1
     name: ClassVar[str] = "darcy"
     channels: ClassVar[tuple[str, ...]] = ("permeability",)
 
     def __check_init__(self):
-        choice(self.field, "field", ("lognormal", "threshold"))
+        choice(self.field, "field", get_args(Field))
 
     def sample(self, key: PRNGKeyArray) -> Parameter:
         g = gaussian_random_field(key, self.grid)
