@@ -23,6 +23,7 @@ from .operators import SparseLinearOperator as SparseLinearOperator
 from .operators import StencilLinearOperator as StencilLinearOperator
 from .operators import as_sparse as as_sparse
 from .operators import function_operator as function_operator
+from .linear import solve_many as solve_many
 from .operators import hermitian_tag as hermitian_tag
 from .operators import read_matrix_market as read_matrix_market
 from .operators import write_matrix_market as write_matrix_market

@@ -11,5 +11,7 @@ from .gcro_dr import GCRODR as GCRODR
 from .gmres import FGMRES as FGMRES
 from .gmres import GMRES as GMRES
 from .minres import MINRES as MINRES
+from .many import ManySolution as ManySolution
+from .many import solve_many as solve_many
 from .richardson import Richardson as Richardson
 from .sor import SOR as SOR
