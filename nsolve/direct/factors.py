@@ -16,6 +16,7 @@ import hashlib
 import math
 import os
 import threading
+import warnings
 from collections import OrderedDict
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +33,8 @@ Side = Literal["N", "T", "C", "H"]  # A x = b, with A as it is, transposed, conj
 _THRESHOLD = 0.01
 #: Patterns with this share of entries whose mirror image is stored are ordered as symmetric ones.
 _SYMMETRIC = 0.7
+#: From this share of entries on a matrix is factorised densely.
+_DENSE = 0.2
 #: Bytes of remembered factors, as a share of the machine's memory.
 _SHARE = 1 / 8
 _MAX_REFINEMENTS = 10
@@ -91,11 +94,14 @@ def factorise(matrix: Any, kind: Kind) -> tuple[Factors | None, Quality]:
         return None, Quality(CODES["singular_matrix"], 0.0, 0)
     scaling = equilibrate(matrix, kind == "cholesky", max_steps=3)
     scaled = scaling.apply(matrix)
+    dense = matrix.nnz > _DENSE * n * n
     if kind == "cholesky":
-        lu = _superlu(scaled, symmetric=True, threshold=0.0)
-        if lu is None or not (lu.U.diagonal().real > 0).all():
-            return None, Quality(CODES["not_definite"], 0.0, 0 if lu is None else int(lu.nnz))
+        lu = _cholesky(scaled) if dense else _superlu(scaled, symmetric=True, threshold=0.0)
+        if lu is None or not (isinstance(lu, _Dense) or (lu.U.diagonal().real > 0).all()):
+            return None, Quality(CODES["not_definite"], 0.0, 0)
         return _judged(Factors(lu, scaling, None, matrix.dtype), scaled)
+    if dense:
+        return _judged(Factors(_lu(scaled), scaling, None, matrix.dtype), scaled)
     found = None
     if _looks_symmetric(scaled):
         found = _tried(scaled, scaling, None, symmetric=True, threshold=_THRESHOLD)
@@ -104,6 +110,40 @@ def factorise(matrix: Any, kind: Kind) -> tuple[Factors | None, Quality]:
     if found is None or found[1].code != CODES["converged"]:
         found = _better(found, _matched(matrix))
     return (None, Quality(CODES["singular_matrix"], 0.0, 0)) if found is None else found
+
+
+class _Dense(NamedTuple):
+    """Factors of LAPACK, which SuperLU is no match for where there are few zeros."""
+
+    solve: Any
+    nnz: int
+
+
+def _lu(scaled: Any) -> _Dense:
+    import scipy.linalg as la
+
+    with warnings.catch_warnings():  # a zero on the diagonal is seen in the condition
+        warnings.simplefilter("ignore", la.LinAlgWarning)
+        factors = la.lu_factor(scaled.toarray(), overwrite_a=True, check_finite=False)
+    return _Dense(
+        lambda b, side: la.lu_solve(factors, b, "NTH".index(side), check_finite=False), scaled.shape[0] ** 2
+    )
+
+
+def _cholesky(scaled: Any) -> _Dense | None:
+    import scipy.linalg as la
+
+    try:
+        factors = la.cho_factor(scaled.toarray(), overwrite_a=True, check_finite=False)
+    except la.LinAlgError:
+        return None
+
+    def solve(b: np.ndarray, side: Side) -> np.ndarray:
+        b = b.conj() if side == "T" else b  # the matrix is its own adjoint
+        x = la.cho_solve(factors, b, check_finite=False)
+        return x.conj() if side == "T" else x
+
+    return _Dense(solve, scaled.shape[0] ** 2)
 
 
 def _measured(factors: Factors, matrix: Any) -> Factors:
@@ -163,11 +203,15 @@ def _looks_symmetric(matrix: Any) -> bool:
 
 
 def _judged(factors: Factors, scaled: Any) -> tuple[Factors, Quality]:
-    """With the condition of the scaled matrix, estimated from a few solves (Higham's algorithm 15.1)."""
+    """With the condition of the scaled matrix, estimated from a few solves (Higham's algorithm 15.1), and
+    whether a solution can be refined at all: pivots that grew may have cost all digits."""
     norm, n = abs(scaled).sum(axis=0).max(), scaled.shape[0]
-    none = np.zeros(1, np.int32)
+    none, eps = np.zeros(1, np.int32), np.finfo(scaled.dtype).eps
     plain = Factors(factors._lu, Scaling(none, none), None, scaled.dtype)
     with np.errstate(all="ignore"):
+        b = scaled @ np.ones(n, scaled.dtype)
+        x = plain.apply(b, "N")
+        error = abs(b - scaled @ x).max() / (norm * abs(x).max() + abs(b).max())
         x = np.full(n, 1 / n, scaled.dtype)
         inverse = 0.0
         for _ in range(5):
@@ -185,8 +229,8 @@ def _judged(factors: Factors, scaled: Any) -> tuple[Factors, Quality]:
             x[place] = 1
         product = float(norm) * inverse
         reciprocal = 1 / product if product > 0 and np.isfinite(product) else 0.0
-    singular = reciprocal < np.finfo(scaled.dtype).eps
-    code = CODES["singular_matrix"] if singular else CODES["converged"]
+    code = CODES["converged"] if error <= np.sqrt(eps) else CODES["precision"]
+    code = CODES["singular_matrix"] if reciprocal < eps else code
     return factors, Quality(code, min(reciprocal, 1.0), factors.entries)
 
 
