@@ -174,16 +174,7 @@ def solve_to_true_residual(
         x0, r0 = zeros_like(b), b
     else:
         blame = (*blame[:1], ("nonfinite_start", x0), *blame[1:])
-        given = x0
-        if unit_of_operator is not None:
-            x0 = scale(unit_of_operator, x0)
-        x0 = scale(1 / unit, x0)
-        r0 = subtract(b, product(x0))
-        # A start of which the vector's own digits cannot be told is worse than none; the solution for b = 0
-        # is known, where a recursion from x0 would reach it to rounding only.  NaN stays, and is reported.
-        near = norm(r0) * jnp.finfo(b_norm.dtype).eps <= b_norm
-        useless = (~near & all_finite(given)) | (b_norm == 0)
-        x0, r0 = where(useless, zeros_like(b), x0), where(useless, b, r0)
+        x0, r0 = start_from(x0, b, product, unit, unit_of_operator)
     norm0 = norm(r0)
     history = None
     if history_length is not None:
@@ -341,7 +332,7 @@ def solve_to_true_residual(
     x, r_norm, failed = outer.x, outer.residual_norm, code != CODES["converged"]
     if outer.best is not None:
         x, r_norm = where(failed & ~fixed, outer.best, (x, r_norm))
-    code = jax.lax.cond(failed, lambda code: _blamed(blame, code), lambda code: code, code)
+    code = jax.lax.cond(failed, lambda code: blamed(blame, code), lambda code: code, code)
     stats = {
         "num_steps": num_steps,
         "num_cycles": num_cycles,
@@ -351,6 +342,26 @@ def solve_to_true_residual(
     }
     if outer.history is not None:
         stats["residual_norms"] = outer.history * unit
+    value, code = scaled_back(x, unit, unit_of_operator, code)
+    return value, code, stats, outer.memory, r_norm / b_norm
+
+
+def start_from(
+    given: Vector, b: Vector, product: Callable[[Vector], Vector], unit: Array, unit_of_operator: Array | None
+) -> tuple[Vector, Vector]:
+    """The start in the units of the solve, and its residual; zero where it is of no use."""
+    x0 = given if unit_of_operator is None else scale(unit_of_operator, given)
+    x0 = scale(1 / unit, x0)
+    r0, b_norm = subtract(b, product(x0)), norm(b)
+    # A start of which the vector's own digits cannot be told is worse than none; the solution for b = 0
+    # is known, where a recursion from x0 would reach it to rounding only.  NaN stays, and is reported.
+    near = norm(r0) * jnp.finfo(b_norm.dtype).eps <= b_norm
+    useless = (~near & all_finite(given)) | (b_norm == 0)
+    return where(useless, zeros_like(x0), x0), where(useless, b, r0)
+
+
+def scaled_back(x: Vector, unit: Array, unit_of_operator: Array | None, code: Array) -> tuple[Vector, Array]:
+    """The solution in the units of the user; the reason's number says where those cannot hold it."""
     # A solution too small for its dtype is not the zero that it would be rounded to.
     largest = peak = largest_entry(x)
     value = scale(unit, x)
@@ -358,11 +369,10 @@ def solve_to_true_residual(
     if unit_of_operator is not None:
         value, peak = scale(1 / unit_of_operator, value), peak / unit_of_operator
     out_of_range = ((largest > 0) & (peak == 0)) | (jnp.isfinite(largest) & ~jnp.isfinite(peak))
-    code = jnp.where(out_of_range, CODES["range"], code)
-    return value, code, stats, outer.memory, r_norm / b_norm
+    return value, jnp.where(out_of_range, CODES["range"], code)
 
 
-def _blamed(blame: tuple[tuple[str, PyTree], ...], code: Array) -> Array:
+def blamed(blame: tuple[tuple[str, PyTree], ...], code: Array) -> Array:
     """The number of the first reason whose arrays hold NaN or infinity; else `code`."""
     for reason, place in reversed(blame):
         if jax.tree.leaves(place):

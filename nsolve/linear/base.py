@@ -99,21 +99,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     preconditions_residuals: ClassVar[bool] = False
 
     def __check_init__(self):
-        name = type(self).__name__
-        for field in ("rtol", "atol"):
-            value = getattr(self, field)
-            if isinstance(value, int | float) and not 0 <= value < math.inf:
-                raise ValueError(f"`{name}({field}=...)` must be finite and not negative, but is {value}.")
-        if self.max_steps is not None and (not isinstance(self.max_steps, int) or self.max_steps < 0):
-            raise ValueError(
-                f"`{name}(max_steps=...)` must be None or an integer >= 0, but is {self.max_steps!r}."
-            )
-        concrete = isinstance(self.rtol, int | float) and isinstance(self.atol, int | float)
-        if concrete and self.rtol == 0 and self.atol == 0 and self.max_steps is None:
-            raise ValueError(
-                f"`{name}(rtol=0, atol=0)` never stops: give a positive `rtol` or `atol`, or `max_steps`."
-            )
-        _check_preconditioner(self.preconditioner, f"{name}(preconditioner=...)")
+        check_fields(self)
 
     @abc.abstractmethod
     def check(self, operator: lx.AbstractLinearOperator) -> None:
@@ -139,7 +125,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     ) -> System:
         """The system with its preconditioner: the given one, or one made by the constructor."""
         name = type(self).__name__
-        self.check_options(options)
+        check_options(self, options)
         require_operator(operator, "operator")
         if not eqx.tree_equal(operator.in_structure(), operator.out_structure()):
             raise ValueError(
@@ -150,27 +136,18 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
         operator = as_one(operator)
         given = options.get("preconditioner", self.preconditioner)
         where = "options['preconditioner']" if "preconditioner" in options else f"{name}(preconditioner=...)"
-        _check_preconditioner(given, where)
+        check_preconditioner(given, where)
         preconditioner = as_preconditioner(given, operator, differentiable, self.takes_variable, where)
         if preconditioner is not None:
-            self.check_preconditioner(preconditioner, operator)
+            self.check_fit(preconditioner, operator)
         if isinstance(preconditioner, lx.AbstractLinearOperator):
             preconditioner = lx.linearise(preconditioner)
         operator = lx.linearise(operator)
-        unit = _size_of(operator) if self.squares_products else None
+        unit = size_of(operator) if self.squares_products else None
         in_options = options.get("preconditioner") is not None
         return System(operator, preconditioner, unit=unit, given=in_options)
 
-    def check_options(self, options: dict[str, Any]) -> None:
-        """Raises where a key is not known: a misspelt one would be ignored silently."""
-        unknown = set(options) - set(self.known_options)
-        if unknown:
-            raise ValueError(
-                f"`options` of `{type(self).__name__}` may have the keys {list(self.known_options)}, not "
-                f"{sorted(unknown)}."
-            )
-
-    def check_preconditioner(self, preconditioner: Any, operator: lx.AbstractLinearOperator) -> None:
+    def check_fit(self, preconditioner: Any, operator: lx.AbstractLinearOperator) -> None:
         """Raises where `M` does not fit the operator."""
         name = type(self).__name__
         if isinstance(preconditioner, AbstractVariablePreconditioner):
@@ -192,7 +169,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     def compute(
         self, state: System, vector: Vector, options: dict[str, Any]
     ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
-        self.check_options(options)
+        check_options(self, options)
         if options.get("preconditioner") is not None:
             if state.preconditioner is None:
                 state = self.init(state.operator, options)  # the state was made without it
@@ -321,7 +298,36 @@ def _linear_part(
     return lx.linearise(part)
 
 
-def _size_of(operator: lx.AbstractLinearOperator) -> Array:
+def check_fields(solver: Any) -> None:
+    """Raises where a field that all iterative solvers have is not what it must be."""
+    name = type(solver).__name__
+    for field in ("rtol", "atol"):
+        value = getattr(solver, field)
+        if isinstance(value, int | float) and not 0 <= value < math.inf:
+            raise ValueError(f"`{name}({field}=...)` must be finite and not negative, but is {value}.")
+    if solver.max_steps is not None and (not isinstance(solver.max_steps, int) or solver.max_steps < 0):
+        raise ValueError(
+            f"`{name}(max_steps=...)` must be None or an integer >= 0, but is {solver.max_steps!r}."
+        )
+    concrete = isinstance(solver.rtol, int | float) and isinstance(solver.atol, int | float)
+    if concrete and solver.rtol == 0 and solver.atol == 0 and solver.max_steps is None:
+        raise ValueError(
+            f"`{name}(rtol=0, atol=0)` never stops: give a positive `rtol` or `atol`, or `max_steps`."
+        )
+    check_preconditioner(solver.preconditioner, f"{name}(preconditioner=...)")
+
+
+def check_options(solver: Any, options: dict[str, Any]) -> None:
+    """Raises where a key is not known: a misspelt one would be ignored silently."""
+    unknown = set(options) - set(solver.known_options)
+    if unknown:
+        raise ValueError(
+            f"`options` of `{type(solver).__name__}` may have the keys {list(solver.known_options)}, not "
+            f"{sorted(unknown)}."
+        )
+
+
+def size_of(operator: lx.AbstractLinearOperator) -> Array:
     """A power of two near the largest entry of an operator, or of one product where it does not show them."""
     inner = untagged(operator)
     if isinstance(inner, SparseLinearOperator | StencilLinearOperator | EXPLICIT):
@@ -356,7 +362,7 @@ def as_vector(vector: Any, structure: PyTree, name: str) -> Vector:
     return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), vector, structure)
 
 
-def _check_preconditioner(given: Any, name: str) -> None:
+def check_preconditioner(given: Any, name: str) -> None:
     """Raises unless a preconditioner is None, an operator, a variable one, or some function."""
     if isinstance(given, type):
         raise TypeError(f"`{name}` is the class `{given.__name__}`: write `{given.__name__}()`.")
