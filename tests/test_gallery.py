@@ -46,6 +46,14 @@ DRAWS = {
     "pressure, open": lambda key: gallery.pressure(key, MASK, gallery.free_surface(key, GRID)),
     "random": lambda key: gallery.random_spd(key, 12, entries=3),
     "kernel": lambda key: gallery.kernel_matrix(key, 10, kernel="matern52"),
+    "stokes": lambda key: gallery.stokes(key, 4, viscosity=0.1),
+    "kkt": lambda key: gallery.kkt(key, 20),
+    "circuit": lambda key: gallery.circuit(key, 20),
+    "scaled": lambda key: gallery.badly_scaled(key, gallery.poisson(key, (3, 4)).operator, decades=3),
+    "scaled alike": lambda key: gallery.badly_scaled(
+        key, gallery.poisson(key, (3, 4)).operator, decades=3, symmetric=True
+    ),
+    "nearly singular": lambda key: gallery.nearly_singular(key, GRID),
     "shifts": lambda key: gallery.ShiftedLaplacian(3).draw(key, 5),
     "assignment": lambda key: gallery.clouds.assignment(key, 5),
     "clouds": lambda key: gallery.clouds.cube_and_normal(key, 5),
@@ -85,14 +93,14 @@ def test_tags_are_true(name):
     operator, vector, _ = DRAWS[name](KEY)
     assert vector.shape == operator.in_structure().shape and vector.dtype == operator.in_structure().dtype
     matrix = np.asarray(operator.as_matrix())
-    assert lx.is_symmetric(operator) == (name != "convection")
+    assert lx.is_symmetric(operator) == (name not in ("convection", "circuit", "scaled"))
     if lx.is_symmetric(operator):
         np.testing.assert_allclose(matrix, matrix.T, rtol=0, atol=0)
     if lx.is_positive_semidefinite(operator):
         smallest = np.linalg.eigvalsh(matrix)[0] / abs(matrix).max()
-        assert smallest > (-1e-14 if "pressure" in name else 1e-6)
+        assert smallest > (-1e-14 if "pressure" in name else 1e-9 if name == "nearly singular" else 1e-6)
     else:
-        assert name == "convection" or "helmholtz" in name
+        assert name in ("convection", "circuit", "scaled", "stokes", "kkt") or "helmholtz" in name
     # The system has a solution.
     x, *_ = np.linalg.lstsq(matrix, np.ravel(vector), rcond=1e-12)
     np.testing.assert_allclose(matrix @ x, np.ravel(vector), atol=1e-8 * np.abs(vector).max())

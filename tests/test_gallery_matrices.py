@@ -9,6 +9,7 @@ import lineax as lx
 import numpy as np
 import pytest
 import scipy.sparse.linalg as spla
+from scipy.sparse.csgraph import structural_rank
 from scipy.spatial.distance import cdist
 
 import nsolve as ns
@@ -107,6 +108,94 @@ def test_kernel_matrices(kernel, law):
 
     slope = jax.jit(jax.grad(total))(0.3)
     assert slope == pytest.approx(float(total(0.3 + 1e-6) - total(0.3 - 1e-6)) / 2e-6, rel=1e-6)
+
+
+def inertia(operator):
+    eigenvalues = np.linalg.eigvalsh(operator.as_scipy().toarray())
+    scale = 1e-12 * abs(eigenvalues).max()
+    return int(np.sum(eigenvalues > scale)), int(np.sum(eigenvalues < -scale))
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_stokes_is_what_the_staggered_grid_says(size):
+    operator = gallery.stokes(KEY, size, viscosity=0.3).operator
+    velocities, h = 2 * size * (size - 1), 1 / size
+    assert inertia(operator) == (velocities, size**2 - 1)
+    matrix = operator.as_scipy().toarray()
+    # Sines are eigenvectors of the Laplacian with its walls: on x's faces, in y's cells.
+    face, cell = np.arange(1, size) * h, (np.arange(size) + 0.5) * h
+    for k, m in ((1, 1), (1, 2)):
+        along_x = np.sin(np.pi * k * face)[:, None] * np.sin(np.pi * m * cell)
+        u = np.concatenate([along_x.ravel(), 2 * along_x.T.ravel()])
+        value = 4 / h**2 * (np.sin(np.pi * k * h / 2) ** 2 + np.sin(np.pi * m * h / 2) ** 2)
+        np.testing.assert_allclose(matrix[:velocities, :velocities] @ u, 0.3 * value * u, atol=1e-11)
+    # Pressures act by differences; velocities around a node have no divergence.
+    p = np.add.outer(2 * cell, 3 * cell)
+    gradient = matrix[:velocities, velocities:] @ (p - p[-1, -1]).ravel()[:-1]
+    np.testing.assert_allclose(gradient, np.repeat([2, 3], velocities // 2), atol=1e-12)
+    stream = np.pad(np.random.default_rng(0).standard_normal((size - 1,) * 2), 1)
+    swirl = np.concatenate([np.diff(stream, axis=1)[1:-1].ravel(), -np.diff(stream, axis=0)[:, 1:-1].ravel()])
+    np.testing.assert_allclose(matrix[velocities:, :velocities] @ swirl, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("key", "size", "constraints"), [(0, 30, None), (KEY, 12, 12)], ids=["host", "jax"])
+def test_kkt_systems_have_their_inertia(size, constraints, key):
+    operator, _, parts = gallery.kkt(key, size, constraints)
+    assert inertia(operator) == (size, size // 2 if constraints is None else constraints)
+    assert 1 < np.log10(parts["barrier"].max() / parts["barrier"].min()) < 6
+
+
+def test_circuits_obey_kirchhoff():
+    size, sources = 120, 20
+    operator, b, parts = gallery.circuit(KEY, size, sources)
+    matrix, diagonal = operator.as_scipy(), operator.as_scipy().diagonal()
+    currents = np.zeros((1 + size + sources,) * 2)  # into each node, of all voltages and of the sources
+    for (first, second), conductance in zip(parts["resistors"], parts["conductance"], strict=True):
+        for node, other in ((first, second), (second, first)):
+            currents[node, node] += conductance
+            currents[node, other] -= conductance
+    for (drain, gate), gain in zip(parts["transistors"], parts["gain"], strict=True):
+        currents[drain, gate] += gain
+    for number, (plus, minus) in enumerate(parts["sources"], start=1 + size):
+        currents[[plus, number], [number, plus]] += 1
+        currents[[minus, number], [number, minus]] -= 1
+    np.testing.assert_allclose(matrix.toarray(), currents[1:, 1:], atol=1e-15)
+    assert np.all(diagonal[size:] == 0) and np.any(diagonal[:size] == 0)  # nodes that only sources touch
+    assert structural_rank(matrix) == size + sources == operator.in_size()
+    assert abs(matrix - matrix.T).max() > 0
+    assert not np.any(b[:size]) and np.all(b[size:] != 0)
+    decades = np.log10(np.asarray(parts["conductance"]))
+    assert decades.max() <= 0 and decades.min() >= -6 and np.ptp(decades) > 4
+
+
+def test_conditions_grow_with_decades():
+    laplacian = gallery.poisson(0, (6, 6)).operator
+    for make in (
+        lambda decades: gallery.kkt(0, 40, decades=decades),
+        lambda decades: gallery.circuit(0, 40, decades=decades),
+        lambda decades: gallery.badly_scaled(0, laplacian, decades),
+    ):
+        small, large = (np.linalg.cond(make(d).operator.as_scipy().toarray()) for d in (0.0, 6.0))
+        assert 30 * small < large
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_scaled_systems_are_the_same_in_other_units(symmetric):
+    operator = gallery.helmholtz(KEY, (4, 5), waves=1.3, damping=0.5).operator
+    scaled, b, parts = gallery.badly_scaled(KEY, operator, 8.0, symmetric)
+    left, right = np.asarray(parts["left"]), np.asarray(parts["right"])
+    expected = left[:, None] * np.asarray(operator.as_matrix()) * right
+    np.testing.assert_allclose(scaled.as_matrix(), expected, rtol=1e-12)
+    assert np.array_equal(left, right) == symmetric == lx.is_symmetric(scaled)
+    assert 3 < np.log10(left.max() / left.min()) < 8 and 0.3 < abs(np.asarray(b) / left).mean() < 3
+
+
+def test_nearly_singular_systems_have_one_small_eigenvalue():
+    operator = gallery.nearly_singular(KEY, (7, 4), 1e-7).operator
+    first, second, *_ = np.linalg.eigvalsh(operator.as_matrix())
+    assert first == pytest.approx(1e-7, rel=1e-6)
+    assert second == pytest.approx(4 * np.sin(np.pi / 14) ** 2, rel=1e-6)
+    np.testing.assert_allclose(operator.mv(jnp.ones((7, 4))), 1e-7, rtol=1e-6)
 
 
 @pytest.mark.parametrize("key", [0, KEY], ids=["host", "jax"])
@@ -208,6 +297,12 @@ MISTAKES = [
         "`poisson_ratio` must be at least 0 and below",
     ),
     (lambda: gallery.random_spd(0, 4, 5), ValueError, "`entries` must be at most `size`"),
+    (lambda: gallery.stokes(0, 1), ValueError, "`size` must be at least 2"),
+    (lambda: gallery.stokes(0, 4, 0.0), ValueError, "`viscosity` must be positive"),
+    (lambda: gallery.kkt(0, 4, 5), ValueError, "`constraints` must be at most `size`"),
+    (lambda: gallery.circuit(0, 4, 5), ValueError, "`sources` must be at most `size`"),
+    (lambda: gallery.circuit(0, 4, decades=-1), ValueError, "`decades` must be at least zero"),
+    (lambda: gallery.nearly_singular(0, (4, 4), -1.0), ValueError, "`shift` must be positive"),
     (lambda: gallery.random_spd(0, 4, 2, shift=0.0), ValueError, "`shift` must be positive"),
     (lambda: gallery.random_spd(0, 4.0), TypeError, "`size` must be an integer"),
     (lambda: gallery.kernel_matrix(0, 4, kernel="cubic"), ValueError, '`kernel` must be one of "gaussian"'),

@@ -18,6 +18,11 @@ from .grids import diffusion as diffusion
 from .grids import heat as heat
 from .grids import poisson as poisson
 from .grids import rotated_anisotropy as rotated_anisotropy
+from .hard import badly_scaled as badly_scaled
+from .hard import circuit as circuit
+from .hard import kkt as kkt
+from .hard import nearly_singular as nearly_singular
+from .hard import stokes as stokes
 from .helmholtz import helmholtz as helmholtz
 from .kernels import kernel_matrix as kernel_matrix
 from .obstacles import balls as balls
