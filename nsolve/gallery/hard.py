@@ -97,8 +97,8 @@ def circuit(
     right-hand side is zero but for the sources' N(0, 1) voltages.  Resistors and sources connect all nodes,
     and no sources form a loop.  Ho, Ruehli & Brennan 1975, doi:10.1109/TCS.1975.1084079.
 
-    `decades` may be traced.  `parts`: `resistors`, `transistors` (drain and gate) and `sources`, pairs of nodes
-    of which 0 is the ground; `conductance` of the resistors, `gain` of the transistors.
+    `decades` may be traced.  `parts`: `resistors`, `transistors` (drain and gate) and `sources`, pairs of
+    nodes of which 0 is the ground; `conductance` of the resistors, `gain` of the transistors.
     """
     size = positive_integer(size, "size", least=2)
     count = positive_integer(max(1, size // 8) if sources is None else sources, "sources")
