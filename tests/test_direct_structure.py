@@ -5,9 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy.sparse.linalg import splu
 
+import nsolve as ns
 from nsolve.direct.equilibrate import equilibrate
 from nsolve.direct.matching import block_triangular, deficiency, maximum_product, structural_rank
+from nsolve.direct.ordering import minimum_degree, predicted_fill, reverse_cuthill_mckee
 
 from .helpers import read_by_scipy, real_matrices
 
@@ -152,3 +155,75 @@ def test_equilibrate_at_the_ends():
     assert equilibrate(sp.csr_array((0, 3))).columns.shape == (3,)
     with pytest.raises(ValueError, match="NaN or infinity"):
         equilibrate(sp.csr_array([[np.inf]]))
+
+
+def grid(*shape):
+    """The pattern of a grid's Laplacian, diagonally dominant."""
+    matrix = sp.csr_array((1, 1))
+    for m in shape:
+        line = sp.diags_array([-1.0, 2.01, -1.0], offsets=[-1, 0, 1], shape=(m, m))
+        matrix = sp.kron(matrix, sp.eye_array(m)) + sp.kron(sp.eye_array(matrix.shape[0]), line)
+    return sp.csr_array(matrix)
+
+
+def random_pattern(n, degree, seed):
+    """Diagonally dominant, its values symmetric."""
+    rng = np.random.default_rng(seed)
+    half = sp.random_array((n, n), density=degree / n / 2, rng=rng)
+    return sp.csr_array(sp.diags_array(np.full(n, 100.0)) - half - half.T)
+
+
+def arrow(n):
+    """A dense row and column, which must come last."""
+    i, zero = np.arange(n), np.zeros(n, int)
+    values = np.concatenate([-np.ones(n - 1), -np.ones(n - 1), np.full(n, 2.0 * n)])
+    return sp.csr_array((values, (np.r_[zero[1:], i[1:], i], np.r_[i[1:], zero[1:], i])), shape=(n, n))
+
+
+def factor_entries(matrix, ordering):
+    """By SuperLU, pivoting on the diagonal."""
+    options = {"SymmetricMode": True}
+    return splu(sp.csc_array(matrix), permc_spec=ordering, diag_pivot_thresh=0, options=options).L.nnz
+
+
+PATTERNS = {
+    "grid": grid(40, 40),
+    "box": grid(9, 8, 7),
+    "random": random_pattern(400, 5, 0),
+    "parts": sp.csr_array(sp.block_diag([random_pattern(60, 2, 1), sp.eye_array(5), grid(7, 7)])),
+    "arrow": arrow(600),
+    "full": sp.csr_array(100 * np.eye(20) - 1),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_fill_is_predicted_exactly_and_kept_small(name):
+    matrix = PATTERNS[name]
+    order = minimum_degree(matrix)
+    assert sorted(order) == list(range(matrix.shape[0]))
+    permuted = matrix[order][:, order]
+    fill = predicted_fill(matrix, order)
+    assert fill == predicted_fill(permuted)
+    assert fill.entries == factor_entries(permuted, "NATURAL")
+    assert predicted_fill(matrix).entries == factor_entries(matrix, "NATURAL")
+    assert fill.entries <= 1.1 * factor_entries(matrix, "MMD_AT_PLUS_A")
+    lower = np.linalg.cholesky(permuted.toarray())
+    assert fill.flops == np.sum(np.count_nonzero(lower, axis=0).astype(float) ** 2)
+
+
+def test_orders_of_patterns():
+    operator = ns.SparseLinearOperator.from_scipy(PATTERNS["grid"])
+    np.testing.assert_array_equal(minimum_degree(operator.pattern), minimum_degree(PATTERNS["grid"]))
+    shuffle = np.random.default_rng(0).permutation(1600)
+    shuffled = PATTERNS["grid"][shuffle][:, shuffle]
+    order = reverse_cuthill_mckee(shuffled)
+    i, j = shuffled[order][:, order].nonzero()
+    assert np.abs(i - j).max() <= 60
+    one_sided = sp.csr_array(np.triu(np.ones((5, 5))))
+    assert predicted_fill(one_sided).entries == 15
+    for none in (sp.csr_array((0, 0)), sp.csr_array((3, 3))):
+        assert predicted_fill(none, minimum_degree(none)).entries == none.shape[0]
+    with pytest.raises(ValueError, match="square"):
+        minimum_degree(sp.csr_array((2, 3)))
+    with pytest.raises(TypeError, match="indptr"):
+        predicted_fill(np.eye(3))
