@@ -7,6 +7,7 @@ right-hand sides are `random_rhs`.
 
 import functools
 import math
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ from ..engine.work import DTYPES, SLACK, Answer, Cell, Missing, Task, Work
 from ..report import usual
 
 SPD = frozenset({"spd", "symmetric"})
+SYMMETRIC = frozenset({"symmetric"})
+_MATRICES = Path(__file__).parents[3] / "shared" / "data" / "matrices"
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def convection_diffusion2d(size: int, seed: int, peclet: float = 100.0) -> Syste
 def helmholtz2d(size: int, seed: int, waves: float = 4.3) -> System:
     """-laplace(u) - k^2 u with k = 2 pi `waves`, Dirichlet: symmetric and indefinite."""
     system = gallery.helmholtz(seed, (size,) * 2, waves, dtype=float)
-    return _system("helmholtz2d", size, system, frozenset({"symmetric"}))
+    return _system("helmholtz2d", size, system, SYMMETRIC)
 
 
 def heat2d(size: int, seed: int, dt: float = 1e-3) -> System:
@@ -138,6 +141,46 @@ def fem2d(size: int, seed: int, jitter: float = 0.25) -> System:
         raise Missing("scikit-fem is not installed (pip install 'nsolve[peers]')") from None
     matrix = csr(operator.as_scipy())
     return System("fem2d", size, matrix, random_rhs(matrix.shape[0], seed), SPD)
+
+
+def stokes2d(size: int, seed: int, viscosity: float = 1.0) -> System:
+    """Slow flow in the unit square, `size`^2 cells, velocities on faces and pressures in cells: symmetric and
+    indefinite, a saddle point."""
+    return _system("stokes2d", size, gallery.stokes(seed, size, viscosity, float), SYMMETRIC)
+
+
+def kkt(size: int, seed: int, decades: float = 6.0) -> System:
+    """A step of an interior point method with `size` variables and half as many constraints, and a barrier
+    over `decades` powers of ten: symmetric and indefinite, a saddle point."""
+    return _system("kkt", size, gallery.kkt(seed, size, decades=decades, dtype=float), SYMMETRIC)
+
+
+def circuit(size: int, seed: int, decades: float = 6.0) -> System:
+    """Nodal analysis of `size` nodes, resistors over `decades` powers of ten, voltage sources, transistors:
+    not symmetric, zeros on the diagonal."""
+    return _system("circuit", size, gallery.circuit(seed, size, decades=decades, dtype=float), frozenset())
+
+
+def badly_scaled2d(size: int, seed: int, decades: float = 12.0) -> System:
+    """`convection_diffusion2d` with equations and unknowns in random units over `decades` powers of ten."""
+    plain = gallery.convection_diffusion(seed, (size,) * 2, dtype=float).operator
+    return _system("badly_scaled2d", size, gallery.badly_scaled(seed, plain, decades), frozenset())
+
+
+def nearly_singular2d(size: int, seed: int, shift: float = 1e-8) -> System:
+    """The 5-point Laplacian between closed walls, not scaled, plus `shift`, which is its least eigenvalue."""
+    system = gallery.nearly_singular(seed, (size,) * 2, shift, float)
+    return _system("nearly_singular2d", size, system, SPD, stencil=True)
+
+
+def real(seed: int, name: str = "west0479") -> System:
+    """A matrix from practice, `name`.mtx of the folder that NSOLVE_MATRICES names, by default
+    ../shared/data/matrices beside this repository; the solution is drawn, `b = A x`."""
+    path = Path(os.environ.get("NSOLVE_MATRICES", _MATRICES)) / f"{name}.mtx"
+    if not path.is_file():
+        raise Missing(f"{name}.mtx is not here: let NSOLVE_MATRICES name the folder that has it")
+    system = matrix_market(seed, str(path))
+    return replace(system, name="real", rhs=system.matrix @ system.rhs, solution=system.rhs)
 
 
 def pyamg_example(seed: int, example: str = "unit_square") -> System:
@@ -288,14 +331,24 @@ PROBLEMS: dict[str, Callable[..., System]] = {
     "helmholtz2d": helmholtz2d,
     "heat2d": heat2d,
     "fem2d": fem2d,
+    "stokes2d": stokes2d,
+    "kkt": kkt,
+    "circuit": circuit,
+    "badly_scaled2d": badly_scaled2d,
+    "nearly_singular2d": nearly_singular2d,
+    "real": real,
     "pyamg": pyamg_example,
     "matrix_market": matrix_market,
 }
+COLUMNS = (
+    "nsolve", "scipy", "pyamg", "amgcl", "lineax", "jax.scipy", "solvax", "petsc", "klujax", "sparsax",
+    "splineax",
+)  # fmt: skip
 WORK = Work(
     "linear",
     PROBLEMS,
     judge,
-    columns=("nsolve", "scipy", "pyamg", "amgcl", "lineax", "jax.scipy", "solvax", "petsc"),
+    columns=COLUMNS,
     settings=("max_steps", "history", "stages"),
     dtypes=DTYPES,
     least_size=2,

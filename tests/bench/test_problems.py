@@ -3,9 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.io
 import scipy.sparse as sp
 
 from bench.engine.suite import Group, ad_hoc
+from bench.engine.work import Missing
 from bench.work.linear import WORK, tags
 
 SMALL = {
@@ -20,6 +22,11 @@ SMALL = {
     "helmholtz2d[waves=1.3]": 16,
     "heat2d": 6,
     "fem2d": 8,
+    "stokes2d": 4,
+    "kkt": 20,
+    "circuit": 24,
+    "badly_scaled2d[decades=3]": 5,
+    "nearly_singular2d[shift=1e-4]": 6,
 }
 
 
@@ -153,3 +160,15 @@ def test_proofs_of_definiteness():
         scales = sp.diags_array(np.logspace(-10, 10, 30))
         regular = laplacian + 0.01 * sp.eye_array(30)
         assert tags(sp.csr_array(scales @ regular @ scales)) == {"symmetric", "spd"}
+
+
+def test_real_matrices_are_found_by_name(tmp_path, monkeypatch):
+    matrix = sp.csr_array(np.array([[1.0, 2.0], [0.0, 3.0]]))
+    scipy.io.mmwrite(tmp_path / "mine.mtx", matrix)
+    monkeypatch.setenv("NSOLVE_MATRICES", str(tmp_path))
+    problem = build("real[name=mine]", seed=3)
+    np.testing.assert_array_equal(problem.matrix.toarray(), matrix.toarray())
+    np.testing.assert_allclose(problem.matrix @ problem.solution, problem.rhs)
+    assert np.ptp(problem.solution) > 0 and not problem.tags
+    with pytest.raises(Missing, match=r"other.mtx is not here: let NSOLVE_MATRICES"):
+        build("real[name=other]")

@@ -14,6 +14,7 @@ import numpy as np
 
 import nsolve as ns
 from nsolve._results import result_name
+from nsolve.direct import forget
 
 from ...engine.spec import Part, Spec
 from ...engine.work import Answer, Offer, Run, Task
@@ -72,6 +73,24 @@ class NsolveRun(_jax.JaxRun):
         )
 
 
+class DirectRun(NsolveRun):
+    """A factorisation, which is the set-up; the solve refines until the tolerance is met."""
+
+    def setup(self) -> Any:
+        forget()  # factors of equal matrices would be found again
+        return jax.block_until_ready(self.build(self.matrix))
+
+    def build(self, matrix: Any) -> Any:
+        return self.solver().init(matrix, {})
+
+    def solver(self) -> Any:
+        return solvers.make_direct(self.spec, self.task.rtol)
+
+    def function(self, throw: bool = False) -> Callable[..., Any]:
+        solver = self.solver()
+        return lambda matrix, rhs, state: lx.linear_solve(matrix, rhs, solver, state=state, throw=throw)
+
+
 class ProductRun(_jax.JaxRun):
     """y = A b."""
 
@@ -85,7 +104,8 @@ class ProductRun(_jax.JaxRun):
 
 
 def _prepare(task: Task) -> Run:
-    return (ProductRun if task.spec.solver.name == "product" else NsolveRun)(task)
+    name = task.spec.solver.name
+    return (ProductRun if name == "product" else DirectRun if name in solvers.DIRECT else NsolveRun)(task)
 
 
 def _check(spec: Spec, part: Part) -> None:
@@ -94,7 +114,7 @@ def _check(spec: Spec, part: Part) -> None:
 
 OFFER = Offer(
     _prepare,
-    {**solvers.SOLVERS, "product": {"form": solvers.FORM}},
+    {**solvers.SOLVERS, **solvers.DIRECT, "product": {"form": solvers.FORM}},
     solvers.PRECONDITIONERS,
     check=_check,
     traced=True,

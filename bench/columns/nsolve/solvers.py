@@ -23,6 +23,7 @@ SOLVER_CLASSES = {
     "richardson": "Richardson",
     "refinement": "IterativeRefinement",
 }
+DIRECT_CLASSES = {"sparse_lu": "SparseLU", "sparse_cholesky": "SparseCholesky"}
 PRECONDITIONER_CLASSES = {
     "jacobi": "Jacobi",
     "block_jacobi": "BlockJacobi",
@@ -49,6 +50,7 @@ def _table(namespace: Any, classes: dict[str, str]) -> dict[str, dict[str, Optio
 
 
 PRECONDITIONERS = _table(ns.preconditioners, PRECONDITIONER_CLASSES)
+DIRECT = _table(ns, DIRECT_CLASSES)
 SOLVERS = {name: {**options, "form": FORM} for name, options in _table(ns, SOLVER_CLASSES).items()}
 
 
@@ -56,6 +58,11 @@ def make_solver(spec: Spec, **given: Any) -> Any:
     """The solver of a column, with what the benchmark sets for all; its preconditioner is not in it."""
     options = {name: value for name, value in spec.solver.params if name != "form"}
     return getattr(ns, SOLVER_CLASSES[spec.solver.name])(**given, **options)
+
+
+def make_direct(spec: Spec, rtol: Any) -> Any:
+    """The direct solver of a column."""
+    return getattr(ns, DIRECT_CLASSES[spec.solver.name])(rtol=rtol)
 
 
 def make_preconditioner(part: Part) -> Callable[[Any], Any]:
@@ -89,6 +96,8 @@ def default_form(spec: Spec) -> str:
 
 def check(spec: Spec) -> None:
     """ValueError where the classes refuse the values of a column's parameters."""
+    if spec.solver.name in DIRECT and spec.preconditioner is not None:
+        raise ValueError(f"{spec}: {spec.solver.name} is direct and takes no preconditioner")
     try:
         if spec.solver.name in SOLVERS:
             _check_words(spec.solver, SOLVERS)
