@@ -1,16 +1,64 @@
-"""`auto`: a solver chosen from what is known of an operator."""
+"""`auto`: looks at an operator, and makes a chain of solvers for it."""
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import lineax as lx
-import numpy as np
+from jax.core import Tracer
 
 from . import preconditioners
-from .linear import CG, GMRES, MINRES, AbstractIterativeSolver
+from ._reasons import CODES
+from .chain import Attempt, Chain
+from .direct import SparseLU
+from .direct.base import factor_cost, structural_deficiency
+from .direct.factors import physical_memory
+from .linear import CG, GMRES, MINRES, BiCGStab
 from .operators import SparseLinearOperator, StencilLinearOperator
 from .operators.base import hermitian_tag, require_operator, tags_of
-from .operators.convert import as_sparse, as_stencil, has_few_entries
+from .operators.convert import as_sparse, as_stencil, has_few_entries, knows_its_entries
+
+PSD = lx.positive_semidefinite_tag
+
+#: Systems of so few unknowns are factorised at once.
+_SMALL = 2000
+#: Seconds of a factorisation that are not worth looking at anything else, for definite and other matrices,
+#: and that are worth waiting for where all else has failed.
+_AT_ONCE, _SOON, _AT_MOST = 1.0, 10.0, 120.0
+#: Matrices without zeros of up to so many rows are factorised, too.
+_MOST_DENSE = 5000
+#: Of a preconditioned step, for each entry of the matrix.
+_SECONDS_OF_STEP = 5e-9
+#: The share of memory that factors may fill.
+_SHARE = 0.5
+
+
+class Looks(NamedTuple):
+    """What is known of an operator before it is solved with."""
+
+    size: int
+    grid: StencilLinearOperator | None
+    matrix: SparseLinearOperator | None
+    tags: frozenset[object]
+    #: Bytes and seconds of its factors, infinite where they are not to be had.
+    bytes: float
+    seconds: float
+
+    @property
+    def fits(self) -> bool:
+        return self.bytes <= _SHARE * physical_memory() and self.seconds <= _AT_MOST
+
+    def __str__(self) -> str:
+        known = {PSD: "positive semidefinite", hermitian_tag: "Hermitian", lx.symmetric_tag: "symmetric"}
+        words = [word for tag, word in known.items() if tag in self.tags][:1] or ["nothing tagged"]
+        if self.grid is not None:
+            words.insert(0, f"a stencil on a grid of {' x '.join(map(str, self.grid.shape))}")
+        elif self.matrix is not None:
+            words.insert(0, f"{self.matrix.nnz} entries")
+        else:
+            words.insert(0, "products only")
+        return f"{self.size} unknowns ({'; '.join(words)})"
 
 
 def auto(
@@ -18,46 +66,147 @@ def auto(
     rtol: Any = 1e-6,
     atol: Any = 0.0,
     max_steps: int | None = None,
-) -> AbstractIterativeSolver:
-    """Chooses solver and preconditioner by the operator's class and tags; nothing is computed.
+) -> Chain:
+    """Looks at an operator, and chooses solvers and preconditioners to try in turn: a `Chain`.
 
-    | operator | choice |
+    ```python
+    solver = ns.auto(A, rtol=1e-8)
+    print(solver)                                # which solvers, and why
+    solution = lx.linear_solve(A, b, solver)
+    print(solution.stats["attempts"])            # what came of each
+    ```
+
+    | operator | chain |
     |---|---|
-    | positive semidefinite, a compact stencil | `CG` with `Multigrid` |
-    | positive semidefinite, another stencil or sparse | `CG` with `IncompleteCholesky` |
-    | positive semidefinite, products only | `CG` |
-    | symmetric or Hermitian | `MINRES` |
-    | other, sparse or stencil, with a full diagonal | `GMRES(restart=50)` with `IncompleteLU` |
-    | other | `GMRES(restart=50)` |
+    | up to 2000 unknowns, or factorised within seconds by prediction | `SparseLU` |
+    | positive semidefinite, a compact stencil | `CG` with `Multigrid`; `SparseLU` |
+    | positive semidefinite, sparse | `CG` with `IncompleteCholesky`; `SparseLU`, or `CG` with `Jacobi` |
+    | Hermitian, sparse | `SparseLU`; `MINRES` |
+    | other, sparse, with a full diagonal | `GMRES` and `BiCGStab` with `IncompleteLU`; `SparseLU`; `GMRES` |
+    | products only | `CG`, `MINRES` or `GMRES(restart=50)`, by the tags |
 
-    **Arguments:** a square operator, and the solver's `rtol`, `atol` and `max_steps`.  **Returns** the
-    solver, to be handed to `lx.linear_solve`; what does not suit the operator after all is reported there.
+    `SparseLU` has a place where its factors are predicted to fill at most half the memory and to take at most
+    two minutes.  What comes before it has a budget of steps that take about as long as a factorisation.
+    A concrete matrix without tags whose entries are Hermitian with a positive diagonal is supposed to be
+    positive definite for as long as `CG` does not find otherwise.  Where a concrete matrix turns out
+    singular, a Krylov method takes the place of `SparseLU`: consistent systems have solutions.  Under `jit`
+    the chain is fixed by what is static: class, tags and pattern.
+
+    **Arguments:** a square operator, and the solvers' `rtol`, `atol` and `max_steps`.  **Raises**
+    `ValueError` for a pattern that makes every matrix singular, naming rows and columns.  **Cost:** an
+    ordering of the pattern, once for each; of concrete matrices that are factorised at once the
+    factorisation, which is kept for the solve.
     """
     require_operator(operator, "operator")
-    # Nothing is computed, and signs of numbers stay unknown, as they are to the solve.
-    common = {"rtol": rtol, "atol": atol, "max_steps": max_steps}
-    inner, known = eqx.filter_eval_shape(lambda operator: (_form_of(operator), tags_of(operator)), operator)
-    grid = isinstance(inner, StencilLinearOperator)
-    if lx.positive_semidefinite_tag in known:
-        if grid and all(abs(step) <= 1 for offset in inner.offsets for step in offset):
-            return CG(**common, preconditioner=preconditioners.Multigrid())
-        if grid or isinstance(inner, SparseLinearOperator):
-            return CG(**common, preconditioner=preconditioners.IncompleteCholesky())
-        return CG(**common)
-    if hermitian_tag in known:
-        return MINRES(**common)
-    if grid:
-        full_diagonal = (0,) * len(inner.shape) in inner.offsets
-    else:
-        full_diagonal = isinstance(inner, SparseLinearOperator) and bool(
-            np.all(inner.pattern.diagonal_positions < inner.pattern.nnz)
+    if operator.in_size() != operator.out_size():
+        raise ValueError(
+            f"`auto` is for square operators, and this one is {operator.out_size()} x {operator.in_size()}: "
+            "use `LSMR` for the least-squares or minimum-norm solution."
         )
-    if full_diagonal:
-        return GMRES(**common, restart=50, preconditioner=preconditioners.IncompleteLU())
-    return GMRES(**common, restart=50)
+    looks = _look(operator)
+    tolerances = {"rtol": rtol, "atol": atol}
+    common = {**tolerances, "max_steps": max_steps}
+    if looks.matrix is None and looks.grid is None:
+        return Chain((_by_products(looks.tags, common),), str(looks))
+    compact = looks.grid is not None and all(abs(s) <= 1 for o in looks.grid.offsets for s in o)
+    multigrid = PSD in looks.tags and compact and looks.size > _SMALL
+    direct = Attempt(SparseLU(**tolerances), _price(looks))
+    worth = _AT_ONCE if PSD in looks.tags else _SOON
+    if not multigrid and looks.fits and (looks.size <= _SMALL or looks.seconds <= worth):
+        return Chain((_unless_singular(operator, looks, direct, common),), str(looks))
+    chain = _iterative(operator, looks, multigrid, common)
+    if looks.fits:
+        place = 0 if hermitian_tag in looks.tags and PSD not in looks.tags else 1
+        chain = [*chain[:place], direct, *chain[place:]]
+    return Chain(tuple(chain), str(looks))
 
 
-def _form_of(operator: lx.AbstractLinearOperator) -> Any:
-    """The stencil or the sparse matrix that the operator is or is composed to; else None."""
-    stencil = as_stencil(operator)
-    return as_sparse(operator) if stencil is None and has_few_entries(operator) else stencil
+def _look(operator: lx.AbstractLinearOperator) -> Looks:
+    # Nothing is computed, and signs of numbers stay unknown, as they are to the solve.
+    tags, grid = eqx.filter_eval_shape(lambda op: (tags_of(op), as_stencil(op)), operator)
+    size = operator.in_size()
+    small_and_full = size <= _MOST_DENSE and knows_its_entries(operator)
+    if grid is None and not has_few_entries(operator) and not small_and_full:
+        return Looks(size, None, None, tags, math.inf, math.inf)
+    matrix = eqx.filter_eval_shape(as_sparse, operator)
+    deficient = structural_deficiency(matrix.pattern)
+    if deficient:
+        raise ValueError(
+            f"`operator` is singular whatever the values of its entries: {deficient}. A least-squares "
+            "solution comes from `LSMR`."
+        )
+    return Looks(size, grid, matrix, tags, *factor_cost(matrix.pattern))
+
+
+def _price(looks: Looks) -> str:
+    if looks.size <= _SMALL:
+        return "few unknowns, factorised at once"
+    return f"factors predicted to take {looks.bytes / 2**30:.2g} GiB and {looks.seconds:.1g} s"
+
+
+def _by_products(tags: frozenset[object], common: dict[str, Any]) -> Attempt:
+    if PSD in tags:
+        return Attempt(CG(**common), "products only; tagged positive semidefinite")
+    if hermitian_tag in tags:
+        return Attempt(MINRES(**common), "products only; tagged symmetric or Hermitian")
+    return Attempt(GMRES(**common, restart=50), "products only; nothing tagged")
+
+
+def _unless_singular(
+    operator: lx.AbstractLinearOperator, looks: Looks, direct: Attempt, common: dict[str, Any]
+) -> Attempt:
+    """The direct solver, unless a concrete matrix is seen to be singular."""
+    if _is_traced(operator):
+        return direct
+    state = direct.solver.init(operator, {})
+    if int(state.counts[0]) != CODES["singular_matrix"]:
+        return direct
+    why = f"singular to rounding (reciprocal condition {float(state.reciprocal_condition):.0e}): "
+    why += "the system may be consistent all the same"
+    krylov = MINRES(**common) if hermitian_tag in looks.tags else GMRES(**common, restart=50)
+    return Attempt(krylov, why)
+
+
+def _iterative(
+    operator: lx.AbstractLinearOperator, looks: Looks, multigrid: bool, common: dict[str, Any]
+) -> list[Attempt]:
+    """What is tried where factors are dear."""
+    assert looks.matrix is not None
+    pattern, limited = looks.matrix.pattern, dict(common)
+    if looks.fits and common["max_steps"] is None:  # the direct solver waits: as long as that would take
+        limited["max_steps"] = max(200, int(looks.seconds / (_SECONDS_OF_STEP * pattern.nnz)))
+    supposed, why = frozenset(), "tagged positive semidefinite"
+    untold = not looks.tags & {PSD, hermitian_tag} and looks.grid is None and not _is_traced(operator)
+    if untold and _might_be_definite(as_sparse(operator).as_scipy()):
+        supposed, why = frozenset([PSD]), "Hermitian with a positive diagonal: supposed positive definite"
+    incomplete, jacobi = preconditioners.IncompleteCholesky(), preconditioners.Jacobi()
+    if multigrid:
+        first = Attempt(CG(**limited, preconditioner=preconditioners.Multigrid()), "a grid; " + why)
+        return [first, Attempt(CG(**common, preconditioner=incomplete), why)]
+    if PSD in looks.tags or supposed:
+        return [
+            Attempt(CG(**limited, preconditioner=incomplete), why, supposed),
+            Attempt(CG(**common, preconditioner=jacobi), why, supposed),
+        ]
+    if hermitian_tag in looks.tags:
+        return [Attempt(MINRES(**common), "tagged symmetric or Hermitian, perhaps indefinite")]
+    last = Attempt(GMRES(**common, restart=100), "nothing is asked of the matrix")
+    if not (pattern.diagonal_positions < pattern.nnz).all():
+        return [last]
+    ilu = preconditioners.IncompleteLU()
+    return [
+        Attempt(GMRES(**limited, restart=50, preconditioner=ilu), "unsymmetric, with a full diagonal"),
+        Attempt(BiCGStab(**common, preconditioner=ilu), "unsymmetric, with a full diagonal"),
+        last,
+    ]
+
+
+def _is_traced(operator: lx.AbstractLinearOperator) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(operator))
+
+
+def _might_be_definite(matrix: Any) -> bool:
+    diagonal = matrix.diagonal()
+    if not ((diagonal.real > 0) & (diagonal.imag == 0)).all():
+        return False
+    return abs(matrix - matrix.conj().T).max() == 0

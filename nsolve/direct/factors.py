@@ -34,7 +34,7 @@ _THRESHOLD = 0.01
 #: Patterns with this share of entries whose mirror image is stored are ordered as symmetric ones.
 _SYMMETRIC = 0.7
 #: From this share of entries on a matrix is factorised densely.
-_DENSE = 0.2
+DENSE = 0.2
 #: Bytes of remembered factors, as a share of the machine's memory.
 _SHARE = 1 / 8
 _MAX_REFINEMENTS = 10
@@ -94,7 +94,7 @@ def factorise(matrix: Any, kind: Kind) -> tuple[Factors | None, Quality]:
         return None, Quality(CODES["singular_matrix"], 0.0, 0)
     scaling = equilibrate(matrix, kind == "cholesky", max_steps=3)
     scaled = scaling.apply(matrix)
-    dense = matrix.nnz > _DENSE * n * n
+    dense = matrix.nnz > DENSE * n * n
     if kind == "cholesky":
         lu = _cholesky(scaled) if dense else _superlu(scaled, symmetric=True, threshold=0.0)
         if lu is None or not (isinstance(lu, _Dense) or (lu.U.diagonal().real > 0).all()):
@@ -246,10 +246,16 @@ class Solved(NamedTuple):
 
 
 def solve(
-    factors: Factors | None, quality: Quality, matrix: Any, b: np.ndarray, side: Side, rtol: float
+    factors: Factors | None,
+    quality: Quality,
+    matrix: Any,
+    b: np.ndarray,
+    side: Side,
+    rtol: float,
+    atol: float,
 ) -> Solved:
-    """`op(A) x = b` for one vector, refined until `||b - op(A) x|| <= rtol ||b||`; with a negative `rtol`,
-    until it is as small as rounding allows."""
+    """`op(A) x = b` for one vector, refined until `||b - op(A) x|| <= max(rtol ||b||, atol)`; with a
+    negative `rtol`, until it is as small as rounding allows."""
     if not np.isfinite(b).all():
         return Solved(np.full_like(b, np.nan), CODES["nonfinite_vector"], 0, np.nan, np.nan)
     unit = _unit(b)
@@ -267,6 +273,7 @@ def solve(
     eps = float(np.finfo(b.dtype).eps)
     target = b.astype(wide) / unit
     b_norm = _norm(target)
+    limit = max(rtol * b_norm, atol / unit)
     with np.errstate(all="ignore"):
         x = _applied(factors, target, b.dtype, side, size)
         best, best_norm, error, steps = np.zeros_like(x), b_norm, 1.0, 0
@@ -277,14 +284,14 @@ def solve(
             if r_norm < best_norm:
                 best, best_norm = x, r_norm
                 error = r_norm / (factors.norm * _norm(x) + b_norm)
-            done = best_norm <= rtol * b_norm if rtol >= 0 else error <= eps
+            done = best_norm <= limit if rtol >= 0 else error <= eps
             if done or not gained or steps == _MAX_REFINEMENTS:
                 break
             steps += 1
             x = best + _applied(factors, residual, b.dtype, side, size)
         value = (best * (unit / size) if np.isfinite(unit / size) else best * unit / size).astype(b.dtype)
     if rtol >= 0:
-        code = CODES["converged"] if best_norm <= rtol * b_norm else CODES["precision"]
+        code = CODES["converged"] if best_norm <= limit else CODES["precision"]
     else:
         code = CODES["converged"] if error <= _STABLE * eps else CODES["precision"]
     if quality.code != CODES["converged"] and (rtol < 0 or code != CODES["converged"]):
@@ -345,7 +352,7 @@ def remembered(key: bytes, matrix: Any, kind: Kind) -> tuple[Factors | None, Qua
         return None, Quality(CODES["factors_failed"], 0.0, 0)
     with _lock:
         _remembered[key] = found
-        while len(_remembered) > 1 and _bytes() > _SHARE * _memory():
+        while len(_remembered) > 1 and _bytes() > _SHARE * physical_memory():
             _remembered.popitem(last=False)
     return found
 
@@ -360,7 +367,8 @@ def _bytes() -> float:
     return sum(24.0 * quality.entries for _, quality in _remembered.values())
 
 
-def _memory() -> float:
+def physical_memory() -> float:
+    """Bytes."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, OSError, ValueError):  # not a POSIX system

@@ -18,14 +18,15 @@ class SparseCholesky(AbstractDirectSolver):
     is by minimum degree on the pattern, and does not depend on the values.
 
     SuperLU does the elimination and keeps both triangles: time and memory are those of `SparseLU` on the same
-    matrix.  `rtol`, states, precision, statistics and where it runs: see `SparseLU`.  As a preconditioner it
-    is tagged positive definite, for `CG`.
+    matrix.  `rtol`, `atol`, states, precision, statistics and where it runs: see `SparseLU`.  As a
+    preconditioner it is tagged positive definite, for `CG`.
 
     Li (2005), doi:10.1145/1089014.1089017; George and Liu, *Computer Solution of Large Sparse Positive
     Definite Systems* (1981).
     """
 
     rtol: Any = constant_field(default=None)
+    atol: Any = constant_field(default=0.0)
 
     kind: ClassVar[Kind] = "cholesky"
 

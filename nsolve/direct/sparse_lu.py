@@ -20,10 +20,10 @@ class SparseLU(AbstractDirectSolver):
     products of these.  float32 to complex128, which is the precision of the factors; residuals are computed
     in double precision.
 
-    * `rtol`: a solve succeeds when `||b - A x||_2 <= rtol ||b||_2`.  By default, None, when its backward
-      error `||b - A x|| / (||A||_F ||x|| + ||b||)` is at rounding level and the matrix is not numerically
-      singular: as good as any stable method, but the residual of an ill-conditioned system may be large
-      beside `b`.
+    * `rtol, atol`: a solve succeeds when `||b - A x||_2 <= max(rtol ||b||_2, atol)`.  By default, with
+      `rtol=None`, when its backward error `||b - A x|| / (||A||_F ||x|| + ||b||)` is at rounding level and
+      the matrix is not numerically singular: as good as any stable method, but the residual of an
+      ill-conditioned system may be large beside `b`.
 
     Each solution is refined until it meets that, for as long as each step halves the residual (ten at most).
     With `state=solver.init(A, {})` further right-hand sides cost two triangular solves and a product each, as
@@ -52,6 +52,7 @@ class SparseLU(AbstractDirectSolver):
     """
 
     rtol: Any = constant_field(default=None)
+    atol: Any = constant_field(default=0.0)
 
     kind: ClassVar[Kind] = "lu"
 

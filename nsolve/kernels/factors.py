@@ -41,16 +41,16 @@ def _solve(
     indices: np.ndarray,
     values: np.ndarray,
     key: np.ndarray,
-    rtol: np.ndarray,
+    tolerances: np.ndarray,
     b: np.ndarray,
 ) -> Sequence[np.ndarray]:
     kind, side = _KINDS[int(flags[0])], _SIDES[int(flags[1])]
     matrix = _csr(indptr, indices, values)
     factors, quality = host.remembered(key.tobytes(), matrix, kind)
-    solved = host.solve(factors, quality, matrix, b, side, float(rtol[0]))
+    solved = host.solve(factors, quality, matrix, b, side, *map(float, tolerances))
     return (
         solved.value,
-        np.array([solved.residual_norm, solved.backward_error]).astype(rtol.dtype),
+        np.array([solved.residual_norm, solved.backward_error]).astype(np.finfo(b.dtype).dtype),
         np.array([solved.code, solved.steps], np.int32),
     )
 
@@ -72,14 +72,22 @@ def factorise(kind: Kind, indptr: Array, indices: Array, values: Array) -> tuple
 
 
 def solve(
-    kind: Kind, side: Side, indptr: Array, indices: Array, values: Array, key: Array, rtol: Array, b: Array
+    kind: Kind,
+    side: Side,
+    indptr: Array,
+    indices: Array,
+    values: Array,
+    key: Array,
+    tolerances: Array,
+    b: Array,
 ) -> tuple[Array, Array, Array]:
     """The solution, the norm of its residual and its backward error `(2,)`, and a reason's number and the
-    steps of refinement `(2,)`; `values` are those of the matrix that the key stands for, `rtol` is `(1,)`."""
+    steps of refinement `(2,)`; `values` are those of the matrix that the key stands for, `tolerances` are
+    `rtol` and `atol`."""
     flags = np.array([_KINDS.index(kind), _SIDES.index(side)], np.int32)
     value, measures, counts = call(
         _SOLVE,
-        *(flags, indptr, indices, values, key, rtol, b),
-        like=[(b.size, b.dtype), (2, rtol.dtype), (2, np.int32)],
+        *(flags, indptr, indices, values, key, tolerances, b),
+        like=[(b.size, b.dtype), (2, np.finfo(b.dtype).dtype), (2, np.int32)],
     )
     return value, measures, counts
