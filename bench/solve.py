@@ -33,8 +33,6 @@ DEFAULT_MAX_STEPS = 10_000
 #: Of so many right-hand sides each has a line in the table and in the chart.
 LISTED = 10
 PICTURES = (".png", ".svg", ".html")
-#: Tried where what `ns.auto` chooses has failed.
-LAST_RESORTS = ("bicgstab+ilu", "gmres[restart=100]+jacobi", "gmres[restart=100]")
 
 
 def solve_file(
@@ -52,8 +50,8 @@ def solve_file(
     * `path`, `rhs`: files, pipes, or `-` for standard input.  `rhs` is Matrix Market, `.npy`, `.npz`
       (`x.npz:name` of several arrays) or text; several columns are several right-hand sides, all solved.  All
       ones where there is none.
-    * `solver`: a column such as `gmres[restart=50]+ilu`.  Without one `ns.auto` chooses by the matrix's
-      symmetry, and where that fails the next more general choice is tried.
+    * `solver`: a column such as `gmres[restart=50]+ilu`.  Without one the attempts of `ns.auto` are made, one
+      after the other until one succeeds.
     * `out`: the solution, in the shape of `rhs`: `.npy`, `.mtx`, `.txt` or `.csv`; text into a pipe, or to
       standard output with `-`, and then messages go to stderr.  A file that is there and that this command
       did not write is not touched unless `force`.
@@ -101,6 +99,8 @@ class Attempt:
     why: str
     system: System
     asked: bool = False
+    #: Fewer than asked for, where another attempt follows.
+    max_steps: int | None = None
 
 
 class Job:
@@ -163,7 +163,10 @@ class Job:
         return answers, once, each
 
     def _prepared(self, attempt: Attempt, rhs: np.ndarray) -> tuple[Run, Any, float]:
-        run = _prepare(dataclasses.replace(attempt.system, rhs=rhs), attempt.spec, self.rtol, self.settings)
+        most = self.settings.max_steps
+        steps = most if attempt.max_steps is None else min(attempt.max_steps, most)
+        settings = dataclasses.replace(self.settings, max_steps=steps)
+        run = _prepare(dataclasses.replace(attempt.system, rhs=rhs), attempt.spec, self.rtol, settings)
         program, spent = clock(lambda: run.compile(run.setup()))
         return run, program, spent
 
@@ -258,28 +261,16 @@ def _is_mistake(spec: Spec) -> bool:
 
 
 def _choices(job: Job) -> Iterator[Attempt]:
-    """Columns to try in turn, from the strongest assumption about the matrix to none.
-
-    Positive definiteness is supposed where nothing speaks against it: CG and the incomplete Cholesky
-    factorisation find out when it is wrong."""
+    """What `ns.auto` would try in turn."""
     system = job.system
-    diagonal = system.matrix.diagonal()
-    guesses = []
-    if "symmetric" in system.tags:
-        if np.all(diagonal.real > 0) and np.all(diagonal.imag == 0):
-            why = "symmetric with a positive diagonal: supposed positive definite"
-            guesses.append(({"symmetric", "spd"}, why))
-        guesses.append(({"symmetric"}, "symmetric, perhaps indefinite"))
-    guesses.append((set(), "nothing supposed of the matrix"))
     hermitian = ns.hermitian_tag if np.iscomplexobj(system.matrix.data) else lx.symmetric_tag
-    words = {"symmetric": hermitian, "spd": lx.positive_semidefinite_tag}
-    for tags, why in guesses:
-        operator = ns.SparseLinearOperator.from_scipy(system.matrix, frozenset(words[tag] for tag in tags))
-        spec = solvers.spec_of(ns.auto(operator, rtol=job.rtol, max_steps=job.settings.max_steps))
-        yield Attempt(spec, why, dataclasses.replace(system, tags=frozenset(tags)))
-    for text in LAST_RESORTS:
-        if "jacobi" not in text or np.all(diagonal != 0):
-            yield Attempt(parse(text), "the one before failed", dataclasses.replace(system, tags=frozenset()))
+    tags = frozenset([hermitian] if "symmetric" in system.tags else [])
+    operator = ns.SparseLinearOperator.from_scipy(system.matrix, tags)
+    for attempt in ns.auto(operator, rtol=job.rtol).attempts:
+        definite = frozenset({"spd"} if attempt.supposed else ())
+        steps = getattr(attempt.solver, "max_steps", None)
+        supposing = dataclasses.replace(system, tags=system.tags | definite)
+        yield Attempt(solvers.spec_of(attempt.solver), attempt.why, supposing, max_steps=steps)
 
 
 def _asked(system: System, spec: Spec) -> Iterator[Attempt]:

@@ -116,7 +116,7 @@ def auto(
         return Chain((_unless_singular(operator, looks, direct, common),), str(looks))
     chain = _iterative(operator, looks, multigrid, common)
     if looks.fits:
-        place = 0 if hermitian_tag in looks.tags and PSD not in looks.tags else 1
+        place = 0 if isinstance(chain[0].solver, MINRES) else 1
         chain = [*chain[:place], direct, *chain[place:]]
     return Chain(tuple(chain), str(looks))
 
@@ -135,7 +135,8 @@ def _look(operator: lx.AbstractLinearOperator) -> Looks:
             f"`operator` is singular whatever the values of its entries: {deficient}. A least-squares "
             "solution comes from `LSMR`."
         )
-    return Looks(size, grid, matrix, tags, *factor_cost(matrix.pattern))
+    cost = (0.0, 0.0) if size <= _SMALL else factor_cost(matrix.pattern)
+    return Looks(size, grid, matrix, tags, *cost)
 
 
 def _price(looks: Looks) -> str:
@@ -176,9 +177,10 @@ def _iterative(
     if looks.fits and common["max_steps"] is None:  # the direct solver waits: as long as that would take
         limited["max_steps"] = max(200, int(looks.seconds / (_SECONDS_OF_STEP * pattern.nnz)))
     supposed, why = frozenset(), "tagged positive semidefinite"
-    untold = not looks.tags & {PSD, hermitian_tag} and looks.grid is None and not _is_traced(operator)
+    untold = PSD not in looks.tags and looks.grid is None and not _is_traced(operator)
     if untold and _might_be_definite(as_sparse(operator).as_scipy()):
         supposed, why = frozenset([PSD]), "Hermitian with a positive diagonal: supposed positive definite"
+    minres = Attempt(MINRES(**common), "tagged symmetric or Hermitian, perhaps indefinite")
     incomplete, jacobi = preconditioners.IncompleteCholesky(), preconditioners.Jacobi()
     if multigrid:
         first = Attempt(CG(**limited, preconditioner=preconditioners.Multigrid()), "a grid; " + why)
@@ -186,10 +188,12 @@ def _iterative(
     if PSD in looks.tags or supposed:
         return [
             Attempt(CG(**limited, preconditioner=incomplete), why, supposed),
-            Attempt(CG(**common, preconditioner=jacobi), why, supposed),
+            minres
+            if hermitian_tag in looks.tags - {PSD} and supposed
+            else Attempt(CG(**common, preconditioner=jacobi), why, supposed),
         ]
     if hermitian_tag in looks.tags:
-        return [Attempt(MINRES(**common), "tagged symmetric or Hermitian, perhaps indefinite")]
+        return [minres]
     last = Attempt(GMRES(**common, restart=100), "nothing is asked of the matrix")
     if not (pattern.diagonal_positions < pattern.nnz).all():
         return [last]

@@ -32,7 +32,7 @@ from ..preconditioners.base import (
     array_structure,
     constant,
 )
-from .factors import DENSE, Kind, Side, physical_memory
+from .factors import DENSE, Kind, Side, is_structurally_singular, physical_memory
 from .matching import deficiency
 from .ordering import minimum_degree, predicted_fill
 
@@ -240,10 +240,8 @@ def structural_deficiency(pattern: SparsityPattern) -> str:
     """The rows and columns that make any matrix with this pattern singular, in words; else nothing."""
     import scipy.sparse as sp  # slow to import
 
-    if (pattern.diagonal_positions < pattern.nnz).all():
-        return ""
     ones = sp.csr_array((np.ones(pattern.nnz, np.int8), pattern.indices, pattern.indptr), shape=pattern.shape)
-    return str(deficiency(ones))
+    return str(deficiency(ones)) if is_structurally_singular(ones) else ""
 
 
 @per_pattern

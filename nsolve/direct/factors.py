@@ -35,6 +35,8 @@ _THRESHOLD = 0.01
 _SYMMETRIC = 0.7
 #: From this share of entries on a matrix is factorised densely.
 DENSE = 0.2
+#: Up to so many rows SciPy's assignment, in which nothing needs compiling, is quick whatever the pattern.
+_SCIPYS = 2000
 #: Bytes of remembered factors, as a share of the machine's memory.
 _SHARE = 1 / 8
 _MAX_REFINEMENTS = 10
@@ -90,7 +92,7 @@ def factorise(matrix: Any, kind: Kind) -> tuple[Factors | None, Quality]:
     if n == 0:
         none = np.zeros(0, np.int32)
         return Factors(None, Scaling(none, none), None, matrix.dtype), Quality(CODES["converged"], 1.0, 0)
-    if structural_rank(matrix) < n:  # SuperLU may run out of bounds there
+    if is_structurally_singular(matrix):  # SuperLU may run out of bounds there
         return None, Quality(CODES["singular_matrix"], 0.0, 0)
     scaling = equilibrate(matrix, kind == "cholesky", max_steps=3)
     scaled = scaling.apply(matrix)
@@ -110,6 +112,23 @@ def factorise(matrix: Any, kind: Kind) -> tuple[Factors | None, Quality]:
     if found is None or found[1].code != CODES["converged"]:
         found = _better(found, _matched(matrix))
     return (None, Quality(CODES["singular_matrix"], 0.0, 0)) if found is None else found
+
+
+def is_structurally_singular(matrix: Any) -> bool:
+    """Whether the zeros of a square matrix make it singular."""
+    if (matrix.diagonal() != 0).all():
+        return False
+    if matrix.shape[0] > _SCIPYS:
+        return structural_rank(matrix) < matrix.shape[0]
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+    nonzero = matrix.astype(bool)
+    nonzero.eliminate_zeros()
+    try:
+        min_weight_full_bipartite_matching(nonzero.astype(np.float64))
+    except ValueError:  # "no full matching exists"
+        return True
+    return False
 
 
 class _Dense(NamedTuple):

@@ -54,7 +54,7 @@ _functions: dict[_ffi.Kernel, HostFunction] = {}
 def call(kernel: _ffi.Kernel, *arguments: Any, like: Sequence[tuple[int, Any]]) -> Sequence[Array]:
     """Its results, of these sizes and dtypes; at once, with nothing compiled, where all arrays are there."""
     if not any(isinstance(argument, Tracer) for argument in arguments):
-        return [jnp.asarray(result) for result in _functions[kernel](*map(np.asarray, arguments))]
+        return [jax.device_put(result) for result in _functions[kernel](*map(np.asarray, arguments))]
     shapes = tuple(jax.ShapeDtypeStruct((size,), dtype) for size, dtype in like)
     return _ffi.call(kernel, shapes, *map(jnp.asarray, arguments), like=shapes)
 

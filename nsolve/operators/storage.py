@@ -177,7 +177,7 @@ def read(entries: Entries, pattern: SparsityPattern) -> Array:
         start += positions.size
     values = [block.values.reshape(-1) for block in entries.blocks]
     if not any(isinstance(block, Tracer) for block in values):  # on the host: nothing to compile
-        return jnp.asarray(np.concatenate([np.asarray(block) for block in values])[where[:-1]])
+        return jax.device_put(np.concatenate([np.asarray(block) for block in values])[where[:-1]])
     return take(jnp.concatenate(values), where[:-1])
 
 

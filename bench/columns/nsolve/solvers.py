@@ -76,9 +76,9 @@ def make_preconditioner(part: Part) -> Callable[[Any], Any]:
 
 def spec_of(solver: Any) -> Spec:
     """The column that a solver is: its class by its short name, and what differs from the defaults."""
-    made = solver.preconditioner
+    made = getattr(solver, "preconditioner", None)
     part = None if made is None else _part_of(made, PRECONDITIONER_CLASSES)
-    return Spec(OWN, _part_of(solver, SOLVER_CLASSES), part)
+    return Spec(OWN, _part_of(solver, SOLVER_CLASSES | DIRECT_CLASSES), part)
 
 
 def _part_of(made: Any, classes: dict[str, str]) -> Part:
