@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from bench.engine.suite import load
 from bench.report import format as form
 from bench.report.frame import claims_success, frame, reason, succeeded
 from bench.report.tables import Promise, Promises, Table, Value, markdown, ratio, show
@@ -215,3 +216,29 @@ def test_promises_take_the_best_success():
     alone = Promises(lambda rows: [Promise("steps", {"solver": "cg"}, value="steps", show=form.count)])
     assert words(*alone.render(rows)) == [["steps", "20", "", ""]]
     assert list(Promises([Promise("elsewhere", {"size": 7})]).render(rows)) == []
+
+
+def test_hard_systems_are_counted_and_timed_beside_the_fastest():
+    suite = load("hard")
+    rows = frame(
+        [
+            record("sparse_lu", 8, 10, problem="stokes2d", first_call_s=6.0),
+            record("scipy:splu", 8, 20, problem="stokes2d", first_call_s=3.0),
+            record("sparse_lu", 1000, 40, problem="circuit", first_call_s=4.0),
+            record("scipy:splu", 1000, 10, problem="circuit", result="breakdown", true_residual=1.0),
+            record("klujax:klu", 1000, problem="circuit", result="missing", true_residual=None),
+        ]
+    )
+    solved, sizes = suite.tables[0], suite.tables[1]
+    (made,) = solved.render(rows)
+    shown = [[text for _, text in row.cells] for row in made.rows]
+    assert made.headings == ["solver", "solved", "set-up and solve", "first call"]
+    # 1.01 s and 2.01 s on the one system; the first calls are 2 and 1 times the fastest's, and alone.
+    assert shown == [["sparse_lu", "2 of 2", "1.0x", "1.4x"], ["scipy:splu", "1 of 2", "2.0x", "1.0x"]]
+    assert [made.title for made in sizes.render(rows)] == ["stokes2d", "circuit"]
+    (drawn,) = suite.charts[0].draw(rows)
+    ends = drawn.frame.group_by("solver", maintain_order=True).agg(
+        pl.col("share").max(), pl.col("ratio").max()
+    )
+    assert dict(zip(ends["solver"], ends["share"], strict=True)) == {"sparse_lu": 1.0, "scipy:splu": 0.5}
+    assert ends.filter(solver="scipy:splu")["ratio"][0] == pytest.approx(2.01 / 1.01)

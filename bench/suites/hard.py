@@ -1,0 +1,131 @@
+"""Systems on which solvers fail: saddle points, circuits, strong wind, bad units, all but singular matrices,
+and matrices from practice.
+
+The judge is the true relative residual, 1e-8; times are those of a first call and of set-up and solve.
+Libraries and matrices that are not here are left out of what is told of all systems.
+"""
+
+from functools import partial
+
+import polars as pl
+
+from ..engine.suite import Group, Suite
+from ..report.charts import Axis, Chart, Panel
+from ..report.format import number, seconds
+from ..report.frame import SYSTEM
+from ..report.tables import Table, Value
+from ..work import linear
+
+_group = partial(Group, max_steps=2000, repeats=3, first_call=1, kill_s=300.0)
+_GENERAL = (
+    "sparse_lu", "gmres[restart=50]+ilu", "bicgstab+ilu",
+    "scipy:splu", "scipy:gmres[restart=50]+ilu", "klujax:klu", "splineax:auto",
+)  # fmt: skip
+_REAL = (*_GENERAL, "petsc:gmres[restart=50]+ilu")
+_SADDLE = (
+    "sparse_lu", "minres", "gmres[restart=50]+ilu",
+    "scipy:splu", "scipy:minres[stop=norm]", "scipy:gmres[restart=50]+ilu", "klujax:klu", "splineax:auto",
+    "petsc:minres",
+)  # fmt: skip
+_HERMITIAN = ("sparse_cholesky", "sparse_lu", "cg+ic", "scipy:splu", "klujax:klu", "splineax:auto")
+_DEFINITE = (
+    *_HERMITIAN, "sparsax:cholmod", "petsc:cg+icc", "petsc:cg+cholesky",
+    "pyamg:ruge_stuben+cg", "pyamg:smoothed_aggregation+cg",
+)  # fmt: skip
+_HERE = pl.col("result") != "missing"
+
+
+def _beside_fastest(rows: pl.DataFrame) -> pl.DataFrame:
+    """Seconds over those of the fastest success on the same system."""
+    for name in {"total", "first_call_s"} & {*rows.columns}:
+        least = pl.when("ok").then(name).min().over(SYSTEM)
+        rows = rows.with_columns(pl.when("ok").then(pl.col(name) / least).alias(f"{name}_ratio"))
+    return rows
+
+
+def _profile(rows: pl.DataFrame) -> pl.DataFrame:
+    """Of each solver, the share of all systems that it solves in so many times the seconds of the fastest."""
+    systems = rows.select(SYSTEM).n_unique()
+    solved = _beside_fastest(rows).filter("ok").sort("total_ratio")
+    share = pl.int_range(1, pl.len() + 1).over("solver") / systems
+    return solved.select(
+        "solver", "work", "problem", pl.col("total_ratio").alias("ratio"), share.alias("share")
+    )
+
+
+def _mean(name: str) -> pl.Expr:
+    return pl.col(name).log().mean().exp()
+
+
+SUITE = Suite(
+    "Hard: saddle points, circuits, bad units, matrices from practice, to a true relative residual of 1e-8",
+    linear.WORK,
+    (
+        _group("stokes2d", _SADDLE, size=[16, 32, 64]),
+        _group("kkt", _SADDLE, size=[1000, 10000]),
+        _group("circuit", _REAL, size=[1000, 10000]),
+        _group("badly_scaled2d", _REAL, size=[32, 128]),
+        _group("convection_diffusion2d[peclet=1e5]", _REAL, size=[64, 128]),
+        _group("nearly_singular2d", (*_DEFINITE, "cg+multigrid"), size=[64, 256]),
+        _group([f"real[name={name}]" for name in ("494_bus", "bcsstk16")], _DEFINITE),
+        _group("real[name=mhd1280b]", _HERMITIAN),
+        _group([f"real[name={name}]" for name in ("olm1000", "watt_2", "west0479", "rajat19")], _REAL),
+        _group("real[name=young1c]", _GENERAL),
+    ),
+    tables=(
+        Table(
+            name="solved",
+            title="Systems solved, and seconds over those of the fastest",
+            group=(),
+            where=_HERE,
+            derive=_beside_fastest,
+            values=(
+                Value("solved", lambda ok, of: f"{ok} of {of}", pl.col("ok").sum(), pl.len(), stay=True),
+                Value("set-up and solve", lambda x: f"{number(x)}x", _mean("total_ratio")),
+                Value("first call", lambda x: f"{number(x)}x", _mean("first_call_s_ratio")),
+            ),
+            verdict=False,
+        ),
+        Table(
+            name="sizes",
+            title="{problem}",
+            group=("problem",),
+            where=(pl.col("problem_name") != "real") & _HERE,
+            across="size",
+            across_heading="{:,}".format,
+            values=(
+                Value("first call", seconds, "first_call_s", ok=True),
+                Value("set-up and solve", seconds, "total", ok=True),
+            ),
+            verdict=False,
+        ),
+        Table(
+            name="real",
+            title="Matrices from practice: set-up and solve",
+            group=(),
+            where=(pl.col("problem_name") == "real") & _HERE,
+            across="problem.name",
+            values=(Value("", seconds, "total", ok=True),),
+            verdict=False,
+        ),
+    ),
+    charts=(
+        Chart(
+            "profile",
+            "Share of all systems solved in so many times the seconds of the fastest",
+            needs="cells that succeeded",
+            group=(),
+            where=_HERE,
+            derive=_profile,
+            panels=(
+                Panel(
+                    "points",
+                    Axis("ratio", "set-up and solve, times the fastest", log=True),
+                    Axis("share", "share of systems solved"),
+                    width=560,
+                    domain=lambda rows: (0.0, 1.02),
+                ),
+            ),
+        ),
+    ),
+)
