@@ -23,6 +23,7 @@ from .linear import SOR as SOR
 from .linear import BiCGStab as BiCGStab
 from .linear import Chebyshev as Chebyshev
 from .linear import FlexibleCG as FlexibleCG
+from .linear import IterativeRefinement as IterativeRefinement
 from .linear import Richardson as Richardson
 from .linear import solve_many as solve_many
 from .operators import LowRankPlusDiagonalLinearOperator as LowRankPlusDiagonalLinearOperator

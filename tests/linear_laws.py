@@ -65,7 +65,7 @@ def law_primal(case: Case):
     assert true <= 1e-12 * norm(b) + floor
     assert 0 < stats["num_steps"] < stats["max_steps"]
     assert stats["num_matvecs"] >= stats["num_steps"]
-    has_preconditioner = case().preconditioner is not None
+    has_preconditioner = not {"preconditioner", "inner"}.isdisjoint(case.options)
     assert (stats["num_preconditioner_applications"] > 0) == has_preconditioner
 
 

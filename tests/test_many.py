@@ -37,17 +37,16 @@ def test_each_is_solved_as_if_it_were_alone(batch):
     assert "5 successful" in repr(solution)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_one_that_fails_leaves_the_others_alone(batch):
+def test_one_that_fails_leaves_the_others_alone():
     bad = np.array(B)
     bad[2, 1, 1] = np.nan
-    solution = ns.solve_many(POISSON, bad, SOLVER, throw=False, batch=batch)
+    solution = ns.solve_many(POISSON, bad, SOLVER, throw=False, batch=3)
     failed = lx.RESULTS.nonfinite_input
     assert (solution.result == failed).tolist() == [False, False, True, False, False]
     good = [0, 1, 3, 4]
     close(solution.value[np.array(good)], dense(MATRIX, B[good]))
     with pytest.raises(Exception, match="CG: The vector holds NaN"):
-        ns.solve_many(POISSON, bad, SOLVER, batch=batch)
+        ns.solve_many(POISSON, bad, SOLVER, batch=1)
 
 
 def test_starts_and_a_state_are_used():

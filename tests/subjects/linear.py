@@ -221,6 +221,14 @@ CASES = [
     *_rows("chebyshev", ns.Chebyshev, [SPD], True, stationary=True),
     *_rows("sor", ns.SOR, [GENERAL], stationary=True, omega=1.1),
     *_rows("sor-backward", ns.SOR, [HERMITIAN], stationary=True, sweep="backward"),
+    # In one precision, so that transposes are exact; two are in `tests/test_refinement.py`.
+    *_rows(
+        "refinement+ssor",
+        *(ns.IterativeRefinement, [GENERAL]),
+        stationary=True,
+        inner=precond.SSOR(),
+        dtype=jnp.float64,
+    ),
     *_rows("ssor-multicolour", ns.SOR, [SPD], stationary=True, sweep="symmetric", ordering="multicolour"),
     *_rows(
         "richardson+ic", ns.Richardson, [SPD], stationary=True, preconditioner=precond.IncompleteCholesky()
