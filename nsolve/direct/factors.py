@@ -294,7 +294,8 @@ def solve(
     b_norm = _norm(target)
     limit = max(rtol * b_norm, atol / unit)
     with np.errstate(all="ignore"):
-        x = _applied(factors, target, b.dtype, side, size)
+        # What is judged is the answer in its own precision.
+        x = _rounded(_applied(factors, target, b.dtype, side, size), b.dtype)
         best, best_norm, error, steps = np.zeros_like(x), b_norm, 1.0, 0
         while True:
             residual = target - product @ x
@@ -307,7 +308,7 @@ def solve(
             if done or not gained or steps == _MAX_REFINEMENTS:
                 break
             steps += 1
-            x = best + _applied(factors, residual, b.dtype, side, size)
+            x = _rounded(best + _applied(factors, residual, b.dtype, side, size), b.dtype)
         value = (best * (unit / size) if np.isfinite(unit / size) else best * unit / size).astype(b.dtype)
     if rtol >= 0:
         code = CODES["converged"] if best_norm <= limit else CODES["precision"]
@@ -338,6 +339,10 @@ def _divided(matrix: Any, size: float, dtype: Any) -> Any:
 def _norm(x: np.ndarray) -> float:
     """The Euclidean norm; for long vectors BLAS would wake up its threads."""
     return math.sqrt(np.add.reduce(np.square(np.abs(x))))
+
+
+def _rounded(x: np.ndarray, dtype: Any) -> np.ndarray:
+    return x.astype(dtype).astype(x.dtype)
 
 
 def _unit(x: np.ndarray) -> float:

@@ -1,0 +1,245 @@
+"""Direct solvers: the laws of solvers that apply to them, and what is theirs alone."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import nsolve as ns
+from nsolve import _ffi
+from nsolve.direct import factors
+
+from . import linear_laws as laws
+from .subjects.linear import COMPLEX, GENERAL, HERMITIAN, PSD, STENCIL, Case
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Direct(Case):
+    """A row of the laws: without history and start, which a factorisation has no use for."""
+
+    def solve(self, theta, b, rtol=1e-12, state=None, y0=None, **fields):
+        value, result, stats = self._program(theta, b, jnp.asarray(rtol), state, None, {})
+        return lx.Solution(jax.device_get(value), result, jax.device_get(stats), state)
+
+
+CASES = [
+    Direct("lu", ns.SparseLU, GENERAL, stationary=True),
+    Direct("lu", ns.SparseLU, COMPLEX, stationary=True),
+    Direct("lu", ns.SparseLU, STENCIL),
+    Direct("cholesky", ns.SparseCholesky, HERMITIAN, definite=True),
+]
+LAWS = [
+    *(laws.law_derivatives, laws.law_one_trace, laws.law_zero_vector, laws.law_sparse_vector),
+    *(laws.law_scale_invariance, laws.law_operator_scale, laws.law_nonfinite, laws.law_singular),
+    *(laws.law_indefinite, laws.law_state_reuse, laws.law_single_precision, laws.law_vmap),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_laws(law, case):
+    law(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_one_factorisation_serves_every_side_of_a_matrix(case, monkeypatch):
+    theta, (b,) = case.kind.theta, case.kind.vectors(1)
+    solver, matrix, state = case(), case.kind.matrix(theta), case.init(theta)
+    monkeypatch.setattr(factors, "factorise", None)  # whoever factorises again raises
+    transposed, conjugate = solver.transpose(state, {})[0], solver.conj(state, {})[0]
+    both = solver.conj(transposed, {})[0]
+    for changed, dense in ((transposed, matrix.T), (conjugate, matrix.conj()), (both, matrix.conj().T)):
+        value, result, stats = solver.compute(changed, b, {})
+        assert result == lx.RESULTS.successful
+        laws.close(value, np.linalg.solve(dense, laws.flat(b)))
+        residual = laws.norm(dense @ laws.flat(value) - laws.flat(b))
+        assert abs(stats["residual_norm"] - residual) <= 1e-14 * laws.norm(b)
+
+
+def badly_scaled(n=60, seed=0):
+    """`A` with zeros on the diagonal, in units decades apart, and `b, x` such that `A x = b`, and `units x`
+    are moderate numbers."""
+    rng = np.random.default_rng(seed)
+    matrix = sp.random_array((n, n), density=0.1, rng=rng).toarray()
+    matrix[np.arange(n), rng.permutation(n)] += 2
+    np.fill_diagonal(matrix, 0)
+    rows, units, y = 10.0 ** rng.uniform(-9, 9, n), 10.0 ** rng.uniform(-9, 9, n), rng.standard_normal(n)
+    return rows[:, None] * matrix * units, rows * (matrix @ y), y, units
+
+
+def test_badly_scaled_with_zeros_on_the_diagonal():
+    matrix, b, y, units = badly_scaled()
+    operator = ns.SparseLinearOperator.from_scipy(matrix)
+    solution = lx.linear_solve(operator, jnp.asarray(b), ns.SparseLU(rtol=1e-12))
+    assert solution.stats["reciprocal_condition"] > 1e-6  # of the scaled matrix
+    assert solution.stats["num_factor_entries"] >= operator.nnz
+    np.testing.assert_allclose(units * solution.value, y, rtol=1e-9)
+
+
+def test_the_matching_is_the_last_attempt(monkeypatch):
+    matrix, b, y, units = badly_scaled()
+
+    def only_matched(scaled, symmetric, threshold, plain=factors._superlu):
+        return None if symmetric or threshold == 1.0 else plain(scaled, symmetric, threshold)
+
+    monkeypatch.setattr(factors, "_superlu", only_matched)
+    found, quality = factors.factorise(sp.csr_array(matrix), "lu")
+    assert found._order is not None and quality.reciprocal_condition > 1e-6
+    np.testing.assert_allclose(units * found.apply(b, "N"), y, rtol=1e-9)
+    adjoint, _ = factors.factorise(sp.csr_array(matrix.T), "lu")
+    for vector in (np.ones(60), b):
+        np.testing.assert_allclose(found.apply(vector, "T"), adjoint.apply(vector, "N"), rtol=1e-6)
+
+
+def test_new_values_on_one_pattern_in_a_scan():
+    kind = GENERAL
+    thetas = jnp.stack([kind.theta * factor for factor in (1.0, 1.3, 0.7)])
+    b = kind.vectors(1)[0]
+
+    @jax.jit
+    @jax.grad
+    def slope(thetas):
+        def step(total, theta):
+            x = lx.linear_solve(kind.operator(theta), b, ns.SparseLU()).value
+            return total + jnp.sum(x**2), None
+
+        return jax.lax.scan(step, 0.0, thetas)[0]
+
+    def dense(thetas):
+        return sum(jnp.sum(jnp.linalg.solve(kind.operator(t).as_matrix(), b) ** 2) for t in thetas)
+
+    np.testing.assert_allclose(slope(thetas), jax.grad(dense)(thetas), rtol=1e-9, atol=1e-12)
+
+
+def test_factors_that_are_gone_are_made_again():
+    operator, b = GENERAL.operator(GENERAL.theta), GENERAL.vectors(1)[0]
+    state = ns.SparseLU().init(operator, {})
+    ns.direct.forget()
+    x = lx.linear_solve(operator, b, ns.SparseLU(), state=state).value
+    np.testing.assert_allclose(operator.mv(x), b, atol=1e-12)
+
+
+def test_remembered_factors_stay_within_their_share(monkeypatch):
+    ns.direct.forget()
+    monkeypatch.setattr(factors, "physical_memory", lambda: 8 * 24 * 300.0)
+    for k in range(9):
+        ns.SparseLU().init(GENERAL.operator(GENERAL.theta * (1 + k)), {})
+    entries = [quality.entries for _, quality in factors._remembered.values()]
+    assert 1 <= len(entries) < 9 and (sum(entries) <= 300 or len(entries) == 1)
+
+
+def test_without_kernels_callbacks_do_the_same(monkeypatch):
+    monkeypatch.setattr(_ffi, "_usable", False)
+    case = Direct("lu", ns.SparseLU, COMPLEX)
+    laws.law_vmap(case)
+
+
+@pytest.mark.parametrize("constructor", [ns.SparseLU(), ns.SparseCholesky()], ids=["lu", "cholesky"])
+def test_as_a_preconditioner(constructor):
+    operator = ns.StencilLinearOperator.poisson((6, 5), 0.1)
+    b = jnp.asarray(np.random.default_rng(2).standard_normal((6, 5)))
+    solution = lx.linear_solve(operator, b, ns.CG(rtol=1e-10, preconditioner=constructor))
+    assert solution.stats["num_steps"] <= 2
+    inverse = constructor(operator)
+    np.testing.assert_allclose(
+        inverse.as_matrix() @ operator.as_matrix().reshape(30, 30), np.eye(30), atol=1e-12
+    )
+    assert "30 unknowns; factors with" in repr(inverse)
+    refreshed = inverse.refresh(2 * operator)
+    np.testing.assert_allclose(2 * refreshed.mv(b), inverse.mv(b), rtol=1e-12)
+
+    def steps(b):
+        return jnp.sum(
+            ns.unroll(ns.CG(rtol=0, max_steps=2, preconditioner=constructor), operator, b, 2).value
+        )
+
+    np.testing.assert_allclose(jax.grad(steps)(b), inverse.mv(jnp.ones((6, 5))), rtol=1e-8)
+
+
+@pytest.mark.parametrize("n", [1, 40])
+@pytest.mark.parametrize("dtype", [np.float64, np.complex64])
+def test_dense_matrices_go_to_lapack(n, dtype):
+    rng = np.random.default_rng(3)
+    matrix = rng.standard_normal((n, n)) + (1j * rng.standard_normal((n, n)) if dtype == np.complex64 else 0)
+    definite = (matrix @ matrix.conj().T + np.eye(n)).astype(dtype)
+    b = jnp.asarray(rng.standard_normal(n).astype(dtype))
+    for made, solver, tags in (
+        (matrix.astype(dtype), ns.SparseLU(), ()),
+        (definite, ns.SparseCholesky(), PSD),
+    ):
+        operator = lx.MatrixLinearOperator(jnp.asarray(made), tags)
+        for turned, dense in ((operator, made), (operator.T, made.T), (lx.conj(operator), made.conj())):
+            if not tags or np.array_equal(dense, dense.conj().T):
+                solution = lx.linear_solve(turned, b, solver)
+                assert solution.stats["backward_error"] < 10 * np.finfo(dtype).eps
+                assert np.linalg.norm(dense @ solution.value - b) < 1e-3 * np.linalg.norm(b)
+
+
+def test_what_cannot_be_solved_is_said():
+    matrix = sp.csr_array(np.diag([1.0, 2, 0, 4]) + np.diag([1.0, 0, 0], 1))
+    matrix.eliminate_zeros()
+    with pytest.raises(ValueError, match="singular whatever.*row 2 is empty"):
+        ns.SparseLU().init(ns.SparseLinearOperator.from_scipy(matrix), {})
+    ones = ns.SparseLinearOperator.from_scipy(sp.diags_array([-1.0, 2, -1], offsets=[-1, 0, 1], shape=(9, 9)))
+    values = ones.values.at[0].set(1).at[-1].set(1)
+    singular, b = ones.with_values(values), jnp.arange(9.0)
+    solution = lx.linear_solve(singular, b, ns.SparseLU(), throw=False)
+    assert solution.result == lx.RESULTS.singular and solution.stats["reciprocal_condition"] < 1e-15
+    with pytest.raises(eqx.EquinoxRuntimeError, match="SparseLU: The matrix is singular"):
+        lx.linear_solve(singular, b, ns.SparseLU())
+    indefinite = lx.TaggedLinearOperator(ones.with_values(-ones.values), PSD)
+    solution = lx.linear_solve(indefinite, b, ns.SparseCholesky(), throw=False)
+    assert solution.result == lx.RESULTS.breakdown
+    assert solution.stats["reason"] == ns.linear.REASONS.not_definite
+
+
+def test_an_ill_conditioned_matrix():
+    """A backward stable answer is a success; a residual that was asked for and not reached is none."""
+    n = 12
+    hilbert = 1 / (np.arange(n)[:, None] + np.arange(n) + 1.0)
+    operator, b = lx.MatrixLinearOperator(jnp.asarray(hilbert[:9, :9])), jnp.ones(9)
+    x = lx.linear_solve(operator, b, ns.SparseLU()).value
+    np.testing.assert_allclose(hilbert[:9, :9] @ x, 1, atol=1e-6)
+    result = lx.linear_solve(operator, b, ns.SparseLU(rtol=1e-16), throw=False).result
+    assert result == lx.RESULTS.stagnation
+    operator, b = lx.MatrixLinearOperator(jnp.asarray(hilbert)), jnp.ones(n)
+    assert lx.linear_solve(operator, b, ns.SparseLU(), throw=False).result == lx.RESULTS.singular
+
+
+def test_factors_that_would_not_fit_are_refused_before(monkeypatch):
+    from nsolve.direct import base
+
+    operator = ns.StencilLinearOperator.poisson((90, 90), 1.0)
+    monkeypatch.setattr(base, "physical_memory", lambda: 1e6)
+    with pytest.raises(ValueError, match=r"factors would take about 0.0\d+ GiB.*iterative"):
+        ns.SparseLU().init(operator, {})
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda a, b: ns.SparseLU(rtol=-1.0), ValueError, r"SparseLU\(rtol=...\)` must be None, or finite"),
+        (
+            lambda a, b: ns.SparseCholesky(atol=np.inf),
+            ValueError,
+            r"Cholesky\(atol=...\)` must be finite",
+        ),
+        (lambda a, b: lx.linear_solve(a, b, ns.SparseCholesky()), ValueError, "not tagged so"),
+        (lambda a, b: ns.SparseLU().init(a, {"y0": b}), ValueError, "must be empty, but has the keys"),
+        (lambda a, b: ns.SparseLU().init(a.select(rows=slice(3)), {}), ValueError, "solves square systems"),
+        (
+            lambda a, b: ns.SparseLU().init(lx.FunctionLinearOperator(a.mv, a.in_structure()), {}),
+            ValueError,
+            "only has products",
+        ),
+    ],
+)
+def test_bad_input(call, error, message):
+    operator = GENERAL.operator(GENERAL.theta)
+    with pytest.raises(error, match=message):
+        call(operator, jnp.ones(operator.in_size()))
