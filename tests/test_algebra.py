@@ -371,7 +371,6 @@ def test_a_sign_that_a_solve_cannot_see_is_seen_before():
     operator, b = COMPOSED["I + k A, tagged around"], jnp.ones(N)
     with pytest.raises(ValueError, match="not tagged so.*as_sparse"):
         lx.linear_solve(operator, b, ns.CG(rtol=1e-12))
-    assert isinstance(ns.auto(operator), ns.MINRES) and isinstance(ns.auto(ns.as_sparse(operator)), ns.CG)
     x = lx.linear_solve(ns.as_sparse(operator), b, ns.CG(rtol=1e-12)).value
     np.testing.assert_allclose(operator.mv(x), b, atol=1e-10)
 

@@ -505,24 +505,6 @@ def test_flexible_cg_with_a_varying_preconditioner():
         assert jnp.linalg.norm(b - operator.mv(solution.value)) <= 1.001e-9 * jnp.linalg.norm(b)
 
 
-def test_auto_chooses_by_structure():
-    definite = ns.SparseLinearOperator.from_scipy(grid_laplacian(4), PSD)
-    symmetric = ns.SparseLinearOperator.from_scipy(grid_laplacian(4), lx.symmetric_tag)
-    plain = ns.SparseLinearOperator.from_scipy(grid_laplacian(4))
-    hollow = ns.SparseLinearOperator.from_scipy(np.eye(4)[::-1])
-    grid = ns.StencilLinearOperator.poisson((8, 8), 1.0)
-    assert isinstance(ns.auto(definite).preconditioner, ns.preconditioners.IncompleteCholesky)
-    assert isinstance(ns.auto(grid).preconditioner, ns.preconditioners.Multigrid)
-    assert isinstance(ns.auto(symmetric), ns.MINRES)
-    assert isinstance(ns.auto(plain).preconditioner, ns.preconditioners.IncompleteLU)
-    assert isinstance(ns.auto(hollow), ns.GMRES) and ns.auto(hollow).preconditioner is None
-    for operator in (definite, symmetric, plain, hollow, grid):
-        b = jax.tree.map(lambda s: jnp.ones(s.shape), operator.in_structure())
-        solution = lx.linear_solve(operator, b, ns.auto(operator, rtol=1e-8))
-        residual = jnp.linalg.norm((b - operator.mv(solution.value)).reshape(-1))
-        assert residual <= 1.001e-8 * jnp.linalg.norm(b.reshape(-1))
-
-
 @pytest.mark.parametrize("exponent", [-1020, -500, 500, 1020])
 def test_extreme_right_hand_sides(exponent):
     """Squares of such entries underflow or overflow; a zero solution must not pass for one."""
@@ -581,14 +563,6 @@ def test_what_only_has_products_has_no_diagonal_to_read():
     operator = ns.function_operator(lambda x: 2 * x, jax.ShapeDtypeStruct((4,), float), PSD)
     with pytest.raises(ValueError, match="only has products"):
         ns.preconditioners.Jacobi()(operator)
-
-
-def test_auto_on_stencils_that_are_not_compact():
-    wide = {(-2,): 1.0, (-1,): -4.0, (0,): 6.5, (1,): -4.0, (2,): 1.0}
-    operator = ns.StencilLinearOperator.from_stencil(wide, (40,), tags=PSD)
-    assert isinstance(ns.auto(operator).preconditioner, ns.preconditioners.IncompleteCholesky)
-    hollow = ns.StencilLinearOperator.from_stencil({(1,): 1.0, (-1,): 2.0}, (4,))
-    assert ns.auto(hollow).preconditioner is None
 
 
 def test_unroll_names_a_vector_that_does_not_fit():
