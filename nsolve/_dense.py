@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import solve_triangular as solve_by_lapack
 from jaxtyping import Array
 
 from ._vectors import safe_divide
@@ -45,6 +46,16 @@ cholesky = _one_at_a_time(jnp.linalg.cholesky)
 solve_factored = _one_at_a_time(lambda factor, rhs: cho_solve((factor, True), rhs))
 #: The first factor of a QR decomposition; not differentiable in reverse mode.
 orthonormal_columns = _one_at_a_time(lambda columns: jnp.linalg.qr(columns)[0])
+
+#: The second factor of a QR decomposition; not differentiable in reverse mode.
+triangular_factor = _one_at_a_time(lambda columns: jnp.linalg.qr(columns, mode="r"))
+_solve_upper = _one_at_a_time(lambda triangle, rhs: solve_by_lapack(triangle, rhs))
+_solve_upper_transposed = _one_at_a_time(lambda triangle, rhs: solve_by_lapack(triangle, rhs, trans=1))
+
+
+def solve_triangular(triangle: Array, rhs: Array, transposed: bool = False) -> Array:
+    """`R^-1 b`, or `R^-T b`, for a large upper triangle, by LAPACK; not differentiable in reverse mode."""
+    return (_solve_upper_transposed if transposed else _solve_upper)(triangle, rhs)
 
 
 @jax.custom_jvp

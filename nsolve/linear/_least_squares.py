@@ -22,7 +22,7 @@ from jaxtyping import Array, PyTree
 
 from .._reasons import CODES
 from .._stopping import blamed, power_of_two_scale, scaled_back, start_from, tolerance
-from .._vectors import Vector, axpy, hypot, norm, safe_divide, scale, subtract, where
+from .._vectors import Vector, axpy, hypot, norm, safe_divide, scale, size, subtract, where
 
 #: `||A^H r|| / (||A|| ||r||)`, in units of rounding, below which a system is taken to have no solution.
 _STATIONARY = 16
@@ -30,6 +30,8 @@ _STATIONARY = 16
 _ROUNDING = 2
 #: Cycles in a row that gain nothing, after which the solve ends.
 _PATIENCE = 2
+#: Steps, besides as many as the smaller dimension, for which `A^H r` may fail to fall.
+_IDLE = 100
 _RUNNING = -1
 
 
@@ -207,6 +209,8 @@ def solve_least_squares(
         blame = (*blame[:1], ("nonfinite_start", x0), *blame[1:])
         x0, r0 = start_from(x0, b, products.forward, unit_of_b, unit_of_operator)
     norm0 = norm(r0)
+    # A recursion that is down to rounding may never claim anything; one that is not may idle for a while.
+    idle = _IDLE + min(size(b), size(zeros))
     history = jnp.full(max_steps + 1, jnp.nan, norm0.dtype).at[0].set(norm0) if keep_history else None
 
     def cycle(outer: _Outer) -> _Outer:
@@ -222,19 +226,22 @@ def solve_least_squares(
             return solved | optimal
 
         def keep_stepping(carry) -> Array:
-            state, count, _ = carry
+            state, count, _, _, found = carry
             healthy = (state.condition <= 1 / eps) & jnp.isfinite(state.residual_norm)
-            return ~claims(state) & healthy & (count < room)
+            return ~claims(state) & healthy & (count < room) & (count - found <= idle)
 
         def step(carry):
-            state, count, history = carry
+            state, count, history, least, found = carry
             state, count = method.step(state), count + 1
+            less = state.normal_norm < 0.99 * least
+            least, found = jnp.where(less, state.normal_norm, least), jnp.where(less, count, found)
             if history is not None:
                 history = history.at[before + count].set(state.residual_norm * per_unit, mode="drop")
-            return state, count, history
+            return state, count, history, least, found
 
-        carry = (opened, jnp.zeros((), jnp.int32), outer.history)
-        state, count, history = jax.lax.while_loop(keep_stepping, step, carry)
+        none = jnp.zeros((), jnp.int32)
+        carry = (opened, none, outer.history, opened.normal_norm, none)
+        state, count, history, _, _ = jax.lax.while_loop(keep_stepping, step, carry)
         steps = before + count
         x = axpy(1, products.correction(state.x), outer.x)
         r = subtract(b, products.forward(x))
@@ -277,8 +284,11 @@ def solve_least_squares(
     stops = start_converged | ~jnp.isfinite(norm0) | (max_steps <= 0)
     code = jnp.where(start_converged, CODES["converged"], jnp.where(stops, CODES["max_steps"], _RUNNING))
     zero, one = jnp.zeros_like(norm0), jnp.ones_like(norm0)
+    gain = zero
+    if products.preconditioner is not None:  # which keeps the iteration from the large part of `A`
+        gain = safe_divide(norm(products.forward(normal0)), norm(normal0))
     counters = jnp.stack([*jnp.zeros(3, jnp.int32), code.astype(jnp.int32)])
-    outer = _Outer(x0, r0, normal0, norm0, norm(normal0), zero, one, one, counters=counters, history=history)
+    outer = _Outer(x0, r0, normal0, norm0, norm(normal0), gain, one, one, counters=counters, history=history)
     outer = jax.lax.while_loop(lambda outer: outer.counters[3] == _RUNNING, cycle, outer)
 
     num_steps, num_cycles, _, code = outer.counters

@@ -8,5 +8,6 @@ from .incomplete import IncompleteCholesky as IncompleteCholesky
 from .incomplete import IncompleteLU as IncompleteLU
 from .jacobi import Jacobi as Jacobi
 from .multigrid import Multigrid as Multigrid
+from .sketched_qr import SketchedQR as SketchedQR
 from .ssor import SSOR as SSOR
 from .variable import Variable as Variable
