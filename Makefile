@@ -47,7 +47,7 @@ test-upstream: $(VENV)/.installed
 	@mkdir -p .cache
 	$(CACHE) $(THREADS) $(BIN)/python tests/upstream/run.py "$(UPSTREAM)"
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-bench
 	@mkdir -p $(OUT)
 	$(BIN)/nsolve-bench run quick --fresh --out $(OUT)/quick.jsonl --html $(OUT)/quick.html
 	@echo "page: $(CURDIR)/$(OUT)/quick.html"
@@ -76,6 +76,12 @@ clean:
 $(VENV)/.installed: pyproject.toml
 	@sh .ci/venv $(VENV) "$(PYTHON)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# The benchmark needs neither tests nor linters, which take a fourth of the installing.
+$(VENV)/.installed-bench: pyproject.toml
+	@sh .ci/venv $(VENV) "$(PYTHON)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,peers]'
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

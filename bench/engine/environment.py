@@ -11,7 +11,7 @@ from typing import Any
 
 PACKAGES = (
     "nsolve", "jax", "jaxlib", "lineax", "equinox", "numpy", "scipy", "numba",
-    "pyamg", "solvax", "scikit-fem", "ott-jax", "POT", "torch", "diffusers",
+    "pyamg", "solvax", "scikit-fem", "klujax", "sparsax", "splineax", "ott-jax", "POT", "torch", "diffusers",
 )  # fmt: skip
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS",

@@ -18,10 +18,10 @@ from . import record
 from .environment import device, environment
 from .work import Answer, Cell, Missing, Run, Settings, Task, Timings, Work
 
-BUDGET_S = 2.0
+BUDGET_S = 1.0
 LONG_S = 5.0
 LEAST = 3
-MOST = 50
+MOST = 30
 
 
 def blank(cell: Cell, settings: Settings, work: str, suite: str) -> record.Record:
@@ -96,7 +96,7 @@ def timed(run: Run, repeats: int | None = None) -> tuple[dict[str, Any], Any]:
     """The fields of a record that say how long a run took, and its last solve's raw result.
 
     `repeats` fixes the number of timed solves. Otherwise: one when it takes over 5 s, else at least
-    three and as many as fit into 2 s, at most 50."""
+    three and as many as fit into 1 s, at most 30."""
     if not run.timed:
         return {}, run.solve(run.compile(run.setup()))
     timings, raw = _clocked(run, repeats)

@@ -46,7 +46,7 @@ class Cell:
 class Settings:
     """How to measure.
 
-    * `max_steps`: most iterations; `repeats`: timed solves, None for as many as two seconds hold.
+    * `max_steps`: most iterations; `repeats`: timed solves, None for as many as a second holds.
     * `history`: keep residual norms.
     * `memory`, `first_call`, `stages`: also measure the memory of a process, the first call in so many of
       them, and so often how long tracing, lowering and compiling take (`bench.engine.process`).

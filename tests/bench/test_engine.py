@@ -419,8 +419,8 @@ def clock(monkeypatch):
     ("seconds", "repeats", "n"),
     [
         (0.01, None, measure.MOST),
-        (0.5, None, 4),
-        (1.5, None, 3),
+        (0.25, None, 4),
+        (0.9, None, 3),
         (6.0, None, 1),
         (0.5, 2, 2),
         (6.0, 2, 2),
