@@ -233,7 +233,7 @@ class AbstractLeastSquaresSolver(lx.AbstractLinearSolver[System]):
         stats["max_steps"] = max_steps
         # each cycle ends with `r` and `A^H r`, and one with `P` on the left begins with `A^H P^H P r`
         per_cycle = 3 if preconditioned and form.left else 2
-        stats["num_matvecs"] = 2 * steps + per_cycle * cycles + 1 + preconditioned + int(y0 is not None)
+        stats["num_matvecs"] = 2 * steps + per_cycle * cycles + 1 + int(preconditioned) + int(y0 is not None)
         applications = 2 * steps + 2 * cycles
         stats["num_preconditioner_applications"] = applications if preconditioned else jnp.zeros_like(steps)
         return value, as_result(code), Stats(stats)
