@@ -18,16 +18,18 @@ from ..work import linear
 
 _group = partial(Group, max_steps=2000, repeats=3, first_call=1, kill_s=300.0)
 _GENERAL = (
-    "sparse_lu", "gmres[restart=50]+ilu", "bicgstab+ilu",
+    "auto", "sparse_lu", "gmres[restart=50]+ilu", "bicgstab+ilu",
     "scipy:splu", "scipy:gmres[restart=50]+ilu", "klujax:klu", "splineax:auto",
 )  # fmt: skip
 _REAL = (*_GENERAL, "petsc:gmres[restart=50]+ilu")
 _SADDLE = (
-    "sparse_lu", "minres", "gmres[restart=50]+ilu",
+    "auto", "sparse_lu", "minres", "gmres[restart=50]+ilu",
     "scipy:splu", "scipy:minres[stop=norm]", "scipy:gmres[restart=50]+ilu", "klujax:klu", "splineax:auto",
     "petsc:minres",
 )  # fmt: skip
-_HERMITIAN = ("sparse_cholesky", "sparse_lu", "cg+ic", "scipy:splu", "klujax:klu", "splineax:auto")
+_HERMITIAN = (
+    "auto", "sparse_cholesky", "sparse_lu", "cg+ic", "scipy:splu", "klujax:klu", "splineax:auto",
+)  # fmt: skip
 _DEFINITE = (
     *_HERMITIAN, "sparsax:cholmod", "petsc:cg+icc", "petsc:cg+cholesky",
     "pyamg:ruge_stuben+cg", "pyamg:smoothed_aggregation+cg",

@@ -14,6 +14,7 @@ SETTINGS = Settings(max_steps=500, repeats=1, history=True)
 COLUMNS = {
     "poisson2d": [
         "cg", "cg[form=stencil]", "cg+jacobi", "sparse_lu", "sparse_cholesky",
+        "auto", "auto[form=stencil]",
         "scipy:cg", "scipy:cg+jacobi", "scipy:minres[stop=norm]", "scipy:splu",
         "pyamg:ruge_stuben+cg", "pyamg:smoothed_aggregation", "pyamg:cg",
         "jax.scipy:cg", "jax.scipy:cg[form=sparse]", "jax.scipy:cg[form=stencil]",

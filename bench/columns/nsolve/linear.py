@@ -91,6 +91,23 @@ class DirectRun(NsolveRun):
         return lambda matrix, rhs, state: lx.linear_solve(matrix, rhs, solver, state=state, throw=throw)
 
 
+class AutoRun(DirectRun):
+    """The attempts of `ns.auto`, whose choice, and what is prepared for the first of them, are the set-up."""
+
+    def setup(self) -> Any:
+        task = self.task
+        self.chain = ns.auto(self.matrix, rtol=task.rtol, max_steps=task.max_steps)
+        return super().setup()
+
+    def solver(self) -> Any:
+        return self.chain
+
+    def answer(self, raw: Any) -> Answer:
+        attempts = raw.stats["attempts"]
+        made = [name for name, ran in zip(attempts.names, attempts.ran, strict=True) if ran]
+        return replace(super().answer(raw), metrics={"attempts": made})
+
+
 class ProductRun(_jax.JaxRun):
     """y = A b."""
 
@@ -104,8 +121,8 @@ class ProductRun(_jax.JaxRun):
 
 
 def _prepare(task: Task) -> Run:
-    name = task.spec.solver.name
-    return (ProductRun if name == "product" else DirectRun if name in solvers.DIRECT else NsolveRun)(task)
+    others = {"product": ProductRun, solvers.AUTO: AutoRun, **dict.fromkeys(solvers.DIRECT, DirectRun)}
+    return others.get(task.spec.solver.name, NsolveRun)(task)
 
 
 def _check(spec: Spec, part: Part) -> None:
@@ -114,7 +131,12 @@ def _check(spec: Spec, part: Part) -> None:
 
 OFFER = Offer(
     _prepare,
-    {**solvers.SOLVERS, **solvers.DIRECT, "product": {"form": solvers.FORM}},
+    {
+        **solvers.SOLVERS,
+        **solvers.DIRECT,
+        solvers.AUTO: {"form": solvers.FORM},
+        "product": {"form": solvers.FORM},
+    },
     solvers.PRECONDITIONERS,
     check=_check,
     traced=True,

@@ -23,6 +23,7 @@ SOLVER_CLASSES = {
     "richardson": "Richardson",
     "refinement": "IterativeRefinement",
 }
+AUTO = "auto"
 DIRECT_CLASSES = {"sparse_lu": "SparseLU", "sparse_cholesky": "SparseCholesky"}
 PRECONDITIONER_CLASSES = {
     "jacobi": "Jacobi",
@@ -96,8 +97,8 @@ def default_form(spec: Spec) -> str:
 
 def check(spec: Spec) -> None:
     """ValueError where the classes refuse the values of a column's parameters."""
-    if spec.solver.name in DIRECT and spec.preconditioner is not None:
-        raise ValueError(f"{spec}: {spec.solver.name} is direct and takes no preconditioner")
+    if spec.solver.name in (*DIRECT, AUTO) and spec.preconditioner is not None:
+        raise ValueError(f"{spec}: {spec.solver.name} takes no preconditioner")
     try:
         if spec.solver.name in SOLVERS:
             _check_words(spec.solver, SOLVERS)
