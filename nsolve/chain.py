@@ -204,7 +204,12 @@ def _prepared(attempt: Attempt, operator: lx.AbstractLinearOperator) -> Any:
     if attempt.supposed:
         operator = lx.TaggedLinearOperator(operator, attempt.supposed)
     # Traced, so that a factorisation which fails is not an error but the reason for the next attempt.
-    return eqx.filter_jit(lambda operator: attempt.solver.init(operator, {}))(operator)
+    return _init(attempt.solver, operator)
+
+
+@eqx.filter_jit
+def _init(solver: Any, operator: lx.AbstractLinearOperator) -> Any:
+    return solver.init(operator, {})
 
 
 def _tried(attempt: Attempt, state: Any, vector: Vector, y0: Vector | None) -> _Outcome:

@@ -18,6 +18,7 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -35,8 +36,8 @@ _THRESHOLD = 0.01
 _SYMMETRIC = 0.7
 #: From this share of entries on a matrix is factorised densely.
 DENSE = 0.2
-#: Up to so many rows SciPy's assignment, in which nothing needs compiling, is quick whatever the pattern.
-_SCIPYS = 2000
+#: Up to so many rows nothing is compiled that can be done without.
+_FEW = 3000
 #: Bytes of remembered factors, as a share of the machine's memory.
 _SHARE = 1 / 8
 _MAX_REFINEMENTS = 10
@@ -64,7 +65,9 @@ class Factors:
         self._rows, self._columns = scaling.row_scale.astype(real), scaling.column_scale.astype(real)
         self.entries = 0 if lu is None else int(lu.nnz)
 
-        #: The matrix is measured in this unit, so that no norm leaves the range, and has this Frobenius norm.
+        #: The matrix in double precision and in a unit in which no norm leaves the range, as it is multiplied
+        #: with on each side; and its Frobenius norm.
+        self.products: dict[Side, Any] = {}
         self.size, self.norm = 1.0, 0.0
 
     def apply(self, b: np.ndarray, side: Side) -> np.ndarray:
@@ -106,6 +109,8 @@ def factorise(matrix: Any, kind: Kind) -> tuple[Factors | None, Quality]:
         return _judged(Factors(_lu(scaled), scaling, None, matrix.dtype), scaled)
     found = None
     if _looks_symmetric(scaled):
+        if n > _FEW and _has_weak_diagonal(scaled):
+            scaling, scaled = _with_large_diagonal(matrix, scaling, scaled)
         found = _tried(scaled, scaling, None, symmetric=True, threshold=_THRESHOLD)
     if found is None or found[1].code != CODES["converged"]:
         found = _better(found, _tried(scaled, scaling, None, symmetric=False, threshold=1.0))
@@ -118,17 +123,36 @@ def is_structurally_singular(matrix: Any) -> bool:
     """Whether the zeros of a square matrix make it singular."""
     if (matrix.diagonal() != 0).all():
         return False
-    if matrix.shape[0] > _SCIPYS:
-        return structural_rank(matrix) < matrix.shape[0]
-    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+    return not _has_easy_matching(matrix) and structural_rank(matrix) < matrix.shape[0]
 
+
+def _has_easy_matching(matrix: Any) -> bool:
+    """Whether rows find a column each by taking the rarest that is left, or by moving one row that is in the
+    way.  Most matrices of a few thousand rows are through here; numba takes a second to be imported."""
+    if matrix.shape[0] > _FEW:
+        return False
     nonzero = matrix.astype(bool)
     nonzero.eliminate_zeros()
-    try:
-        min_weight_full_bipartite_matching(nonzero.astype(np.float64))
-    except ValueError:  # "no full matching exists"
-        return True
-    return False
+    rarity = np.bincount(nonzero.indices, minlength=matrix.shape[1])
+    columns = [
+        row[np.argsort(rarity[row])].tolist() for row in np.split(nonzero.indices, nonzero.indptr[1:-1])
+    ]
+    row_of: dict[int, int] = {}
+    for row in np.argsort(np.diff(nonzero.indptr)).tolist():
+        free = next((column for column in columns[row] if column not in row_of), None)
+        if free is None:
+            moves = (
+                (column, other)
+                for column in columns[row]
+                for other in columns[row_of[column]]
+                if other not in row_of
+            )
+            taken, free = next(moves, (None, None))
+            if taken is None or free is None:
+                return False
+            row_of[free], free = row_of[taken], taken
+        row_of[free] = row
+    return True
 
 
 class _Dense(NamedTuple):
@@ -168,7 +192,11 @@ def _cholesky(scaled: Any) -> _Dense | None:
 def _measured(factors: Factors, matrix: Any) -> Factors:
     size = _unit(matrix.data)
     factors.size = 1.0 if 1e-100 < size < 1e100 else size
-    factors.norm = _norm(matrix.data.astype(np.promote_types(matrix.dtype, np.float64)) / factors.size)
+    wide = matrix.astype(np.promote_types(matrix.dtype, np.float64))  # a copy: the values are XLA's
+    wide.data /= factors.size
+    factors.norm = _norm(wide.data)
+    conjugate = wide.conj() if np.iscomplexobj(wide.data) else wide
+    factors.products = {"N": wide, "T": wide.T, "C": conjugate, "H": conjugate.T}
     return factors
 
 
@@ -221,6 +249,22 @@ def _looks_symmetric(matrix: Any) -> bool:
     return not dense_row and ones.multiply(ones.T).nnz >= _SYMMETRIC * ones.nnz
 
 
+def _has_weak_diagonal(matrix: Any) -> bool:
+    """Whether some diagonal entry is small beside the largest of its column, and might not be pivoted on."""
+    largest = abs(matrix).max(axis=0).toarray().ravel()
+    return bool((abs(matrix.diagonal()) < 0.1 * largest).any())
+
+
+def _with_large_diagonal(matrix: Any, scaling: Scaling, scaled: Any) -> tuple[Scaling, Any]:
+    """Another scaling, and the matrix scaled by it, by which the diagonal dominates, if there is one: pivots
+    off the diagonal would spoil the order, and fill the factors."""
+    order, rows, columns = maximum_product(matrix)
+    if (order != np.arange(order.size)).any():
+        return scaling, scaled
+    scaling = rounded(np.log2(rows), np.log2(columns))
+    return scaling, scaling.apply(matrix)
+
+
 def _judged(factors: Factors, scaled: Any) -> tuple[Factors, Quality]:
     """With the condition of the scaled matrix, estimated from a few solves (Higham's algorithm 15.1), and
     whether a solution can be refined at all: pivots that grew may have cost all digits."""
@@ -267,7 +311,6 @@ class Solved(NamedTuple):
 def solve(
     factors: Factors | None,
     quality: Quality,
-    matrix: Any,
     b: np.ndarray,
     side: Side,
     rtol: float,
@@ -285,10 +328,7 @@ def solve(
         return Solved(
             np.zeros_like(b), code, 0, _norm(b / unit) * unit if unit else 0.0, 0.0 if unit == 0 else 1.0
         )
-    wide, size = np.promote_types(b.dtype, np.float64), factors.size
-    product = matrix if size == 1 and matrix.dtype == wide else _divided(matrix, size, wide)
-    product = product.T if side in "TH" else product
-    product = product.conj() if side in "CH" else product
+    wide, size, product = np.promote_types(b.dtype, np.float64), factors.size, factors.products[side]
     eps = float(np.finfo(b.dtype).eps)
     target = b.astype(wide) / unit
     b_norm = _norm(target)
@@ -330,12 +370,6 @@ def _applied(factors: Factors, b: np.ndarray, dtype: Any, side: Side, size: floa
     return factors.apply((b / unit).astype(dtype), side).astype(b.dtype) * size * unit
 
 
-def _divided(matrix: Any, size: float, dtype: Any) -> Any:
-    divided = matrix.astype(dtype)
-    divided.data = divided.data / size
-    return divided
-
-
 def _norm(x: np.ndarray) -> float:
     """The Euclidean norm; for long vectors BLAS would wake up its threads."""
     return math.sqrt(np.add.reduce(np.square(np.abs(x))))
@@ -363,13 +397,14 @@ def fingerprint(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, kin
     return digest.digest()
 
 
-def remembered(key: bytes, matrix: Any, kind: Kind) -> tuple[Factors | None, Quality]:
-    """The factors of a matrix: those that are remembered, or new ones."""
+def remembered(key: bytes, kind: Kind, make: Callable[[], Any]) -> tuple[Factors | None, Quality]:
+    """The factors of the matrix `make()`: those that are remembered, or new ones."""
     with _lock:
         if key in _remembered:
             _remembered.move_to_end(key)
             return _remembered[key]
     try:
+        matrix = make()
         factors, quality = factorise(matrix, kind)
         found = None if factors is None else _measured(factors, matrix), quality
     except MemoryError:

@@ -26,7 +26,7 @@ def _factorise(
 ) -> Sequence[np.ndarray]:
     name = _KINDS[int(kind[0])]
     key = host.fingerprint(indptr, indices, values, name)
-    _, quality = host.remembered(key, _csr(indptr, indices, values), name)
+    _, quality = host.remembered(key, name, lambda: _csr(indptr, indices, values))
     real = np.finfo(values.dtype).dtype
     return (
         np.array([quality.reciprocal_condition], real),
@@ -45,9 +45,8 @@ def _solve(
     b: np.ndarray,
 ) -> Sequence[np.ndarray]:
     kind, side = _KINDS[int(flags[0])], _SIDES[int(flags[1])]
-    matrix = _csr(indptr, indices, values)
-    factors, quality = host.remembered(key.tobytes(), matrix, kind)
-    solved = host.solve(factors, quality, matrix, b, side, *map(float, tolerances))
+    factors, quality = host.remembered(key.tobytes(), kind, lambda: _csr(indptr, indices, values))
+    solved = host.solve(factors, quality, b, side, *map(float, tolerances))
     return (
         solved.value,
         np.array([solved.residual_norm, solved.backward_error]).astype(np.finfo(b.dtype).dtype),
