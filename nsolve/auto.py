@@ -30,6 +30,7 @@ _AT_ONCE, _SOON, _AT_MOST = 1.0, 10.0, 120.0
 _MOST_DENSE = 5000
 #: Of a preconditioned step, for each entry of the matrix.
 _SECONDS_OF_STEP = 5e-9
+_MOST_ON_SINGULAR = 1000
 #: The share of memory that factors may fill.
 _SHARE = 0.5
 
@@ -164,7 +165,9 @@ def _unless_singular(
         return direct
     why = f"singular to rounding (reciprocal condition {float(state.reciprocal_condition):.0e}): "
     why += "the system may be consistent all the same"
-    krylov = MINRES(**common) if hermitian_tag in looks.tags else GMRES(**common, restart=50)
+    # Where no preconditioner can be made of the matrix, long runs seldom end well.
+    limited = {**common, "max_steps": _MOST_ON_SINGULAR} if common["max_steps"] is None else common
+    krylov = MINRES(**limited) if hermitian_tag in looks.tags else GMRES(**limited, restart=50)
     return Attempt(krylov, why)
 
 

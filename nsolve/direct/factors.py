@@ -241,12 +241,16 @@ def _superlu(scaled: Any, symmetric: bool, threshold: float) -> Any:
 
 def _looks_symmetric(matrix: Any) -> bool:
     """Whether most entries have a mirror image and the diagonal has no zeros: then it can be pivoted on."""
-    if (matrix.diagonal() == 0).any():
-        return False
-    ones = matrix.copy()
-    ones.data = np.ones(ones.nnz, np.float32)
+    # SuperLU's minimum degree takes long where a row is dense.
     dense_row = np.diff(matrix.indptr).max() > 10 * np.sqrt(matrix.shape[0]) + 16
-    return not dense_row and ones.multiply(ones.T).nnz >= _SYMMETRIC * ones.nnz
+    return not dense_row and (matrix.diagonal() != 0).all() and is_nearly_symmetric(matrix)
+
+
+def is_nearly_symmetric(matrix: Any) -> bool:
+    """Whether most stored entries have a mirror image."""
+    ones = matrix.astype(bool)
+    ones.data = np.ones(ones.nnz, np.float32)
+    return ones.multiply(ones.T).nnz >= _SYMMETRIC * ones.nnz
 
 
 def _has_weak_diagonal(matrix: Any) -> bool:
