@@ -14,7 +14,7 @@ from .chain import Attempt, Chain
 from .direct import SparseLU
 from .direct.base import factor_cost, structural_deficiency
 from .direct.factors import physical_memory
-from .linear import CG, GMRES, MINRES, BiCGStab
+from .linear import CG, GMRES, MINRES
 from .operators import SparseLinearOperator, StencilLinearOperator
 from .operators.base import hermitian_tag, require_operator, tags_of
 from .operators.convert import as_sparse, as_stencil, has_few_entries, knows_its_entries
@@ -83,7 +83,7 @@ def auto(
     | positive semidefinite, a compact stencil | `CG` with `Multigrid`; `SparseLU` |
     | positive semidefinite, sparse | `CG` with `IncompleteCholesky`; `SparseLU`, or `CG` with `Jacobi` |
     | Hermitian, sparse | `SparseLU`; `MINRES` |
-    | other, sparse, with a full diagonal | `GMRES` and `BiCGStab` with `IncompleteLU`; `SparseLU`; `GMRES` |
+    | other, sparse | `GMRES` with `IncompleteLU`; `SparseLU`; `GMRES` with `ThresholdLU`, and without |
     | products only | `CG`, `MINRES` or `GMRES(restart=50)`, by the tags |
 
     `SparseLU` has a place where its factors are predicted to fill at most half the memory and to take at most
@@ -198,14 +198,12 @@ def _iterative(
     if hermitian_tag in looks.tags:
         return [minres]
     last = Attempt(GMRES(**common, restart=100), "nothing is asked of the matrix")
+    ilut = GMRES(**common, restart=50, preconditioner=preconditioners.ThresholdLU())
     if not (pattern.diagonal_positions < pattern.nnz).all():
-        return [last]
-    ilu = preconditioners.IncompleteLU()
-    return [
-        Attempt(GMRES(**limited, restart=50, preconditioner=ilu), "unsymmetric, with a full diagonal"),
-        Attempt(BiCGStab(**common, preconditioner=ilu), "unsymmetric, with a full diagonal"),
-        last,
-    ]
+        return [Attempt(ilut, "nothing tagged, and zeros on the diagonal"), last]
+    ilu = GMRES(**limited, restart=50, preconditioner=preconditioners.IncompleteLU())
+    stronger = Attempt(ilut, "fill, and pivots off the diagonal")
+    return [Attempt(ilu, "nothing tagged, and a full diagonal"), stronger, last]
 
 
 def _is_traced(operator: lx.AbstractLinearOperator) -> bool:

@@ -1,6 +1,7 @@
 """Direct solvers: the laws of solvers that apply to them, and what is theirs alone."""
 
 import dataclasses
+import re
 
 import equinox as eqx
 import jax
@@ -15,7 +16,7 @@ from nsolve import _ffi
 from nsolve.direct import factors
 
 from . import linear_laws as laws
-from .subjects.linear import COMPLEX, GENERAL, HERMITIAN, PSD, STENCIL, Case
+from .subjects.linear import COMPLEX, GENERAL, HERMITIAN, PSD, STENCIL, Case, precond
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,14 +62,15 @@ def test_one_factorisation_serves_every_side_of_a_matrix(case, monkeypatch):
         assert abs(stats["residual_norm"] - residual) <= 1e-14 * laws.norm(b)
 
 
-def badly_scaled(n=60, seed=0):
+def badly_scaled(n=60, seed=0, decades=9):
     """`A` with zeros on the diagonal, in units decades apart, and `b, x` such that `A x = b`, and `units x`
     are moderate numbers."""
     rng = np.random.default_rng(seed)
     matrix = sp.random_array((n, n), density=0.1, rng=rng).toarray()
     matrix[np.arange(n), rng.permutation(n)] += 2
     np.fill_diagonal(matrix, 0)
-    rows, units, y = 10.0 ** rng.uniform(-9, 9, n), 10.0 ** rng.uniform(-9, 9, n), rng.standard_normal(n)
+    rows, units = 10.0 ** rng.uniform(-decades, decades, (2, n))
+    y = rng.standard_normal(n)
     return rows[:, None] * matrix * units, rows * (matrix @ y), y, units
 
 
@@ -88,10 +90,10 @@ def test_the_matching_is_the_last_attempt(monkeypatch):
         return None if symmetric or threshold == 1.0 else plain(scaled, symmetric, threshold)
 
     monkeypatch.setattr(factors, "_superlu", only_matched)
-    found, quality = factors.factorise(sp.csr_array(matrix), "lu")
+    found, quality = factors.factorise(sp.csr_array(matrix), factors.Recipe("lu"))
     assert found._order is not None and quality.reciprocal_condition > 1e-6
     np.testing.assert_allclose(units * found.apply(b, "N"), y, rtol=1e-9)
-    adjoint, _ = factors.factorise(sp.csr_array(matrix.T), "lu")
+    adjoint, _ = factors.factorise(sp.csr_array(matrix.T), factors.Recipe("lu"))
     for vector in (np.ones(60), b):
         np.testing.assert_allclose(found.apply(vector, "T"), adjoint.apply(vector, "N"), rtol=1e-6)
 
@@ -159,6 +161,45 @@ def test_as_a_preconditioner(constructor):
         )
 
     np.testing.assert_allclose(jax.grad(steps)(b), inverse.mv(jnp.ones((6, 5))), rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex64])
+def test_threshold_lu(dtype):
+    """Zeros on the diagonal, many units: `IncompleteLU` has no factors there."""
+    matrix = badly_scaled(200, decades=9 if dtype == np.float64 else 1)[0]
+    turn = np.exp(1j * np.arange(200)) if dtype == np.complex64 else np.ones(200)
+    matrix = (matrix / abs(matrix).max(axis=1, keepdims=True) * turn[:, None]).astype(dtype)
+    operator, b = ns.SparseLinearOperator.from_scipy(matrix), jnp.ones(200, dtype)
+    rtol, steps = 1e-3 if dtype == np.complex64 else 1e-9, []  # what so many units leave to reach
+    for drop_tolerance in (1e-1, 1e-3, 1e-8):
+        made = precond.ThresholdLU(drop_tolerance=drop_tolerance)
+        solution = lx.linear_solve(operator, b, ns.GMRES(rtol=rtol, preconditioner=made))
+        assert jnp.linalg.norm(b - operator.mv(solution.value)) <= 1.01 * rtol * jnp.linalg.norm(b)
+        steps.append(int(solution.stats["num_steps"]))
+    assert steps[0] > steps[1] >= steps[2] <= 3
+    inverse = made(operator)
+    tolerance = 1e-3 if dtype == np.complex64 else 1e-9
+    np.testing.assert_allclose(
+        inverse.transpose().as_matrix(),
+        inverse.as_matrix().T,
+        atol=tolerance * abs(inverse.as_matrix()).max(),
+    )
+
+
+def test_a_threshold_factorisation_that_breaks_down_is_shifted():
+    line = sp.diags_array([-1.0, 2, -1], offsets=[-1, 0, 1], shape=(9, 9)).toarray()
+    line[0, 0] = line[-1, -1] = 1
+    made = precond.ThresholdLU()(ns.SparseLinearOperator.from_scipy(line))
+    assert re.search(
+        r"ThresholdLU preconditioner \(9 unknowns; factors with \d+ entries; shift 0.\d+\)", repr(made)
+    )
+    assert np.isfinite(made.mv(jnp.ones(9))).all()
+    for options, message in (
+        ({"drop_tolerance": 1.0}, r"in \[0, 1\), but"),
+        ({"fill_factor": 0.5}, "at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            precond.ThresholdLU(**options)
 
 
 @pytest.mark.parametrize("n", [1, 40])

@@ -34,7 +34,7 @@ from ..preconditioners.base import (
 )
 from .factors import (
     DENSE,
-    Kind,
+    Recipe,
     Side,
     is_nearly_symmetric,
     is_structurally_singular,
@@ -62,7 +62,7 @@ class Factorisation(eqx.Module):
     key: Array
     measures: Array
     counts: Array
-    kind: Kind = eqx.field(static=True)
+    recipe: Recipe = eqx.field(static=True)
     side: Side = eqx.field(static=True)
     pattern: SparsityPattern = eqx.field(static=True)
     structure: PyTree[jax.ShapeDtypeStruct] = eqx.field(static=True)
@@ -92,7 +92,7 @@ class Factorisation(eqx.Module):
         # In double precision where there is one: float32 would round a tolerance.
         tolerances = jnp.stack([jnp.asarray(x, jnp.result_type(float)) for x in (rtol, atol)])
         return factors.solve(
-            self.kind, self.side, self.indptr, self.indices, self.values, self.key, tolerances, b
+            self.recipe, self.side, self.indptr, self.indices, self.values, self.key, tolerances, b
         )
 
 
@@ -102,7 +102,7 @@ class AbstractDirectSolver(lx.AbstractLinearSolver[Factorisation], AbstractPreco
     rtol: eqx.AbstractVar[Any]
     atol: eqx.AbstractVar[Any]
 
-    kind: eqx.AbstractClassVar[Kind]
+    recipe: eqx.AbstractClassVar[Recipe]
 
     def __check_init__(self):
         for field in ("rtol", "atol"):
@@ -130,7 +130,7 @@ class AbstractDirectSolver(lx.AbstractLinearSolver[Factorisation], AbstractPreco
             )
         self.check(operator)
         matrix = entries_of(constant(operator), name)
-        return _factorised(self.kind, name, matrix.pattern, matrix.values, structure)
+        return factorised(self.recipe, name, matrix.pattern, matrix.values, structure)
 
     def compute(
         self, state: Factorisation, vector: Vector, options: dict[str, Any]
@@ -174,12 +174,12 @@ class AbstractDirectSolver(lx.AbstractLinearSolver[Factorisation], AbstractPreco
 
 
 class DirectInverse(AbstractApproximateInverse):
-    """`A^-1` by a factorisation, as a preconditioner: one pair of triangular solves, without refinement.
+    """`A^-1`, or nearly, by a factorisation, as a preconditioner: one pair of triangular solves.
 
     A matrix that is singular gives NaN, and the solve reports it."""
 
     state: Factorisation
-    constructor: AbstractDirectSolver
+    constructor: AbstractPreconditioner
     structure: jax.ShapeDtypeStruct = eqx.field(static=True)
     tags: frozenset[object] = eqx.field(static=True)
 
@@ -212,7 +212,9 @@ class DirectInverse(AbstractApproximateInverse):
     def __repr__(self) -> str:
         entries = self.state.num_entries
         known = "" if isinstance(entries, Tracer) else f"; factors with {int(entries)} entries"
-        return f"{type(self.constructor).__name__} as preconditioner ({self.in_size()} unknowns{known})"
+        if known and self.state.recipe.kind == "incomplete" and self.state.measures[0] > 0:
+            known += f"; shift {float(self.state.measures[0]):.3g}"
+        return f"{type(self.constructor).__name__} preconditioner ({self.in_size()} unknowns{known})"
 
 
 def _check_options(name: str, options: dict[str, Any]) -> None:
@@ -220,9 +222,10 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
         raise ValueError(f"`options` of `{name}` must be empty, but has the keys {sorted(options)}.")
 
 
-def _factorised(
-    kind: Kind, name: str, pattern: SparsityPattern, values: Array, structure: PyTree
+def factorised(
+    recipe: Recipe, name: str, pattern: SparsityPattern, values: Array, structure: PyTree
 ) -> Factorisation:
+    """The state of a solver or preconditioner `name` for the matrix with these values."""
     from ..kernels import factors
 
     if pattern.indptr.dtype != np.int32:
@@ -238,8 +241,8 @@ def _factorised(
                 f"{memory / 2**30:.3g} GiB. Use an iterative solver: `nsolve.auto(A)` chooses one."
             )
     indptr, indices = jnp.asarray(pattern.indptr), jnp.asarray(pattern.indices)
-    measures, counts, key = factors.factorise(kind, indptr, indices, values)
-    return Factorisation(values, indptr, indices, key, measures, counts, kind, "N", pattern, structure)
+    measures, counts, key = factors.factorise(recipe, indptr, indices, values)
+    return Factorisation(values, indptr, indices, key, measures, counts, recipe, "N", pattern, structure)
 
 
 @per_pattern

@@ -27,7 +27,7 @@ from .._reasons import CODES
 from .equilibrate import Scaling, equilibrate, rounded
 from .matching import maximum_product, structural_rank
 
-Kind = Literal["lu", "cholesky"]
+Kind = Literal["lu", "cholesky", "incomplete"]
 Side = Literal["N", "T", "C", "H"]  # A x = b, with A as it is, transposed, conjugated, both
 
 #: A factorisation without pivoting keeps a diagonal entry this small beside the largest of its column.
@@ -41,14 +41,24 @@ _FEW = 3000
 #: Bytes of remembered factors, as a share of the machine's memory.
 _SHARE = 1 / 8
 _MAX_REFINEMENTS = 10
+#: Added to the diagonal of the scaled matrix where an incomplete factorisation breaks down, and then doubled.
+_FIRST_SHIFT = 1e-3
 #: A backward error of so many units of rounding is a stable solver's.
 _STABLE = 32
 _SINGULAR = CODES["singular_matrix"], CODES["not_definite"]
 
 
+class Recipe(NamedTuple):
+    """What is to be made of a matrix; the numbers are those of incomplete factors."""
+
+    kind: Kind
+    drop_tolerance: float = 0.0
+    fill_factor: float = 0.0
+
+
 class Quality(NamedTuple):
     """How a factorisation went: a reason's number, the estimated reciprocal condition of the scaled matrix in
-    the 1-norm, and the entries of both factors."""
+    the 1-norm (of incomplete factors the shift that they needed), and the entries of both factors."""
 
     code: int
     reciprocal_condition: float
@@ -86,7 +96,7 @@ class Factors:
         return last * x
 
 
-def factorise(matrix: Any, kind: Kind) -> tuple[Factors | None, Quality]:
+def factorise(matrix: Any, recipe: Recipe) -> tuple[Factors | None, Quality]:
     """Factors of a square `scipy.sparse.csr_array`, and how it went."""
     failed = Quality(CODES["nonfinite_operator"], 0.0, 0)
     if not np.isfinite(matrix.data).all():
@@ -97,10 +107,12 @@ def factorise(matrix: Any, kind: Kind) -> tuple[Factors | None, Quality]:
         return Factors(None, Scaling(none, none), None, matrix.dtype), Quality(CODES["converged"], 1.0, 0)
     if is_structurally_singular(matrix):  # SuperLU may run out of bounds there
         return None, Quality(CODES["singular_matrix"], 0.0, 0)
-    scaling = equilibrate(matrix, kind == "cholesky", max_steps=3)
+    if recipe.kind == "incomplete":
+        return _incomplete(matrix, recipe)
+    scaling = equilibrate(matrix, recipe.kind == "cholesky", max_steps=3)
     scaled = scaling.apply(matrix)
     dense = matrix.nnz > DENSE * n * n
-    if kind == "cholesky":
+    if recipe.kind == "cholesky":
         lu = _cholesky(scaled) if dense else _superlu(scaled, symmetric=True, threshold=0.0)
         if lu is None or not (isinstance(lu, _Dense) or (lu.U.diagonal().real > 0).all()):
             return None, Quality(CODES["not_definite"], 0.0, 0)
@@ -117,6 +129,33 @@ def factorise(matrix: Any, kind: Kind) -> tuple[Factors | None, Quality]:
     if found is None or found[1].code != CODES["converged"]:
         found = _better(found, _matched(matrix))
     return (None, Quality(CODES["singular_matrix"], 0.0, 0)) if found is None else found
+
+
+def _incomplete(matrix: Any, recipe: Recipe) -> tuple[Factors | None, Quality]:
+    """Factors with what is small left out; where need be, of the matrix plus a multiple of the identity."""
+    import scipy.sparse as sp
+    import scipy.sparse.linalg as spla
+
+    scaling, order = equilibrate(matrix, max_steps=3), None
+    if (matrix.diagonal() == 0).any():
+        order, rows, columns = maximum_product(matrix)
+        scaling = rounded(np.log2(rows), np.log2(columns))
+    scaled = scaling.apply(matrix)
+    scaled = scaled if order is None else scaled[order]
+    shift = 0.0
+    while shift < 1:
+        more = np.full(scaled.shape[0], shift, scaled.dtype)
+        shifted = scaled if shift == 0 else scaled + sp.diags_array(more)
+        try:
+            lu = spla.spilu(shifted.tocsc(), recipe.drop_tolerance, recipe.fill_factor, diag_pivot_thresh=0.1)
+        except RuntimeError:  # a pivot is zero
+            lu = None
+        if lu is not None:
+            factors = Factors(lu, scaling, order, matrix.dtype)
+            if np.isfinite(factors.apply(np.ones(matrix.shape[0], matrix.dtype), "N")).all():
+                return factors, Quality(CODES["converged"], shift, factors.entries)
+        shift = max(2 * shift, _FIRST_SHIFT)
+    return None, Quality(CODES["preconditioner_failed"], shift, 0)
 
 
 def is_structurally_singular(matrix: Any) -> bool:
@@ -321,7 +360,7 @@ def solve(
     atol: float,
 ) -> Solved:
     """`op(A) x = b` for one vector, refined until `||b - op(A) x|| <= max(rtol ||b||, atol)`; with a
-    negative `rtol`, until it is as small as rounding allows."""
+    negative `rtol`, until it is as small as rounding allows; with an infinite one, not looked at again."""
     if not np.isfinite(b).all():
         return Solved(np.full_like(b, np.nan), CODES["nonfinite_vector"], 0, np.nan, np.nan)
     unit = _unit(b)
@@ -338,6 +377,9 @@ def solve(
     b_norm = _norm(target)
     limit = max(rtol * b_norm, atol / unit)
     with np.errstate(all="ignore"):
+        if math.isinf(rtol):
+            value = (_applied(factors, target, b.dtype, side, size) * unit / size).astype(b.dtype)
+            return Solved(value, quality.code, 0, math.nan, math.nan)
         # What is judged is the answer in its own precision.
         x = _rounded(_applied(factors, target, b.dtype, side, size), b.dtype)
         best, best_norm, error, steps = np.zeros_like(x), b_norm, 1.0, 0
@@ -393,15 +435,15 @@ _lock = threading.RLock()
 _remembered: OrderedDict[bytes, tuple[Factors | None, Quality]] = OrderedDict()
 
 
-def fingerprint(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, kind: Kind) -> bytes:
+def fingerprint(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, recipe: Recipe) -> bytes:
     """Sixteen bytes that stand for the matrix and what is to be made of it."""
-    digest = hashlib.blake2b(f"{kind} {values.dtype} {len(indptr)}".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{recipe} {values.dtype} {len(indptr)}".encode(), digest_size=16)
     for array in (indptr, indices, values):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.digest()
 
 
-def remembered(key: bytes, kind: Kind, make: Callable[[], Any]) -> tuple[Factors | None, Quality]:
+def remembered(key: bytes, recipe: Recipe, make: Callable[[], Any]) -> tuple[Factors | None, Quality]:
     """The factors of the matrix `make()`: those that are remembered, or new ones."""
     with _lock:
         if key in _remembered:
@@ -409,7 +451,7 @@ def remembered(key: bytes, kind: Kind, make: Callable[[], Any]) -> tuple[Factors
             return _remembered[key]
     try:
         matrix = make()
-        factors, quality = factorise(matrix, kind)
+        factors, quality = factorise(matrix, recipe)
         found = None if factors is None else _measured(factors, matrix), quality
     except MemoryError:
         return None, Quality(CODES["factors_failed"], 0.0, 0)

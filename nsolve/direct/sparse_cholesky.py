@@ -7,7 +7,7 @@ import lineax as lx
 from ..linear.base import constant_field
 from ..operators.base import require_definite
 from .base import AbstractDirectSolver
-from .factors import Kind
+from .factors import Recipe
 
 
 class SparseCholesky(AbstractDirectSolver):
@@ -28,7 +28,7 @@ class SparseCholesky(AbstractDirectSolver):
     rtol: Any = constant_field(default=None)
     atol: Any = constant_field(default=0.0)
 
-    kind: ClassVar[Kind] = "cholesky"
+    recipe: ClassVar[Recipe] = Recipe("cholesky")
 
     def check(self, operator: lx.AbstractLinearOperator) -> None:
         require_definite(operator, "SparseCholesky")

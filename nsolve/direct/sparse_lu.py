@@ -6,7 +6,7 @@ import lineax as lx
 
 from ..linear.base import constant_field
 from .base import AbstractDirectSolver
-from .factors import Kind
+from .factors import Recipe
 
 
 class SparseLU(AbstractDirectSolver):
@@ -54,7 +54,7 @@ class SparseLU(AbstractDirectSolver):
     rtol: Any = constant_field(default=None)
     atol: Any = constant_field(default=0.0)
 
-    kind: ClassVar[Kind] = "lu"
+    recipe: ClassVar[Recipe] = Recipe("lu")
 
     def check(self, operator: lx.AbstractLinearOperator) -> None:
         pass

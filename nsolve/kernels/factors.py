@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Array
 
 from ..direct import factors as host
-from ..direct.factors import Kind, Side
+from ..direct.factors import Kind, Recipe, Side
 from .host import call, host_kernel
 
-_KINDS: tuple[Kind, ...] = ("lu", "cholesky")
+_KINDS: tuple[Kind, ...] = ("lu", "cholesky", "incomplete")
 _SIDES: tuple[Side, ...] = ("N", "T", "C", "H")
 
 
@@ -21,12 +21,19 @@ def _csr(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray) -> Any:
     return sp.csr_array((values, indices, indptr), shape=(n, n))
 
 
+def _as_array(recipe: Recipe) -> np.ndarray:
+    return np.array([_KINDS.index(recipe.kind), *recipe[1:]], np.float32)
+
+
+def _recipe(array: np.ndarray) -> Recipe:
+    return Recipe(_KINDS[int(array[0])], *map(float, array[1:]))
+
+
 def _factorise(
-    kind: np.ndarray, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray
+    recipe: np.ndarray, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray
 ) -> Sequence[np.ndarray]:
-    name = _KINDS[int(kind[0])]
-    key = host.fingerprint(indptr, indices, values, name)
-    _, quality = host.remembered(key, name, lambda: _csr(indptr, indices, values))
+    key = host.fingerprint(indptr, indices, values, _recipe(recipe))
+    _, quality = host.remembered(key, _recipe(recipe), lambda: _csr(indptr, indices, values))
     real = np.finfo(values.dtype).dtype
     return (
         np.array([quality.reciprocal_condition], real),
@@ -36,7 +43,8 @@ def _factorise(
 
 
 def _solve(
-    flags: np.ndarray,
+    recipe: np.ndarray,
+    side: np.ndarray,
     indptr: np.ndarray,
     indices: np.ndarray,
     values: np.ndarray,
@@ -44,9 +52,8 @@ def _solve(
     tolerances: np.ndarray,
     b: np.ndarray,
 ) -> Sequence[np.ndarray]:
-    kind, side = _KINDS[int(flags[0])], _SIDES[int(flags[1])]
-    factors, quality = host.remembered(key.tobytes(), kind, lambda: _csr(indptr, indices, values))
-    solved = host.solve(factors, quality, b, side, *map(float, tolerances))
+    factors, quality = host.remembered(key.tobytes(), _recipe(recipe), lambda: _csr(indptr, indices, values))
+    solved = host.solve(factors, quality, b, _SIDES[int(side[0])], *map(float, tolerances))
     return (
         solved.value,
         np.array([solved.residual_norm, solved.backward_error]).astype(np.finfo(b.dtype).dtype),
@@ -58,20 +65,20 @@ _FACTORISE = host_kernel("factorise", _factorise)
 _SOLVE = host_kernel("solve_with_factors", _solve)
 
 
-def factorise(kind: Kind, indptr: Array, indices: Array, values: Array) -> tuple[Array, Array, Array]:
-    """The reciprocal condition `(1,)`, a reason's number and the entries of the factors `(2,)`, and the key
-    under which they are remembered `(4,)`."""
+def factorise(recipe: Recipe, indptr: Array, indices: Array, values: Array) -> tuple[Array, Array, Array]:
+    """The reciprocal condition (of incomplete factors the shift) `(1,)`, a reason's number and the entries of
+    the factors `(2,)`, and the key under which they are remembered `(4,)`."""
     real = np.finfo(values.dtype).dtype
     measures, counts, key = call(
         _FACTORISE,
-        *(np.array([_KINDS.index(kind)], np.int32), indptr, indices, values),
+        *(_as_array(recipe), indptr, indices, values),
         like=[(1, real), (2, np.int32), (4, np.uint32)],
     )
     return measures, counts, key
 
 
 def solve(
-    kind: Kind,
+    recipe: Recipe,
     side: Side,
     indptr: Array,
     indices: Array,
@@ -83,10 +90,10 @@ def solve(
     """The solution, the norm of its residual and its backward error `(2,)`, and a reason's number and the
     steps of refinement `(2,)`; `values` are those of the matrix that the key stands for, `tolerances` are
     `rtol` and `atol`."""
-    flags = np.array([_KINDS.index(kind), _SIDES.index(side)], np.int32)
+    place = np.array([_SIDES.index(side)], np.int32)
     value, measures, counts = call(
         _SOLVE,
-        *(flags, indptr, indices, values, key, tolerances, b),
+        *(_as_array(recipe), place, indptr, indices, values, key, tolerances, b),
         like=[(b.size, b.dtype), (2, np.finfo(b.dtype).dtype), (2, np.int32)],
     )
     return value, measures, counts

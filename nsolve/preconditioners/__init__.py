@@ -10,4 +10,5 @@ from .jacobi import Jacobi as Jacobi
 from .multigrid import Multigrid as Multigrid
 from .sketched_qr import SketchedQR as SketchedQR
 from .ssor import SSOR as SSOR
+from .threshold import ThresholdLU as ThresholdLU
 from .variable import Variable as Variable

@@ -309,8 +309,8 @@ def test_every_choice_is_a_column(all_are_large):
     for made, tags, texts in (
         (matrix, lx.positive_semidefinite_tag, ["cg+ic", "sparse_lu", "cg+jacobi"]),
         (-matrix, lx.symmetric_tag, ["sparse_lu", "minres"]),
-        (sp.triu(matrix), (), ["gmres[restart=50]+ilu", "sparse_lu", "bicgstab+ilu", "gmres[restart=100]"]),
-        (hollow, (), ["gmres[restart=100]", "sparse_lu"]),
+        (sp.triu(matrix), (), ["gmres[restart=50]+ilu", "sparse_lu", "gmres[restart=50]+ilut", "gmres[restart=100]"]),
+        (hollow, (), ["gmres[restart=50]+ilut", "sparse_lu", "gmres[restart=100]"]),
     ):
         chain = ns.auto(ns.SparseLinearOperator.from_scipy(made, tags), rtol=1e-8)
         specs = [solvers.spec_of(attempt.solver) for attempt in chain.attempts]
