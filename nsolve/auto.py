@@ -13,7 +13,7 @@ from ._reasons import CODES
 from .chain import Attempt, Chain
 from .direct import SparseLU
 from .direct.base import factor_cost, structural_deficiency
-from .direct.factors import physical_memory
+from .direct.memory import physical_memory
 from .linear import CG, GMRES, MINRES
 from .operators import SparseLinearOperator, StencilLinearOperator
 from .operators.base import hermitian_tag, require_operator, tags_of

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 import nsolve as ns
 from nsolve import _ffi
-from nsolve.direct import factors
+from nsolve.direct import factors, memory
 
 from . import linear_laws as laws
 from .subjects.linear import COMPLEX, GENERAL, HERMITIAN, PSD, STENCIL, Case, precond
@@ -51,7 +51,7 @@ def test_laws(law, case):
 def test_one_factorisation_serves_every_side_of_a_matrix(case, monkeypatch):
     theta, (b,) = case.kind.theta, case.kind.vectors(1)
     solver, matrix, state = case(), case.kind.matrix(theta), case.init(theta)
-    monkeypatch.setattr(factors, "factorise", None)  # whoever factorises again raises
+    monkeypatch.setattr(memory, "factorise", None)  # whoever factorises again raises
     transposed, conjugate = solver.transpose(state, {})[0], solver.conj(state, {})[0]
     both = solver.conj(transposed, {})[0]
     for changed, dense in ((transposed, matrix.T), (conjugate, matrix.conj()), (both, matrix.conj().T)):
@@ -128,10 +128,10 @@ def test_factors_that_are_gone_are_made_again():
 
 def test_remembered_factors_stay_within_their_share(monkeypatch):
     ns.direct.forget()
-    monkeypatch.setattr(factors, "physical_memory", lambda: 8 * 24 * 300.0)
+    monkeypatch.setattr(memory, "physical_memory", lambda: 8 * 24 * 300.0)
     for k in range(9):
         ns.SparseLU().init(GENERAL.operator(GENERAL.theta * (1 + k)), {})
-    entries = [quality.entries for _, quality in factors._remembered.values()]
+    entries = [quality.entries for _, quality in memory._remembered.values()]
     assert 1 <= len(entries) < 9 and (sum(entries) <= 300 or len(entries) == 1)
 
 
@@ -139,6 +139,20 @@ def test_without_kernels_callbacks_do_the_same(monkeypatch):
     monkeypatch.setattr(_ffi, "_usable", False)
     case = Direct("lu", ns.SparseLU, COMPLEX)
     laws.law_vmap(case)
+
+
+def test_an_error_of_the_library_is_a_failure(monkeypatch, capfd):
+    """Nothing can be raised through XLA."""
+
+    def broken(*_):
+        raise RuntimeError("out of luck")
+
+    operator, b = GENERAL.operator(3.7 * GENERAL.theta), GENERAL.vectors(1)[0]
+    monkeypatch.setattr(memory, "factorise", broken)
+    solution = lx.linear_solve(operator, b, ns.SparseLU(), throw=False)
+    assert solution.result == lx.RESULTS.breakdown
+    assert solution.stats["reason"] == ns.linear.REASONS.factors_failed
+    assert "out of luck" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("constructor", [ns.SparseLU(), ns.SparseCholesky()], ids=["lu", "cholesky"])

@@ -200,12 +200,13 @@ HEADER = (Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h").read_
         (
             "  XLA_FFI_DataType dtype;\n  void* data;\n  int64_t rank;",
             "  void* data;\n  int64_t rank;",
-            "Buffer.data",
+            "no field `dtype`",
         ),
         ("XLA_FFI_API_MAJOR 0", "XLA_FFI_API_MAJOR 1", "major version"),
         ("struct XLA_FFI_Metadata {", "struct XLA_FFI_Facts {", "no struct `XLA_FFI_Metadata`"),
         ("  XLA_FFI_ExecutionStage stage;\n", "  XLA_FFI_Odd stage[2];\n", "cannot be read"),
         ("  void** rets; ", "  void** outs; ", "no field `rets`"),
+        ("XLA_FFI_DataType_C64 = 15", "XLA_FFI_DataType_C64 = 16", "no longer says 15 for the dtype `C64`"),
     ],
 )
 def test_another_layout_is_noticed(old, new, message):

@@ -38,9 +38,9 @@ from .factors import (
     Side,
     is_nearly_symmetric,
     is_structurally_singular,
-    physical_memory,
 )
 from .matching import deficiency
+from .memory import physical_memory
 from .ordering import minimum_degree, predicted_fill
 
 #: Factors of so few unknowns fit anywhere.

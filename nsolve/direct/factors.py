@@ -1,24 +1,14 @@
-"""Factorisations on the host: how a matrix is scaled, ordered and factorised, and a system solved with it.
+"""Factorisations on the host: how a matrix is scaled, ordered and factorised.
 
 SciPy's SuperLU does the elimination.  What is added here: scaling by powers of two, the choice of an order,
-a second attempt with the largest entries permuted to the diagonal, refinement of each solution with residuals
-in double precision, an estimate of the condition, and a memory of factors.
-
-Factors are remembered by the *content* of their matrix.  A state that holds the matrix and its fingerprint
-can then be passed through `jit`, `vmap`, `scan` and transposition as arrays: whoever solves with it finds the
-factors, and makes them anew where they have been forgotten since.
+further attempts with large entries on the diagonal, and an estimate of the condition.
 
 Li (2005), doi:10.1145/1089014.1089017 (SuperLU); Higham, *Accuracy and Stability of Numerical Algorithms*,
-2nd ed. (2002), algorithms 15.1 (condition) and 12.1 (refinement), doi:10.1137/1.9780898718027.
+2nd ed. (2002), algorithm 15.1, doi:10.1137/1.9780898718027.
 """
 
-import hashlib
 import math
-import os
-import threading
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,14 +28,8 @@ _SYMMETRIC = 0.7
 DENSE = 0.2
 #: Up to so many rows nothing is compiled that can be done without.
 _FEW = 3000
-#: Bytes of remembered factors, as a share of the machine's memory.
-_SHARE = 1 / 8
-_MAX_REFINEMENTS = 10
 #: Added to the diagonal of the scaled matrix where an incomplete factorisation breaks down, and then doubled.
 _FIRST_SHIFT = 1e-3
-#: A backward error of so many units of rounding is a stable solver's.
-_STABLE = 32
-_SINGULAR = CODES["singular_matrix"], CODES["not_definite"]
 
 
 class Recipe(NamedTuple):
@@ -98,6 +82,11 @@ class Factors:
 
 def factorise(matrix: Any, recipe: Recipe) -> tuple[Factors | None, Quality]:
     """Factors of a square `scipy.sparse.csr_array`, and how it went."""
+    factors, quality = _factors_of(matrix, recipe)
+    return (None if factors is None else _measured(factors, matrix)), quality
+
+
+def _factors_of(matrix: Any, recipe: Recipe) -> tuple[Factors | None, Quality]:
     failed = Quality(CODES["nonfinite_operator"], 0.0, 0)
     if not np.isfinite(matrix.data).all():
         return None, failed
@@ -229,11 +218,11 @@ def _cholesky(scaled: Any) -> _Dense | None:
 
 
 def _measured(factors: Factors, matrix: Any) -> Factors:
-    size = _unit(matrix.data)
+    size = unit_of(matrix.data)
     factors.size = 1.0 if 1e-100 < size < 1e100 else size
     wide = matrix.astype(np.promote_types(matrix.dtype, np.float64))  # a copy: the values are XLA's
     wide.data /= factors.size
-    factors.norm = _norm(wide.data)
+    factors.norm = norm(wide.data)
     conjugate = wide.conj() if np.iscomplexobj(wide.data) else wide
     factors.products = {"N": wide, "T": wide.T, "C": conjugate, "H": conjugate.T}
     return factors
@@ -340,141 +329,12 @@ def _judged(factors: Factors, scaled: Any) -> tuple[Factors, Quality]:
     return factors, Quality(code, min(reciprocal, 1.0), factors.entries)
 
 
-class Solved(NamedTuple):
-    """A solution, why its refinement ended, its steps, the norm of its residual, and its backward error
-    `||b - A x|| / (||A|| ||x|| + ||b||)`, in the Euclidean and the Frobenius norm."""
-
-    value: np.ndarray
-    code: int
-    steps: int
-    residual_norm: float
-    backward_error: float
-
-
-def solve(
-    factors: Factors | None,
-    quality: Quality,
-    b: np.ndarray,
-    side: Side,
-    rtol: float,
-    atol: float,
-) -> Solved:
-    """`op(A) x = b` for one vector, refined until `||b - op(A) x|| <= max(rtol ||b||, atol)`; with a
-    negative `rtol`, until it is as small as rounding allows; with an infinite one, not looked at again."""
-    if not np.isfinite(b).all():
-        return Solved(np.full_like(b, np.nan), CODES["nonfinite_vector"], 0, np.nan, np.nan)
-    unit = _unit(b)
-    if factors is None or unit == 0:
-        # Zero solves every homogeneous system; that it is no other's solution is asked of `rtol < 0`.
-        fine = unit == 0 and (quality.code == CODES["converged"] or (rtol >= 0 and quality.code in _SINGULAR))
-        code = CODES["converged"] if fine else quality.code
-        return Solved(
-            np.zeros_like(b), code, 0, _norm(b / unit) * unit if unit else 0.0, 0.0 if unit == 0 else 1.0
-        )
-    wide, size, product = np.promote_types(b.dtype, np.float64), factors.size, factors.products[side]
-    eps = float(np.finfo(b.dtype).eps)
-    target = b.astype(wide) / unit
-    b_norm = _norm(target)
-    limit = max(rtol * b_norm, atol / unit)
-    with np.errstate(all="ignore"):
-        if math.isinf(rtol):
-            value = (_applied(factors, target, b.dtype, side, size) * unit / size).astype(b.dtype)
-            return Solved(value, quality.code, 0, math.nan, math.nan)
-        # What is judged is the answer in its own precision.
-        x = _rounded(_applied(factors, target, b.dtype, side, size), b.dtype)
-        best, best_norm, error, steps = np.zeros_like(x), b_norm, 1.0, 0
-        while True:
-            residual = target - product @ x
-            r_norm = _norm(residual)
-            gained = r_norm < 0.5 * best_norm
-            if r_norm < best_norm:
-                best, best_norm = x, r_norm
-                error = r_norm / (factors.norm * _norm(x) + b_norm)
-            done = best_norm <= limit if rtol >= 0 else error <= eps
-            if done or not gained or steps == _MAX_REFINEMENTS:
-                break
-            steps += 1
-            x = _rounded(best + _applied(factors, residual, b.dtype, side, size), b.dtype)
-        value = (best * (unit / size) if np.isfinite(unit / size) else best * unit / size).astype(b.dtype)
-    if rtol >= 0:
-        code = CODES["converged"] if best_norm <= limit else CODES["precision"]
-    else:
-        code = CODES["converged"] if error <= _STABLE * eps else CODES["precision"]
-    if quality.code != CODES["converged"] and (rtol < 0 or code != CODES["converged"]):
-        code = quality.code
-    largest = float(abs(value).max(initial=0))
-    if not np.isfinite(largest) or (largest == 0 and best.any()):
-        code = CODES["range"]
-    return Solved(value, code, steps, best_norm * unit, error)
-
-
-def _applied(factors: Factors, b: np.ndarray, dtype: Any, side: Side, size: float) -> np.ndarray:
-    """`op(A / size)^-1 b`, in double precision around factors of another."""
-    unit = _unit(b)
-    if unit == 0:
-        return np.zeros_like(b)
-    return factors.apply((b / unit).astype(dtype), side).astype(b.dtype) * size * unit
-
-
-def _norm(x: np.ndarray) -> float:
+def norm(x: np.ndarray) -> float:
     """The Euclidean norm; for long vectors BLAS would wake up its threads."""
     return math.sqrt(np.add.reduce(np.square(np.abs(x))))
 
 
-def _rounded(x: np.ndarray, dtype: Any) -> np.ndarray:
-    return x.astype(dtype).astype(x.dtype)
-
-
-def _unit(x: np.ndarray) -> float:
+def unit_of(x: np.ndarray) -> float:
     """A power of two near the largest entry; zero for none."""
     largest = float(abs(x).max(initial=0))
     return float(np.exp2(np.floor(np.log2(largest)))) if largest > 0 else 0.0
-
-
-_lock = threading.RLock()
-_remembered: OrderedDict[bytes, tuple[Factors | None, Quality]] = OrderedDict()
-
-
-def fingerprint(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, recipe: Recipe) -> bytes:
-    """Sixteen bytes that stand for the matrix and what is to be made of it."""
-    digest = hashlib.blake2b(f"{recipe} {values.dtype} {len(indptr)}".encode(), digest_size=16)
-    for array in (indptr, indices, values):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.digest()
-
-
-def remembered(key: bytes, recipe: Recipe, make: Callable[[], Any]) -> tuple[Factors | None, Quality]:
-    """The factors of the matrix `make()`: those that are remembered, or new ones."""
-    with _lock:
-        if key in _remembered:
-            _remembered.move_to_end(key)
-            return _remembered[key]
-    try:
-        matrix = make()
-        factors, quality = factorise(matrix, recipe)
-        found = None if factors is None else _measured(factors, matrix), quality
-    except MemoryError:
-        return None, Quality(CODES["factors_failed"], 0.0, 0)
-    with _lock:
-        _remembered[key] = found
-        while len(_remembered) > 1 and _bytes() > _SHARE * physical_memory():
-            _remembered.popitem(last=False)
-    return found
-
-
-def forget() -> None:
-    """Frees all remembered factors; states that need them make them anew."""
-    with _lock:
-        _remembered.clear()
-
-
-def _bytes() -> float:
-    return sum(24.0 * quality.entries for _, quality in _remembered.values())
-
-
-def physical_memory() -> float:
-    """Bytes."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # not a POSIX system
-        return 8e9

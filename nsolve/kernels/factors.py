@@ -1,4 +1,4 @@
-"""Sparse factorisations, and solves with them, as functions that XLA calls: `nsolve.direct.factors` works."""
+"""Sparse factorisations, and solves with them, as functions that XLA calls."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
-from ..direct import factors as host
+from .._reasons import CODES
+from ..direct import memory, refine
 from ..direct.factors import Kind, Recipe, Side
 from .host import call, host_kernel
 
@@ -32,8 +33,8 @@ def _recipe(array: np.ndarray) -> Recipe:
 def _factorise(
     recipe: np.ndarray, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray
 ) -> Sequence[np.ndarray]:
-    key = host.fingerprint(indptr, indices, values, _recipe(recipe))
-    _, quality = host.remembered(key, _recipe(recipe), lambda: _csr(indptr, indices, values))
+    key = memory.fingerprint(indptr, indices, values, _recipe(recipe))
+    _, quality = memory.remembered(key, _recipe(recipe), lambda: _csr(indptr, indices, values))
     real = np.finfo(values.dtype).dtype
     return (
         np.array([quality.reciprocal_condition], real),
@@ -52,8 +53,10 @@ def _solve(
     tolerances: np.ndarray,
     b: np.ndarray,
 ) -> Sequence[np.ndarray]:
-    factors, quality = host.remembered(key.tobytes(), _recipe(recipe), lambda: _csr(indptr, indices, values))
-    solved = host.solve(factors, quality, b, _SIDES[int(side[0])], *map(float, tolerances))
+    factors, quality = memory.remembered(
+        key.tobytes(), _recipe(recipe), lambda: _csr(indptr, indices, values)
+    )
+    solved = refine.solve(factors, quality, b, _SIDES[int(side[0])], *map(float, tolerances))
     return (
         solved.value,
         np.array([solved.residual_norm, solved.backward_error]).astype(np.finfo(b.dtype).dtype),
@@ -61,8 +64,8 @@ def _solve(
     )
 
 
-_FACTORISE = host_kernel("factorise", _factorise)
-_SOLVE = host_kernel("solve_with_factors", _solve)
+_FACTORISE = host_kernel("factorise", _factorise, failed=CODES["factors_failed"])
+_SOLVE = host_kernel("solve_with_factors", _solve, failed=CODES["factors_failed"])
 
 
 def factorise(recipe: Recipe, indptr: Array, indices: Array, values: Array) -> tuple[Array, Array, Array]:

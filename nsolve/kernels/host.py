@@ -5,6 +5,7 @@ platforms, and with `NSOLVE_KERNELS=off`, JAX's own callbacks carry the arrays t
 """
 
 import ctypes
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,13 +30,14 @@ from ._layout import (
     VERSION,
 )
 
-#: Takes arrays and gives arrays, each with one axis.  It must not raise: nothing can pass through XLA.
+#: Takes arrays and gives arrays, each with one axis.
 HostFunction = Callable[..., Sequence[np.ndarray]]
 _DTYPES = dict(DTYPES.values())
 
 
-def host_kernel(name: str, function: HostFunction) -> _ffi.Kernel:
-    """A kernel that is a function of the host."""
+def host_kernel(name: str, function: HostFunction, failed: int = 0) -> _ffi.Kernel:
+    """A kernel that is a function of the host.  Where that raises, its results are NaN or, integers, `failed`;
+    what was raised is printed."""
 
     def portable(like: Any, *arguments: Array) -> Sequence[Array]:
         def run(*arguments: Array) -> Sequence[np.ndarray]:
@@ -43,7 +45,7 @@ def host_kernel(name: str, function: HostFunction) -> _ffi.Kernel:
 
         return jax.pure_callback(run, like, *arguments, vmap_method="sequential")
 
-    kernel = _ffi.Kernel(name, lambda dtype: _Handler(function), portable)
+    kernel = _ffi.Kernel(name, lambda dtype: _Handler(function, failed), portable)
     _functions[kernel] = function
     return kernel
 
@@ -62,7 +64,7 @@ def call(kernel: _ffi.Kernel, *arguments: Any, like: Sequence[tuple[int, Any]]) 
 class _Handler:
     """What XLA calls; `ctypes` is the C function."""
 
-    def __init__(self, function: HostFunction):
+    def __init__(self, function: HostFunction, failed: int):
         def run(frame: int) -> int:
             extension = _word(frame, EXTENSION)
             if extension:  # XLA's first call asks for the version of the interface instead of work
@@ -70,10 +72,14 @@ class _Handler:
                 _set_word(metadata, REPORTED_VERSION, VERSION)
                 _set_word(metadata, TRAITS, 0)
                 return 0
-            for there, result in zip(
-                _arrays(frame, RESULTS), function(*_arrays(frame, ARGUMENTS)), strict=True
-            ):
-                there[:] = result
+            places = _arrays(frame, RESULTS)
+            try:
+                for place, result in zip(places, function(*_arrays(frame, ARGUMENTS)), strict=True):
+                    place[:] = result
+            except BaseException:  # cannot pass through XLA
+                traceback.print_exc()
+                for place in places:
+                    place[:] = np.nan if place.dtype.kind in "fc" else failed
             return 0
 
         self.ctypes = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t)(run)

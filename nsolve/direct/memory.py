@@ -1,0 +1,66 @@
+"""Factors that the host remembers by the *content* of their matrix.
+
+A state that holds the matrix and its fingerprint can then be passed through `jit`, `vmap`, `scan` and
+transposition as arrays: whoever solves with it finds the factors, and makes them anew where they have been
+forgotten since.
+"""
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .._reasons import CODES
+from .factors import Factors, Quality, Recipe, factorise
+
+#: Bytes of remembered factors, as a share of the machine's memory.
+_SHARE = 1 / 8
+_lock = threading.RLock()
+_remembered: OrderedDict[bytes, tuple[Factors | None, Quality]] = OrderedDict()
+
+
+def fingerprint(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, recipe: Recipe) -> bytes:
+    """Sixteen bytes that stand for the matrix and what is to be made of it."""
+    digest = hashlib.blake2b(f"{recipe} {values.dtype} {len(indptr)}".encode(), digest_size=16)
+    for array in (indptr, indices, values):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()
+
+
+def remembered(key: bytes, recipe: Recipe, make: Callable[[], Any]) -> tuple[Factors | None, Quality]:
+    """The factors of the matrix `make()`: those that are remembered, or new ones."""
+    with _lock:
+        if key in _remembered:
+            _remembered.move_to_end(key)
+            return _remembered[key]
+    try:
+        found = factorise(make(), recipe)
+    except MemoryError:
+        return None, Quality(CODES["factors_failed"], 0.0, 0)
+    with _lock:
+        _remembered[key] = found
+        while len(_remembered) > 1 and _bytes() > _SHARE * physical_memory():
+            _remembered.popitem(last=False)
+    return found
+
+
+def forget() -> None:
+    """Frees all remembered factors; states that need them make them anew."""
+    with _lock:
+        _remembered.clear()
+
+
+def _bytes() -> float:
+    return sum(24.0 * quality.entries for _, quality in _remembered.values())
+
+
+def physical_memory() -> float:
+    """Bytes."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):  # not a POSIX system
+        return 8e9
