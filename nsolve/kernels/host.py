@@ -36,7 +36,7 @@ _DTYPES = dict(DTYPES.values())
 
 
 def host_kernel(name: str, function: HostFunction, failed: int = 0) -> _ffi.Kernel:
-    """A kernel that is a function of the host.  Where that raises, its results are NaN or, integers, `failed`;
+    """A kernel that is a function of the host.  Where that raises, its results are NaN, integers `failed`, and
     what was raised is printed."""
 
     def portable(like: Any, *arguments: Array) -> Sequence[Array]:
