@@ -36,8 +36,9 @@ _DTYPES = dict(DTYPES.values())
 
 
 def host_kernel(name: str, function: HostFunction, failed: int = 0) -> _ffi.Kernel:
-    """A kernel that is a function of the host.  Where that raises, its results are NaN, integers `failed`, and
-    what was raised is printed."""
+    """A kernel that is a function of the host.
+
+    Where that raises, what was raised is printed, and the results are NaN, integers `failed`."""
 
     def portable(like: Any, *arguments: Array) -> Sequence[Array]:
         def run(*arguments: Array) -> Sequence[np.ndarray]:
