@@ -98,8 +98,11 @@ def _factors_of(matrix: Any, recipe: Recipe) -> tuple[Factors | None, Quality]:
         return None, Quality(CODES["singular_matrix"], 0.0, 0)
     if recipe.kind == "incomplete":
         return _incomplete(matrix, recipe)
-    scaling = equilibrate(matrix, recipe.kind == "cholesky", max_steps=3)
-    scaled = scaling.apply(matrix)
+    if _is_balanced(matrix):
+        scaling, scaled = Scaling(*np.zeros((2, n), np.int32)), matrix
+    else:
+        scaling = equilibrate(matrix, recipe.kind == "cholesky", max_steps=3)
+        scaled = scaling.apply(matrix)
     dense = matrix.nnz > DENSE * n * n
     if recipe.kind == "cholesky":
         lu = _cholesky(scaled) if dense else _superlu(scaled, symmetric=True, threshold=0.0)
@@ -267,6 +270,15 @@ def _superlu(scaled: Any, symmetric: bool, threshold: float) -> Any:
         return None
 
 
+def _is_balanced(matrix: Any) -> bool:
+    """Whether the largest entries of all rows and columns are of much the same size."""
+    sizes, columns = abs(matrix.data), np.zeros(matrix.shape[1], np.finfo(matrix.dtype).dtype)
+    rows = np.maximum.reduceat(sizes, matrix.indptr[:-1])  # none is empty: the matrix might be regular
+    np.maximum.at(columns, matrix.indices, sizes)
+    # The bounds on the size itself keep products of pivots in range.
+    return min(rows.min(), columns.min()) > max(1e-6, rows.max() / 100) and rows.max() < 1e6
+
+
 def _looks_symmetric(matrix: Any) -> bool:
     """Whether most entries have a mirror image and the diagonal has no zeros: then it can be pivoted on."""
     # SuperLU's minimum degree takes long where a row is dense.
@@ -276,9 +288,10 @@ def _looks_symmetric(matrix: Any) -> bool:
 
 def is_nearly_symmetric(matrix: Any) -> bool:
     """Whether most stored entries have a mirror image."""
-    ones = matrix.astype(bool)
-    ones.data = np.ones(ones.nnz, np.float32)
-    return ones.multiply(ones.T).nnz >= _SYMMETRIC * ones.nnz
+    n = matrix.shape[0]
+    rows = np.repeat(np.arange(n), np.diff(matrix.indptr))
+    there, mirrored = rows * n + matrix.indices, matrix.indices.astype(np.int64) * n + rows
+    return np.isin(mirrored, there, assume_unique=True).sum() >= _SYMMETRIC * matrix.nnz
 
 
 def _has_weak_diagonal(matrix: Any) -> bool:
