@@ -49,11 +49,11 @@ DRAWS = {
     "stokes": lambda key: gallery.stokes(key, 4, viscosity=0.1),
     "kkt": lambda key: gallery.kkt(key, 20),
     "circuit": lambda key: gallery.circuit(key, 20),
-    "scaled": lambda key: gallery.badly_scaled(key, gallery.poisson(key, (3, 4)).operator, decades=3),
-    "scaled alike": lambda key: gallery.badly_scaled(
+    "scaled": lambda key: gallery.hard.badly_scaled(key, gallery.poisson(key, (3, 4)).operator, decades=3),
+    "scaled alike": lambda key: gallery.hard.badly_scaled(
         key, gallery.poisson(key, (3, 4)).operator, decades=3, symmetric=True
     ),
-    "nearly singular": lambda key: gallery.nearly_singular(key, GRID),
+    "nearly singular": lambda key: gallery.hard.nearly_singular(key, GRID),
     "shifts": lambda key: gallery.ShiftedLaplacian(3).draw(key, 5),
     "assignment": lambda key: gallery.clouds.assignment(key, 5),
     "clouds": lambda key: gallery.clouds.cube_and_normal(key, 5),

@@ -173,7 +173,7 @@ def test_conditions_grow_with_decades():
     for make in (
         lambda decades: gallery.kkt(0, 40, decades=decades),
         lambda decades: gallery.circuit(0, 40, decades=decades),
-        lambda decades: gallery.badly_scaled(0, laplacian, decades),
+        lambda decades: gallery.hard.badly_scaled(0, laplacian, decades),
     ):
         small, large = (np.linalg.cond(make(d).operator.as_scipy().toarray()) for d in (0.0, 6.0))
         assert 30 * small < large
@@ -182,7 +182,7 @@ def test_conditions_grow_with_decades():
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_scaled_systems_are_the_same_in_other_units(symmetric):
     operator = gallery.helmholtz(KEY, (4, 5), waves=1.3, damping=0.5).operator
-    scaled, b, parts = gallery.badly_scaled(KEY, operator, 8.0, symmetric)
+    scaled, b, parts = gallery.hard.badly_scaled(KEY, operator, 8.0, symmetric)
     left, right = np.asarray(parts["left"]), np.asarray(parts["right"])
     expected = left[:, None] * np.asarray(operator.as_matrix()) * right
     np.testing.assert_allclose(scaled.as_matrix(), expected, rtol=1e-12)
@@ -191,7 +191,7 @@ def test_scaled_systems_are_the_same_in_other_units(symmetric):
 
 
 def test_nearly_singular_systems_have_one_small_eigenvalue():
-    operator = gallery.nearly_singular(KEY, (7, 4), 1e-7).operator
+    operator = gallery.hard.nearly_singular(KEY, (7, 4), 1e-7).operator
     first, second, *_ = np.linalg.eigvalsh(operator.as_matrix())
     assert first == pytest.approx(1e-7, rel=1e-6)
     assert second == pytest.approx(4 * np.sin(np.pi / 14) ** 2, rel=1e-6)
@@ -302,7 +302,7 @@ MISTAKES = [
     (lambda: gallery.kkt(0, 4, 5), ValueError, "`constraints` must be at most `size`"),
     (lambda: gallery.circuit(0, 4, 5), ValueError, "`sources` must be at most `size`"),
     (lambda: gallery.circuit(0, 4, decades=-1), ValueError, "`decades` must be at least zero"),
-    (lambda: gallery.nearly_singular(0, (4, 4), -1.0), ValueError, "`shift` must be positive"),
+    (lambda: gallery.hard.nearly_singular(0, (4, 4), -1.0), ValueError, "`shift` must be positive"),
     (lambda: gallery.random_spd(0, 4, 2, shift=0.0), ValueError, "`shift` must be positive"),
     (lambda: gallery.random_spd(0, 4.0), TypeError, "`size` must be an integer"),
     (lambda: gallery.kernel_matrix(0, 4, kernel="cubic"), ValueError, '`kernel` must be one of "gaussian"'),

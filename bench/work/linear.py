@@ -164,12 +164,12 @@ def circuit(size: int, seed: int, decades: float = 6.0) -> System:
 def badly_scaled2d(size: int, seed: int, decades: float = 12.0) -> System:
     """`convection_diffusion2d` with equations and unknowns in random units over `decades` powers of ten."""
     plain = gallery.convection_diffusion(seed, (size,) * 2, dtype=float).operator
-    return _system("badly_scaled2d", size, gallery.badly_scaled(seed, plain, decades), frozenset())
+    return _system("badly_scaled2d", size, gallery.hard.badly_scaled(seed, plain, decades), frozenset())
 
 
 def nearly_singular2d(size: int, seed: int, shift: float = 1e-8) -> System:
     """The 5-point Laplacian between closed walls, not scaled, plus `shift`, which is its least eigenvalue."""
-    system = gallery.nearly_singular(seed, (size,) * 2, shift, float)
+    system = gallery.hard.nearly_singular(seed, (size,) * 2, shift, float)
     return _system("nearly_singular2d", size, system, SPD, stencil=True)
 
 

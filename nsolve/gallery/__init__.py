@@ -4,6 +4,7 @@ from . import clouds as clouds
 from . import families as families
 from . import finite_elements as finite_elements
 from . import flows as flows
+from . import hard as hard
 from . import mixtures as mixtures
 from . import transport_reference as transport_reference
 from .coefficients import blocks as blocks
@@ -18,10 +19,8 @@ from .grids import diffusion as diffusion
 from .grids import heat as heat
 from .grids import poisson as poisson
 from .grids import rotated_anisotropy as rotated_anisotropy
-from .hard import badly_scaled as badly_scaled
 from .hard import circuit as circuit
 from .hard import kkt as kkt
-from .hard import nearly_singular as nearly_singular
 from .hard import stokes as stokes
 from .helmholtz import helmholtz as helmholtz
 from .kernels import kernel_matrix as kernel_matrix
