@@ -40,7 +40,7 @@ class ShiftedLaplacian:
             raise ValueError(
                 f"`size` must be at most 10 points an axis, or systems are indefinite, but is {size}."
             )
-        self.law = law
+        self.law: Law = law
         self.laplacian = _laplacian(size)
         self.operator = _shifted(self.laplacian, self.weights)
 
