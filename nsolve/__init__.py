@@ -8,6 +8,7 @@ from . import operators as operators
 from . import preconditioners as preconditioners
 from . import sequence as sequence
 from .auto import auto as auto
+from .diagnose import diagnose as diagnose
 from .direct import Equilibrated as Equilibrated
 from .direct import SparseCholesky as SparseCholesky
 from .direct import SparseLU as SparseLU
