@@ -53,6 +53,13 @@ _solve_upper = _one_at_a_time(lambda triangle, rhs: solve_by_lapack(triangle, rh
 _solve_upper_transposed = _one_at_a_time(lambda triangle, rhs: solve_by_lapack(triangle, rhs, trans=1))
 
 
+def fourier_of_columns(matrix: Array, size: int) -> Array:
+    """The Fourier transform of the columns, padded with zeros to `size`; of real columns the half that
+    tells all."""
+    transform = jnp.fft.fft if jnp.iscomplexobj(matrix) else jnp.fft.rfft
+    return _one_at_a_time(lambda matrix: transform(matrix, size, axis=0))(matrix)
+
+
 def solve_triangular(triangle: Array, rhs: Array, transposed: bool = False) -> Array:
     """`R^-1 b`, or `R^-T b`, for a large upper triangle, by LAPACK; not differentiable in reverse mode."""
     return (_solve_upper_transposed if transposed else _solve_upper)(triangle, rhs)

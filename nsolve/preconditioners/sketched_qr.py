@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PRNGKeyArray
 
-from .._dense import solve_triangular, triangular_factor
+from .._dense import fourier_of_columns, solve_triangular, triangular_factor
 from .._vectors import take
 from ..operators.base import untagged
 from ..operators.convert import as_sparse, knows_its_entries, what_lacks_entries
@@ -117,7 +117,7 @@ def _trigonometric(matrix: Array, num_rows: int, key: PRNGKeyArray) -> Array:
     size = len(matrix)
     mixed = jax.random.rademacher(of_signs, (size, 1), matrix.dtype) * matrix
     padded, is_complex = scipy.fft.next_fast_len(size), jnp.iscomplexobj(matrix)
-    transform = (jnp.fft.fft if is_complex else jnp.fft.rfft)(mixed, padded, axis=0)
+    transform = fourier_of_columns(mixed, padded)
     count = num_rows if is_complex else -(-num_rows // 2)
     chosen = jax.random.choice(of_choice, len(transform), (min(count, len(transform)),), replace=False)
     rows = take(transform, chosen)
