@@ -119,7 +119,7 @@ def diagnose(operator: lx.AbstractLinearOperator) -> Diagnosis:
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(eqx.filter(operator, eqx.is_array))):
         raise TypeError("`diagnose` looks at numbers, but the operator is traced: call it outside of `jit`.")
     found = _of_entries(operator) if knows_its_entries(operator) else _of_products(operator)
-    return dataclasses.replace(found, advice=_advice(found))
+    return dataclasses.replace(found, advice=_advice(found, tags_of(operator)))
 
 
 def _of_entries(operator: lx.AbstractLinearOperator) -> Diagnosis:
@@ -266,7 +266,7 @@ def _wrong_tags(
     return tuple(wrong)
 
 
-def _advice(found: Diagnosis) -> tuple[str, ...]:
+def _advice(found: Diagnosis, tags: frozenset[object]) -> tuple[str, ...]:
     """Most urgent first: what makes any solve fail, then how to solve."""
     advice, (m, n) = [], found.shape
     if found.nonfinite:
@@ -294,9 +294,7 @@ def _advice(found: Diagnosis) -> tuple[str, ...]:
         return tuple(advice)
     if scaled is not None and scaled * eps > 0.1:
         where = "" if found.null_vector is None else _where(found.null_vector)
-        advice.append(
-            f"Singular to rounding in {found.dtype}{where}: expect no solution that can be trusted."
-        )
+        advice.append(f"Singular to rounding in {found.dtype}{where}: trust no solution.")
     elif number is not None and number * eps > 1e-2:
         advice.append(f"Expect a relative error up to {min(1, number * eps):.0e} in {found.dtype}.")
     if number is not None and scaled is not None and scaled < 1e-3 * number:
@@ -307,13 +305,14 @@ def _advice(found: Diagnosis) -> tuple[str, ...]:
             "stands; `ns.Equilibrated` permutes rows, `SparseLU`, `ThresholdLU` and `MINRES` (for Hermitian "
             "matrices) need no diagonal."
         )
-    return (*advice, _solver(found))
+    return (*advice, _solver(found, tags))
 
 
-def _solver(found: Diagnosis) -> str:
+def _solver(found: Diagnosis, tags: frozenset[object]) -> str:
+    """One line: which solver, and why."""
     definite, direct = found.positive_definite == "proved", found.seconds is not None and found.seconds < 1
     if definite:
-        tag = "Tag it `lx.positive_semidefinite_tag`; "
+        tag = "" if lx.positive_semidefinite_tag in tags else "Tag it `lx.positive_semidefinite_tag`; "
         if found.kind == "stencil":
             return f"{tag}`CG` with `Multigrid`."
         cheap = f"`SparseCholesky` (about {found.seconds:.1g} s), or " if direct else ""
@@ -324,13 +323,9 @@ def _solver(found: Diagnosis) -> str:
         return "`MINRES`, which needs symmetry, not definiteness."
     if found.kind == "products only":
         if found.hermitian is False:
-            return (
-                "`GMRES` with a preconditioner of your own, from a simpler operator that knows its entries."
-            )
-        return "`MINRES` if it is Hermitian, `CG` if it is positive definite: products alone cannot prove it."
-    return (
-        "`GMRES` with `IncompleteLU`; where that stagnates, a larger `restart`, or `SparseLU` and patience."
-    )
+            return "`GMRES`, with a preconditioner made from a simpler operator that knows its entries."
+        return "`MINRES` if it is Hermitian, `CG` if it is positive definite: products cannot prove it."
+    return "`GMRES` with `IncompleteLU`; where that stagnates, a larger `restart`."
 
 
 def _constant_null(matrix: Any) -> bool:
