@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from .direct.equilibrate import equilibrate
-from .direct.matching import deficiency, host_matrix, listed
+from .direct.matching import deficiency, host_matrix, listed, row_maxima
 from .direct.measures import (
     Condition,
     Definiteness,
@@ -147,23 +147,22 @@ def _of_entries(operator: lx.AbstractLinearOperator) -> Diagnosis:
     found = dataclasses.replace(found, **rank)
     if found.nonfinite:
         return found
-    scaling = equilibrate(matrix)
+    scaling, columns = equilibrate(matrix), matrix.T.tocsr()
     scaled = scaling.apply(matrix)
     found = dataclasses.replace(
         found,
         entry_range=_range(size),
-        row_range=_range(abs(matrix).max(axis=1).toarray()),
-        column_range=_range(abs(matrix).max(axis=0).toarray()),
+        row_range=_range(row_maxima(matrix, size, 0.0)),
+        column_range=_range(row_maxima(columns, np.abs(columns.data), 0.0)),
         scaled_range=_range(np.abs(scaled.data)),
         constant_null=_constant_null(matrix),
     )
     if m != n:
         return found
     eps = np.finfo(given.dtype).eps
-    transposed = matrix.T.tocsr()
     skew, off = asymmetry(matrix, True), asymmetry(matrix, False)
-    pattern = np.array_equal(matrix.indptr, transposed.indptr)
-    pattern = pattern and np.array_equal(matrix.indices, transposed.indices)
+    pattern = np.array_equal(matrix.indptr, columns.indptr)
+    pattern = pattern and np.array_equal(matrix.indices, columns.indices)
     hermitian = bool(skew <= 8 * eps)
     fill, order = fill_of(matrix)
     if hermitian:

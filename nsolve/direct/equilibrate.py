@@ -31,9 +31,8 @@ class Scaling(NamedTuple):
         """The scaled matrix, CSR, without rounding (but where a number leaves the range of its dtype)."""
         matrix = host_matrix(matrix).copy()
         exponents = self.rows[rows_of(matrix)] + self.columns[matrix.indices]
-        real = matrix.data.view(matrix.data.real.dtype).reshape(
-            matrix.nnz, 2 if np.iscomplexobj(matrix.data) else 1
-        )
+        parts = 2 if np.iscomplexobj(matrix.data) else 1
+        real = matrix.data.view(matrix.data.real.dtype).reshape(matrix.nnz, parts)
         matrix.data = np.ldexp(real, exponents[:, None]).reshape(-1).view(matrix.dtype)
         return matrix
 
