@@ -23,6 +23,7 @@ import scipy.io
 import scipy.sparse as sp
 
 from learned.data.arrays import read_numpy, split_array
+from nsolve.direct.memory import physical_memory
 from nsolve.operators import numerals
 from nsolve.operators.matrix_market import Header, parse_matrix_market
 from nsolve.operators.values import fit
@@ -46,7 +47,7 @@ def free_memory() -> int:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(physical_memory())
 
 
 def check_memory(needed: int, what: str) -> None:

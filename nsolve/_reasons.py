@@ -93,7 +93,8 @@ class REASONS(eqx.Enumeration):
         "`SparseLU`."
     )
     factors_failed = (
-        "The factorisation gave up: its factors need more memory than there is. Use an iterative solver."
+        "The factorisation gave up: its factors outgrew the memory, or the library failed and printed why. "
+        "Use an iterative solver."
     )
     range = "The solution is too small or too large for its dtype: scale the system."
 

@@ -380,6 +380,12 @@ def blamed(blame: tuple[tuple[str, PyTree], ...], code: Array) -> Array:
     return code
 
 
+def norm_of_any_size(x: Vector) -> Array:
+    """The Euclidean norm, where squares might over- or underflow."""
+    unit = power_of_two_scale(x)
+    return unit * norm(scale(1 / unit, x))
+
+
 def inexact_leaves(tree: PyTree) -> PyTree:
     """Floating-point arrays of a pytree: where NaN can hide."""
     return jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))

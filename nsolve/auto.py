@@ -160,10 +160,12 @@ def _unless_singular(
     """The direct solver, unless a concrete matrix is seen to be singular."""
     if _is_traced(operator):
         return direct
-    state = direct.solver.init(operator, {})
-    if int(state.counts[0]) != CODES["singular_matrix"]:
+    with jax.ensure_compile_time_eval():  # also where a function that closes over the operator is traced
+        state = direct.solver.init(operator, {})
+        code, reciprocal_condition = int(state.counts[0]), float(state.reciprocal_condition)
+    if code != CODES["singular_matrix"]:
         return direct
-    why = f"singular to rounding (reciprocal condition {float(state.reciprocal_condition):.0e}): "
+    why = f"singular to rounding (reciprocal condition {reciprocal_condition:.0e}): "
     why += "the system may be consistent all the same"
     # Where no preconditioner can be made of the matrix, long runs seldom end well.
     limited = {**common, "max_steps": _MOST_ON_SINGULAR} if common["max_steps"] is None else common
@@ -181,7 +183,7 @@ def _iterative(
         limited["max_steps"] = max(200, int(looks.seconds / (_SECONDS_OF_STEP * pattern.nnz)))
     supposed, why = frozenset(), "tagged positive semidefinite"
     untold = PSD not in looks.tags and looks.grid is None and not _is_traced(operator)
-    if untold and _might_be_definite(as_sparse(operator).as_scipy()):
+    if untold and _might_be_definite(operator):
         supposed, why = frozenset([PSD]), "Hermitian with a positive diagonal: supposed positive definite"
     minres = Attempt(MINRES(**common), "tagged symmetric or Hermitian, perhaps indefinite")
     incomplete, jacobi = preconditioners.IncompleteCholesky(), preconditioners.Jacobi()
@@ -210,7 +212,9 @@ def _is_traced(operator: lx.AbstractLinearOperator) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(operator))
 
 
-def _might_be_definite(matrix: Any) -> bool:
+def _might_be_definite(operator: lx.AbstractLinearOperator) -> bool:
+    with jax.ensure_compile_time_eval():
+        matrix = as_sparse(operator).as_scipy()
     diagonal = matrix.diagonal()
     if not ((diagonal.real > 0) & (diagonal.imag == 0)).all():
         return False

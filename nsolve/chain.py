@@ -1,6 +1,6 @@
 """Solvers that are tried one after the other until one succeeds."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,13 +10,14 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from ._reasons import NAMES, as_reason, as_result, raise_in_words
+from ._reasons import CODES, NAMES, REASONS, as_reason, as_result, raise_in_words
 from ._results import Stats
+from ._stopping import norm_of_any_size
 from ._system import System
 from ._upstream import solve_throws
-from ._vectors import Vector, norm, where
+from ._vectors import Vector, safe_divide, subtract, where
 from .direct.base import AbstractDirectSolver
-from .linear.base import AbstractIterativeSolver, as_vector, structure_zeros
+from .linear.base import AbstractIterativeSolver, as_vector, check_options, structure_zeros
 
 
 class Attempt(eqx.Module):
@@ -44,12 +45,13 @@ class Attempts(eqx.Module):
     """What came of each attempt of a chain; prints as a table.
 
     * `ran`: which ones were made.
-    * `reasons`, `num_steps`, `residual_norms`: how each ended; zero and NaN for those that were not made.
+    * `reasons` (`nsolve.linear.REASONS`, an array), `num_steps`, `residual_norms`: how each ended; of those
+      that were not made the reason of the one before, zero and NaN.
     * `seconds`: how long each took, set-up included where it is not part of `state`; float32.
     """
 
     ran: Array
-    codes: Array
+    reasons: REASONS
     num_steps: Array
     residual_norms: Array
     seconds: Array
@@ -70,7 +72,8 @@ class Attempts(eqx.Module):
 def _in_words(attempts: Attempts, k: int) -> str:
     if not attempts.ran[k]:
         return "not made"
-    reason, steps = NAMES[int(attempts.codes[k])], int(attempts.num_steps[k])
+    (codes,) = jax.tree.leaves(attempts.reasons)
+    reason, steps = NAMES[int(codes[k])], int(attempts.num_steps[k])
     reached = f"residual {float(attempts.residual_norms[k]):.1e}, {float(attempts.seconds[k]):.2g} s"
     return f"{reason} after {steps} steps, {reached}"
 
@@ -104,6 +107,8 @@ class Chain(lx.AbstractLinearSolver[System]):
     attempts: tuple[Attempt, ...]
     about: str = eqx.field(static=True, default="")
 
+    known_options: ClassVar[tuple[str, ...]] = ("y0",)
+
     def __check_init__(self):
         solvers = AbstractIterativeSolver | AbstractDirectSolver
         if not self.attempts or not all(isinstance(a.solver, solvers) for a in self.attempts):
@@ -116,52 +121,55 @@ class Chain(lx.AbstractLinearSolver[System]):
         return "\n".join([f"Chain for {self.about or 'any operator'}", *lines])
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> System:
-        _check_options(options)
+        check_options(self, options)
         return System(operator, None, _prepared(self.attempts[0], operator))
 
     def compute(
         self, state: System, vector: Vector, options: dict[str, Any]
     ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
-        _check_options(options)
+        check_options(self, options)
         structure = state.operator.in_structure()
         y0 = options.get("y0")
-        start = structure_zeros(structure) if y0 is None else as_vector(y0, structure, "options['y0']")
-        best = _tried(self.attempts[0], state.extra, vector, None if y0 is None else start)
-        ran, outcomes = [jnp.array(True)], [best]
-        for attempt in self.attempts[1:]:
+        y0 = None if y0 is None else as_vector(y0, structure, "options['y0']")
+        zero, none = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
+        size = norm_of_any_size(vector)
+        start, reached = structure_zeros(structure), size
+        if y0 is not None:  # which a direct solver does not look at
+            residual_norm = norm_of_any_size(subtract(vector, state.operator.mv(y0)))
+            start, reached = where(residual_norm < size, (y0, residual_norm), (start, size))
+        best = _Outcome(start, jnp.full_like(zero, CODES["max_steps"]), reached, zero, zero, none)
+        ran, outcomes = [], []
+        for k, attempt in enumerate(self.attempts):
 
-            def run(best: _Outcome, attempt: Attempt = attempt) -> _Outcome:
-                own = _prepared(attempt, state.operator)
-                return _tried(attempt, own, vector, best.value)
+            def run(best: _Outcome, k: int = k, attempt: Attempt = attempt) -> _Outcome:
+                own = state.extra if k == 0 else _prepared(attempt, state.operator)
+                return _tried(attempt, own, vector, y0 if k == 0 else best.value)
 
             def skip(best: _Outcome) -> _Outcome:
-                zero = jnp.zeros((), jnp.int32)
-                nothing = jnp.full_like(best.residual_norm, jnp.nan), zero, zero, jnp.zeros((), jnp.float32)
-                return _Outcome(best.value, best.code, *nothing)
+                nothing = jnp.full_like(best.residual_norm, jnp.nan)
+                return _Outcome(best.value, best.code, nothing, zero, zero, none)
 
-            # What the vector lacks no other solver finds.
             again = ~_ends(best.code)
-            outcome = jax.lax.cond(again, run, skip, best)
+            outcome = run(best) if k == 0 else jax.lax.cond(again, run, skip, best)
             ran.append(again)
             outcomes.append(outcome)
-            better = again & (_ends(outcome.code) | ~(outcome.residual_norm >= best.residual_norm))
+            # False for NaN: what gave up without an answer hides none.
+            nearer = outcome.residual_norm < best.residual_norm
+            better = again & (nearer | (outcome.code == CODES["converged"]))
             code = jnp.where(again, outcome.code, best.code)
             value, reached = where(better, (outcome.value, outcome.residual_norm), best[0:1] + best[2:3])
             best = best._replace(value=value, code=code, residual_norm=reached)
         value = best.value
         if solve_throws():
-            size = norm(vector)
-            value = raise_in_words(
-                "auto", value, best.code, best.residual_norm / jnp.where(size > 0, size, 1)
-            )
+            value = raise_in_words("auto", value, best.code, safe_divide(best.residual_norm, size))
         stats = {
             "num_steps": sum(outcome.num_steps for outcome in outcomes),
-            "num_matvecs": sum(outcome.num_matvecs for outcome in outcomes),
+            "num_matvecs": sum(outcome.num_matvecs for outcome in outcomes) + int(y0 is not None),
             "residual_norm": best.residual_norm,
             "reason": as_reason(best.code),
             "attempts": Attempts(
                 jnp.stack(ran),
-                jnp.stack([outcome.code for outcome in outcomes]),
+                as_reason(jnp.stack([outcome.code for outcome in outcomes])),
                 jnp.stack([outcome.num_steps for outcome in outcomes]),
                 jnp.stack([outcome.residual_norm for outcome in outcomes]),
                 jnp.stack([outcome.seconds for outcome in outcomes]),
@@ -183,20 +191,12 @@ class Chain(lx.AbstractLinearSolver[System]):
         return True
 
 
+#: Reasons after which no other solver is asked: what is not finite stays so.
 _ENDS = np.array([name == "converged" or name.startswith("nonfinite") for name in NAMES])
 
 
 def _ends(code: Array) -> Array:
     return jnp.asarray(_ENDS)[code]
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    unknown = set(options) - {"y0"}
-    if unknown:
-        raise ValueError(
-            f"`options` of a `Chain` may have the key 'y0', not {sorted(unknown)}: a solver of your own "
-            "choice takes a preconditioner."
-        )
 
 
 def _prepared(attempt: Attempt, operator: lx.AbstractLinearOperator) -> Any:
@@ -215,7 +215,7 @@ def _init(solver: Any, operator: lx.AbstractLinearOperator) -> Any:
 def _tried(attempt: Attempt, state: Any, vector: Vector, y0: Vector | None) -> _Outcome:
     from .kernels.clock import seconds
 
-    vector, y0, begun = jax.lax.optimization_barrier((vector, y0, seconds(jnp.sum(norm(vector)))))
+    vector, y0, begun = jax.lax.optimization_barrier((vector, y0, seconds(norm_of_any_size(vector))))
     takes_start = y0 is not None and isinstance(attempt.solver, AbstractIterativeSolver)
     value, _, stats = attempt.solver.compute(state, vector, {"y0": y0} if takes_start else {})
     code = jax.tree.leaves(stats["reason"])[0]

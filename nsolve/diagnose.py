@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
+from .direct.base import factor_cost, factor_fill
 from .direct.equilibrate import equilibrate
 from .direct.matching import deficiency, host_matrix, listed, row_maxima
 from .direct.measures import (
@@ -20,16 +21,12 @@ from .direct.measures import (
     condition,
     definiteness,
     dominance,
-    fill_of,
     lanczos,
 )
 from .operators import StencilLinearOperator, as_sparse
 from .operators.base import hermitian_tag, require_operator, tags_of
 from .operators.convert import as_stencil, knows_its_entries
 from .operators.tags import untagged
-
-#: Operations a second of a sparse factorisation, for a rough forecast.
-_FLOPS_PER_SECOND = 2e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Diagnosis:
       in the 2-norm.
     * `constant_null`: whether the operator maps constants to zero.
     * `null_vector`, `null_residual`: a vector of length one with `||A x|| / ||A||_F` near the smallest.
-    * `fill`: entries of a Cholesky factor in a minimum-degree order; `seconds`: of a direct solve, roughly.
+    * `fill`: entries of each factor of `SparseLU`, and `seconds` that it takes, as predicted.
     * `wrong_tags`: lineax's tags that the entries contradict, in words.
     * `advice`: what to do, most urgent first.
     """
@@ -112,8 +109,8 @@ def diagnose(operator: lx.AbstractLinearOperator) -> Diagnosis:
     direction of negative curvature, else `"unknown"`.
 
     **Returns** a `Diagnosis`, whose fields a program can read.  **Cost:** some passes over the entries; where
-    they take at most 2e7 entries and 1e10 operations also two sparse factorisations: seconds for a 2-D grid
-    of 10^5 points.  Values must be concrete: call it outside of `jit`.
+    they take at most 2e7 entries and 1e10 operations also two sparse factorisations.  Values must be
+    concrete: call it outside of `jit`.
     """
     require_operator(operator, "operator")
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(eqx.filter(operator, eqx.is_array))):
@@ -164,15 +161,14 @@ def _of_entries(operator: lx.AbstractLinearOperator) -> Diagnosis:
     pattern = np.array_equal(matrix.indptr, columns.indptr)
     pattern = pattern and np.array_equal(matrix.indices, columns.indices)
     hermitian = bool(skew <= 8 * eps)
-    fill, order = fill_of(matrix)
+    fill = factor_fill(given.pattern)
     if hermitian:
-        definite = definiteness((matrix + matrix.conj().T).tocsr() / 2, fill, order)
+        definite = definiteness((matrix + matrix.conj().T).tocsr() / 2)
     else:
         definite = Definiteness("disproved", "it is not Hermitian")
     measured = Condition(np.inf, np.inf, "the pattern makes it singular")
     if deficient.rank == n:
         measured = condition(matrix, scaling, fill, pattern)
-    flops = fill.flops * (1 if definite.verdict == "proved" else 2)
     found = dataclasses.replace(
         found,
         zero_diagonal=int(np.count_nonzero(matrix.diagonal() == 0)),
@@ -189,7 +185,7 @@ def _of_entries(operator: lx.AbstractLinearOperator) -> Diagnosis:
         null_vector=measured.vector,
         null_residual=measured.smallness,
         fill=fill.entries,
-        seconds=1e-7 * (fill.entries + matrix.nnz) + flops / _FLOPS_PER_SECOND,
+        seconds=factor_cost(given.pattern)[1],
     )
     return dataclasses.replace(found, wrong_tags=_wrong_tags(operator, found, definite, matrix))
 

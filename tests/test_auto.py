@@ -14,8 +14,7 @@ import scipy.sparse as sp
 import nsolve as ns
 from nsolve.chain import Attempt, Chain
 
-from .subjects.linear import PSD
-from .subjects.linear import _grid_matrix as grid_laplacian
+from .subjects.linear import PSD, grid_matrix
 
 auto = importlib.import_module("nsolve.auto")  # the package's name is the function
 precond = ns.preconditioners
@@ -42,10 +41,10 @@ def none_fits(monkeypatch):
     monkeypatch.setattr(auto, "factor_cost", lambda pattern: (1e15, 1e6))
 
 
-DEFINITE = sparse(grid_laplacian(4), PSD)
-SYMMETRIC = sparse(grid_laplacian(4) - 5.1 * np.eye(16), lx.symmetric_tag)
-SUPPOSED = sparse(grid_laplacian(4))
-PLAIN = sparse(grid_laplacian(4) + np.diag(np.ones(15), 1))
+DEFINITE = sparse(grid_matrix(4), PSD)
+SYMMETRIC = sparse(grid_matrix(4) - 5.1 * np.eye(16), lx.symmetric_tag)
+SUPPOSED = sparse(grid_matrix(4))
+PLAIN = sparse(grid_matrix(4) + np.diag(np.ones(15), 1))
 HOLLOW = sparse(np.roll(np.eye(16), 1, axis=1))
 GRID = ns.StencilLinearOperator.poisson((8, 8), 1.0)
 WIDE = ns.StencilLinearOperator.from_stencil(
@@ -103,7 +102,7 @@ def test_products_only():
 
 def test_a_stalled_attempt_hands_on_its_best(all_are_large):
     """An indefinite matrix supposed definite: `CG` breaks down, `SparseLU` solves, and it is told."""
-    matrix = grid_laplacian(6) - 0.9 * np.eye(36)
+    matrix = grid_matrix(6) - 0.9 * np.eye(36)
     chain = ns.auto(sparse(matrix, lx.symmetric_tag), rtol=1e-10)
     assert named(chain)[:2] == ["CG with IncompleteCholesky", "SparseLU"]
     b = jnp.arange(36.0)
@@ -186,6 +185,55 @@ def test_under_jit_the_pattern_decides():
     np.testing.assert_allclose(PLAIN.mv(solve(PLAIN.values)), 1, rtol=1e-9)
 
 
+def test_under_jit_what_a_function_closes_over_is_concrete(all_are_large):
+    for operator in (SUPPOSED, SYMMETRIC, sparse(np.diag(np.arange(1.0, 17)))):
+        expected = named(ns.auto(operator))
+
+        def solve(b, operator=operator, expected=expected):
+            solver = ns.auto(operator, rtol=1e-10)
+            assert named(solver) == expected
+            return lx.linear_solve(operator, b, solver).value
+
+        np.testing.assert_allclose(operator.mv(jax.jit(solve)(jnp.ones(16))), 1, rtol=1e-8)
+
+
+def test_under_jit_a_singular_matrix_is_seen():
+    line = 2 * np.eye(9) - np.eye(9, k=1) - np.eye(9, k=-1)
+    line[0, 0] = line[-1, -1] = 1
+    operator = sparse(line)
+
+    @jax.jit
+    def solve(b):
+        assert named(ns.auto(operator)) == ["GMRES"]
+        return lx.linear_solve(operator, b, ns.auto(operator, rtol=1e-8)).value
+
+    b = line @ np.arange(9.0) ** 2
+    np.testing.assert_allclose(line @ solve(jnp.asarray(b)), b, atol=1e-5)
+
+
+def test_an_attempt_without_an_answer_hides_none(monkeypatch):
+    from nsolve.direct import memory
+
+    def broken(*_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(memory, "factorise", broken)
+    gmres, b = ns.GMRES(rtol=1e-10, max_steps=4), jnp.arange(1.0, 17)
+    operator = PLAIN.with_values(1.234 * PLAIN.values)
+    best = lx.linear_solve(operator, b, gmres, throw=False).value
+    for attempts in ((gmres, ns.SparseLU()), (ns.SparseLU(), gmres)):
+        chain = Chain(tuple(map(Attempt, attempts)))
+        solution = lx.linear_solve(operator, b, chain, throw=False)
+        assert solution.result != lx.RESULTS.successful
+        np.testing.assert_allclose(solution.value, best, rtol=1e-10)
+        true = jnp.linalg.norm(b - operator.mv(solution.value))
+        np.testing.assert_allclose(solution.stats["residual_norm"], true, rtol=1e-10)
+    near = jnp.linalg.solve(operator.as_matrix(), b) * (1 + 1e-3)
+    chain = Chain((Attempt(ns.SparseLU()),))
+    solution = lx.linear_solve(operator, b, chain, options={"y0": near}, throw=False)
+    np.testing.assert_array_equal(solution.value, near)  # never worse than the start
+
+
 def test_bad_input():
     empty = np.diag([1.0, 2, 0])
     empty[0, 1] = 1
@@ -199,5 +247,5 @@ def test_bad_input():
         ns.auto(np.eye(3))
     with pytest.raises(TypeError, match="`attempts` must hold"):
         Chain((Attempt(lx.LU()),))
-    with pytest.raises(ValueError, match="may have the key 'y0', not"):
+    with pytest.raises(ValueError, match=r"may have the keys \['y0'\], not"):
         ns.auto(PLAIN).init(PLAIN, {"preconditioner": None})

@@ -10,8 +10,7 @@ import scipy.sparse as sp
 import nsolve as ns
 
 from .helpers import real_matrices
-from .subjects.linear import PSD
-from .subjects.linear import _grid_matrix as grid_laplacian
+from .subjects.linear import PSD, grid_matrix
 
 
 def sparse(matrix, tags=()) -> ns.SparseLinearOperator:
@@ -23,7 +22,7 @@ def told(found) -> str:
 
 
 def test_a_definite_matrix():
-    matrix = grid_laplacian(5)
+    matrix = grid_matrix(5)
     found = ns.diagnose(sparse(matrix))
     assert (found.shape, found.entries, found.structural_rank) == ((25, 25), np.count_nonzero(matrix), 25)
     assert found.structurally_symmetric and found.symmetric is True and found.hermitian is True
@@ -35,12 +34,12 @@ def test_a_definite_matrix():
 
 
 def test_an_indefinite_and_an_unsymmetric_matrix():
-    found = ns.diagnose(sparse(grid_laplacian(5) - 3.5 * np.eye(25)))
+    found = ns.diagnose(sparse(grid_matrix(5) - 3.5 * np.eye(25)))
     assert found.positive_definite == "disproved" and found.hermitian
-    skew = grid_laplacian(5) + np.diag(np.ones(24), 1)
+    skew = grid_matrix(5) + np.diag(np.ones(24), 1)
     found = ns.diagnose(sparse(skew))
     assert found.symmetric is False and found.hermitian is False and found.positive_definite == "disproved"
-    twisted = grid_laplacian(5) + 1j * np.triu(grid_laplacian(5), 1) - 1j * np.tril(grid_laplacian(5), -1)
+    twisted = grid_matrix(5) + 1j * np.triu(grid_matrix(5), 1) - 1j * np.tril(grid_matrix(5), -1)
     found = ns.diagnose(sparse(twisted))
     assert found.symmetric is False and found.hermitian is True
 

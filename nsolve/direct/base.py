@@ -6,7 +6,7 @@ A concrete solver gives its fields and says which operators it admits.
 import abc
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -19,9 +19,10 @@ from jaxtyping import Array, PyTree
 
 from .._reasons import CODES, as_reason, as_result, raise_in_words
 from .._results import Stats
+from .._stopping import norm_of_any_size
 from .._upstream import solve_throws
-from .._vectors import Vector
-from ..linear.base import as_vector
+from .._vectors import Vector, safe_divide
+from ..linear.base import as_vector, check_options
 from ..operators.base import is_positive_semidefinite, require_operator
 from ..operators.convert import entries_of
 from ..operators.pattern import SparsityPattern, per_pattern
@@ -41,7 +42,7 @@ from .factors import (
 )
 from .matching import deficiency
 from .memory import physical_memory
-from .ordering import minimum_degree, predicted_fill
+from .ordering import Fill, minimum_degree, predicted_fill
 
 #: Factors of so few unknowns fit anywhere.
 _NEVER_LARGE = 5000
@@ -103,6 +104,7 @@ class AbstractDirectSolver(lx.AbstractLinearSolver[Factorisation], AbstractPreco
     atol: eqx.AbstractVar[Any]
 
     recipe: eqx.AbstractClassVar[Recipe]
+    known_options: ClassVar[tuple[str, ...]] = ()
 
     def __check_init__(self):
         for field in ("rtol", "atol"):
@@ -120,7 +122,7 @@ class AbstractDirectSolver(lx.AbstractLinearSolver[Factorisation], AbstractPreco
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Factorisation:
         name = type(self).__name__
-        _check_options(name, options)
+        check_options(self, options)
         require_operator(operator, "operator")
         structure = operator.in_structure()
         if not eqx.tree_equal(structure, operator.out_structure()):
@@ -136,13 +138,12 @@ class AbstractDirectSolver(lx.AbstractLinearSolver[Factorisation], AbstractPreco
         self, state: Factorisation, vector: Vector, options: dict[str, Any]
     ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
         name = type(self).__name__
-        _check_options(name, options)
+        check_options(self, options)
         flat, unravel = ravel_pytree(as_vector(vector, state.structure, "vector"))
         value, measures, counts = state.solve(flat, -1.0 if self.rtol is None else self.rtol, self.atol)
         code, value = counts[0], unravel(value)
         if solve_throws():
-            largest = jnp.maximum(jnp.linalg.norm(flat), jnp.finfo(flat.dtype).tiny)
-            value = raise_in_words(name, value, code, measures[0] / largest)
+            value = raise_in_words(name, value, code, safe_divide(measures[0], norm_of_any_size(flat)))
         stats = {
             "num_steps": counts[1],
             "residual_norm": measures[0],
@@ -217,11 +218,6 @@ class DirectInverse(AbstractApproximateInverse):
         return f"{type(self.constructor).__name__} preconditioner ({self.in_size()} unknowns{known})"
 
 
-def _check_options(name: str, options: dict[str, Any]) -> None:
-    if options:
-        raise ValueError(f"`options` of `{name}` must be empty, but has the keys {sorted(options)}.")
-
-
 def factorised(
     recipe: Recipe, name: str, pattern: SparsityPattern, values: Array, structure: PyTree
 ) -> Factorisation:
@@ -253,21 +249,32 @@ def structural_deficiency(pattern: SparsityPattern) -> str:
 
 
 @per_pattern
-def factor_cost(pattern: SparsityPattern) -> tuple[float, float]:
-    """Bytes and seconds that factors are predicted to take: what SuperLU took on two cores for grids of up to
-    10^5 points, and the systems of a collection of real ones, within a factor of about two.
+def factor_fill(pattern: SparsityPattern) -> Fill:
+    """Entries of each factor of `SparseLU`, and operations, as they are predicted.
 
     Pivots of patterns that are far from symmetric are not looked for on the diagonal; then the factors are
     part of those of `A^T A`, whatever the pivots are (George and Ng 1985, doi:10.1137/0906059)."""
     n = pattern.shape[0]
-    if pattern.nnz > DENSE * n * n:
-        return 16.0 * n * n, 1e-10 * n**3
+    if _is_dense(pattern):
+        return Fill(n * n, n**3 / 3)
     graph: Any = pattern
     if not is_nearly_symmetric(ones := _ones(pattern)):
         sparse = ones[pattern.row_lengths <= 10 * np.sqrt(n) + 16].astype(np.float32)
         graph = (sparse.T @ sparse).tocsr()
-    entries, flops = predicted_fill(graph, minimum_degree(graph))
+    return predicted_fill(graph, minimum_degree(graph))
+
+
+def factor_cost(pattern: SparsityPattern) -> tuple[float, float]:
+    """Bytes and seconds that factors are predicted to take, at the speed of SuperLU, or of LAPACK, on two
+    cores."""
+    entries, flops = factor_fill(pattern)
+    if _is_dense(pattern):
+        return 16.0 * entries, 3e-10 * flops
     return 40.0 * entries, 4e-10 * flops + 1.2e-7 * entries
+
+
+def _is_dense(pattern: SparsityPattern) -> bool:
+    return pattern.nnz > DENSE * pattern.shape[0] ** 2
 
 
 def _ones(pattern: SparsityPattern) -> Any:

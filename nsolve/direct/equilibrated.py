@@ -1,7 +1,7 @@
 """A solver of systems whose rows and columns are in different units."""
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,10 +13,10 @@ from jaxtyping import Array, PyTree
 
 from .._reasons import CODES, as_reason, as_result, raise_in_words
 from .._results import Stats
-from .._stopping import power_of_two_scale
+from .._stopping import norm_of_any_size
 from .._upstream import solve_throws
-from .._vectors import all_finite, norm, real_dtype, scale, take
-from ..linear.base import AbstractIterativeSolver, as_vector
+from .._vectors import all_finite, real_dtype, safe_divide, take
+from ..linear.base import AbstractIterativeSolver, as_vector, check_options
 from ..operators import SparseLinearOperator
 from ..operators.base import hermitian_tag, require_operator, tags_of
 from ..operators.convert import entries_of
@@ -111,6 +111,8 @@ class Equilibrated(lx.AbstractLinearSolver[EquilibratedSystem]):
     matching: bool | Literal["auto"] = "auto"
     symmetric: bool | None = None
 
+    known_options: ClassVar[tuple[str, ...]] = ("y0",)
+
     def __check_init__(self):
         if not isinstance(self.solver, AbstractIterativeSolver | AbstractDirectSolver):
             raise TypeError(
@@ -133,7 +135,7 @@ class Equilibrated(lx.AbstractLinearSolver[EquilibratedSystem]):
             )
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> EquilibratedSystem:
-        _check_options(options)
+        check_options(self, options)
         require_operator(operator, "operator")
         structure = operator.in_structure()
         if structure != operator.out_structure():
@@ -184,14 +186,14 @@ class Equilibrated(lx.AbstractLinearSolver[EquilibratedSystem]):
     def compute(
         self, state: EquilibratedSystem, vector: Array, options: dict[str, Any]
     ) -> tuple[Array, lx.RESULTS, dict[str, Any]]:
-        _check_options(options)
+        check_options(self, options)
         structure = state.operator.in_structure()
         vector = as_vector(vector, structure, "vector")
         y0 = options.get("y0")
         start = jnp.zeros_like(vector) if y0 is None else as_vector(y0, structure, "options['y0']")
         value, code, residual_norm, stats = _solve(self, state, vector, start)
         if solve_throws():
-            relative = residual_norm / jnp.maximum(_norm(vector), jnp.finfo(residual_norm.dtype).tiny)
+            relative = safe_divide(residual_norm, norm_of_any_size(vector))
             value = raise_in_words(f"Equilibrated {type(self.solver).__name__}", value, code, relative)
         stats = {**stats, "residual_norm": residual_norm, "reason": as_reason(code)}
         return value, as_result(code), Stats(stats)
@@ -220,7 +222,7 @@ def _solve(
     rtol = getattr(inner, "rtol", None)
     once, real = rtol is None, real_dtype(b)
     rtol = jnp.asarray(0 if rtol is None else rtol, real)
-    target = jnp.maximum(rtol * _norm(b), jnp.asarray(getattr(inner, "atol", 0.0), real))
+    target = jnp.maximum(rtol * norm_of_any_size(b), jnp.asarray(getattr(inner, "atol", 0.0), real))
 
     def met(residual_norm: Array) -> Array:
         return jnp.isfinite(residual_norm) & (residual_norm <= target)  # the target itself may be infinite
@@ -234,7 +236,7 @@ def _solve(
         y, _, stats = asked.compute(state.inner, state.into(round.r), {})
         x = round.x + state.out_of(y)
         r = b - state.operator.mv(x)
-        residual_norm = _norm(r)
+        residual_norm = norm_of_any_size(r)
         code = jax.tree.leaves(stats["reason"])[0]
         succeeded = code == CODES["converged"]
         if not once:
@@ -256,29 +258,14 @@ def _solve(
 
     zero = jnp.zeros((), jnp.int32)
     r = b - state.operator.mv(start)
-    dropped = ~(_norm(r) <= _norm(b))  # a start worse than none
+    dropped = ~(norm_of_any_size(r) <= norm_of_any_size(b))  # a start worse than none
     x, r = jnp.where(dropped, 0, start), jnp.where(dropped, b, r)
     converged = jnp.full_like(zero, CODES["converged"])
-    begin = _Round(x, r, _norm(r), converged, (zero,) * 3, zero, once | ~met(_norm(r)))
+    begin = _Round(x, r, norm_of_any_size(r), converged, (zero,) * 3, zero, once | ~met(norm_of_any_size(r)))
     done = jax.lax.while_loop(lambda round: round.running, again, begin)
     counts = dict(zip(_COUNTS, done.counts, strict=True))
     code = jnp.where(all_finite(start), done.code, CODES["nonfinite_start"])
     return done.x, code, done.residual_norm, {**counts, "num_rounds": done.num_rounds}
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    unknown = set(options) - {"y0"}
-    if unknown:
-        raise ValueError(
-            f"`options` of `Equilibrated` may have the key 'y0', not {sorted(unknown)}. A preconditioner is "
-            "the inner solver's, by its field, made for the scaled matrix."
-        )
-
-
-def _norm(x: Array) -> Array:
-    """Euclidean, of vectors of any size."""
-    unit = power_of_two_scale(x)
-    return unit * norm(scale(1 / unit, x))
 
 
 def scale_by(factors: Array, x: Array) -> Array:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from .factors import Side, inverse_norm
 from .matching import rows_of
 from .ordering import Fill, minimum_degree, predicted_fill
 
@@ -55,7 +56,7 @@ def dominance(matrix: "sp.csr_array") -> float:
     return float(ratios.min(initial=np.inf))
 
 
-def definiteness(matrix: "sp.csr_array", fill: Fill, order: np.ndarray) -> Definiteness:
+def definiteness(matrix: "sp.csr_array") -> Definiteness:
     """Of a Hermitian matrix in double precision, by its diagonal, Gershgorin's discs, or a factorisation.
 
     Proofs allow for the rounding of their own: a positive verdict is one on a matrix shifted down by more."""
@@ -71,6 +72,8 @@ def definiteness(matrix: "sp.csr_array", fill: Fill, order: np.ndarray) -> Defin
         return Definiteness("disproved", f"the diagonal entry of row {i} is zero", coupled)
     if np.all(2 * diagonal > _row_sums(matrix) * (1 + n * eps)):
         return Definiteness("proved", "the diagonal dominates every row")
+    order = minimum_degree(matrix)
+    fill = predicted_fill(matrix, order)
     if fill.entries > MOST_ENTRIES or fill.flops > MOST_FLOPS:
         return _by_lanczos(matrix)
     import scipy.sparse as sp
@@ -157,19 +160,19 @@ def condition(matrix: "sp.csr_array", scaling: Any, fill: Fill, symmetric: bool)
         return Condition(np.inf, np.inf, "a pivot is exactly zero")
     left, right = scaling.row_scale, scaling.column_scale
 
-    def solve(b: np.ndarray, adjoint: bool) -> np.ndarray:
-        return lu.solve(b.astype(scaled.dtype), "H" if adjoint else "N")
+    def solve(b: np.ndarray, side: Side) -> np.ndarray:
+        return lu.solve(b.astype(scaled.dtype), side)
 
-    def solve_given(b: np.ndarray, adjoint: bool) -> np.ndarray:
-        first, last = (right, left) if adjoint else (left, right)
-        return last * solve(first * b, adjoint)
+    def solve_given(b: np.ndarray, side: Side) -> np.ndarray:
+        first, last = (left, right) if side == "N" else (right, left)
+        return last * solve(first * b, side)
 
     with np.errstate(over="ignore", invalid="ignore"):
         numbers = [
-            _one_norm(of) * _inverse_norm(by, n, scaled.dtype)
+            _one_norm(of) * inverse_norm(by, n, scaled.dtype)
             for of, by in ((matrix, solve_given), (scaled, solve))
         ]
-        x = solve(solve(np.random.default_rng(0).standard_normal(n), True), False)
+        x = solve(solve(np.random.default_rng(0).standard_normal(n), "H"), "N")
         x = x / np.abs(x).max() if np.all(np.isfinite(x)) else np.ones(n)
         x = right * x
         x = x / np.linalg.norm(x)
@@ -178,33 +181,9 @@ def condition(matrix: "sp.csr_array", scaling: Any, fill: Fill, symmetric: bool)
     return Condition(given, of_scaled, "", x, smallness)
 
 
-def _inverse_norm(solve: Any, n: int, dtype: Any) -> float:
-    """A lower bound of `||A^-1||_1`, by the signs of solutions."""
-    x = np.full(n, 1 / n, dtype)
-    best, last = 0.0, -1
-    for _ in range(5):
-        y = solve(x, False)
-        best = max(best, float(np.abs(y).sum()))
-        size = np.abs(y)
-        z = solve(np.where(size > 0, y / np.where(size > 0, size, 1), 1), True)
-        j = int(np.argmax(np.abs(z)))
-        if j == last or not np.abs(z[j]) > abs(np.vdot(z, x)):
-            break
-        x, last = np.zeros(n, dtype), j
-        x[j] = 1
-    waves = (1 + np.arange(n) / max(n - 1, 1)) * (-1.0) ** np.arange(n)
-    return max(best, float(2 * np.abs(solve(waves.astype(dtype), False)).sum() / (3 * n)))
-
-
 def _one_norm(matrix: Any) -> float:
     return float(abs(matrix).sum(axis=0).max())
 
 
 def _row_sums(matrix: "sp.csr_array") -> np.ndarray:
     return np.bincount(rows_of(matrix), np.abs(matrix.data), matrix.shape[0])
-
-
-def fill_of(matrix: "sp.csr_array") -> tuple[Fill, np.ndarray]:
-    """What a direct solve costs by minimum degree, and that order."""
-    order = minimum_degree(matrix)
-    return predicted_fill(matrix, order), order

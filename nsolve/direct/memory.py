@@ -21,6 +21,8 @@ from .factors import Factors, Quality, Recipe, factorise
 _SHARE = 1 / 8
 _lock = threading.RLock()
 _remembered: OrderedDict[bytes, tuple[Factors | None, Quality]] = OrderedDict()
+#: Of all that is remembered.
+_bytes = 0.0
 
 
 def fingerprint(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, recipe: Recipe) -> bytes:
@@ -33,6 +35,7 @@ def fingerprint(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, rec
 
 def remembered(key: bytes, recipe: Recipe, make: Callable[[], Any]) -> tuple[Factors | None, Quality]:
     """The factors of the matrix `make()`: those that are remembered, or new ones."""
+    global _bytes
     with _lock:
         if key in _remembered:
             _remembered.move_to_end(key)
@@ -42,20 +45,28 @@ def remembered(key: bytes, recipe: Recipe, make: Callable[[], Any]) -> tuple[Fac
     except MemoryError:
         return None, Quality(CODES["factors_failed"], 0.0, 0)
     with _lock:
+        if key not in _remembered:  # another thread may have been here
+            _bytes += _size(found)
         _remembered[key] = found
-        while len(_remembered) > 1 and _bytes() > _SHARE * physical_memory():
-            _remembered.popitem(last=False)
+        while len(_remembered) > 1 and _bytes > _SHARE * physical_memory():
+            _, dropped = _remembered.popitem(last=False)
+            _bytes -= _size(dropped)
     return found
 
 
 def forget() -> None:
     """Frees all remembered factors; states that need them make them anew."""
+    global _bytes
     with _lock:
         _remembered.clear()
+        _bytes = 0.0
 
 
-def _bytes() -> float:
-    return sum(24.0 * quality.entries for _, quality in _remembered.values())
+def _size(found: tuple[Factors | None, Quality]) -> float:
+    """Bytes, about: factors, the matrix beside them, and what Python's objects take."""
+    factors, quality = found
+    matrix = 0 if factors is None or not factors.products else factors.products["N"].nnz
+    return 2.0**13 + 24.0 * quality.entries + 32.0 * matrix
 
 
 def physical_memory() -> float:

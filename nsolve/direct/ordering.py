@@ -28,7 +28,7 @@ def minimum_degree(pattern: Any) -> np.ndarray:
     By approximate minimum degree, in a postorder of the elimination tree, so that columns with the same
     entries stand together.  Rows with more than `10 sqrt(n)` entries (and more than 16) come last.
 
-    **Cost:** about that of a few products with the factor's pattern; 2-D grids of 10^5 points take 0.1 s.
+    **Cost:** about that of a few products with the factor's pattern.
     """
     from ..kernels.elimination_tree import elimination_tree
     from ..kernels.minimum_degree import approximate_minimum_degree
@@ -63,7 +63,7 @@ def predicted_fill(pattern: Any, order: np.ndarray | None = None) -> Fill:
 
     Without `order`: in the order in which the matrix stands.  Stored zeros count as entries.
 
-    **Cost:** nearly linear in the entries of `A`: 0.05 s for a 2-D grid of 10^5 points.
+    **Cost:** nearly linear in the entries of `A`.
     """
     from ..kernels.elimination_tree import column_counts, elimination_tree
 

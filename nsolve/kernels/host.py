@@ -4,7 +4,9 @@ For work that a library does: its arrays are read and written in place, under Py
 platforms, and with `NSOLVE_KERNELS=off`, JAX's own callbacks carry the arrays to the host and back.
 """
 
+import _thread
 import ctypes
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,12 +35,14 @@ from ._layout import (
 #: Takes arrays and gives arrays, each with one axis.
 HostFunction = Callable[..., Sequence[np.ndarray]]
 _DTYPES = dict(DTYPES.values())
+_SOON_S = 0.05
 
 
 def host_kernel(name: str, function: HostFunction, failed: int = 0) -> _ffi.Kernel:
     """A kernel that is a function of the host.
 
-    Where that raises, what was raised is printed, and the results are NaN, integers `failed`."""
+    Where that raises, what was raised is printed, and the results are NaN, integers `failed`; an interrupt
+    from the keyboard is raised again once XLA has returned."""
 
     def portable(like: Any, *arguments: Array) -> Sequence[Array]:
         def run(*arguments: Array) -> Sequence[np.ndarray]:
@@ -67,20 +71,24 @@ class _Handler:
 
     def __init__(self, function: HostFunction, failed: int):
         def run(frame: int) -> int:
-            extension = _word(frame, EXTENSION)
-            if extension:  # XLA's first call asks for the version of the interface instead of work
-                metadata = _word(extension, METADATA)
-                _set_word(metadata, REPORTED_VERSION, VERSION)
-                _set_word(metadata, TRAITS, 0)
-                return 0
-            places = _arrays(frame, RESULTS)
+            places = []
             try:
+                extension = _word(frame, EXTENSION)
+                if extension:  # XLA's first call asks for the version of the interface instead of work
+                    metadata = _word(extension, METADATA)
+                    _set_word(metadata, REPORTED_VERSION, VERSION)
+                    _set_word(metadata, TRAITS, 0)
+                    return 0
+                places = _arrays(frame, RESULTS)
                 for place, result in zip(places, function(*_arrays(frame, ARGUMENTS)), strict=True):
                     place[:] = result
-            except BaseException:  # cannot pass through XLA
-                traceback.print_exc()
+            except BaseException as error:  # none can pass through XLA
                 for place in places:
                     place[:] = np.nan if place.dtype.kind in "fc" else failed
+                if isinstance(error, KeyboardInterrupt):  # once more, when XLA has returned
+                    threading.Timer(_SOON_S, _thread.interrupt_main).start()
+                else:
+                    traceback.print_exc()
             return 0
 
         self.ctypes = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t)(run)

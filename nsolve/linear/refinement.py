@@ -101,9 +101,9 @@ class IterativeRefinement(AbstractIterativeSolver):
         solver = ns.IterativeRefinement(ns.CG(rtol=1e-4, preconditioner=Multigrid()), rtol=1e-12)
 
     A step solves `A d = r` with the inner solver on the operator rounded to `dtype`, and adds `d`; residuals
-    and updates have the precision of the operator and the vector that were given.  It pays where the inner
-    solver's time goes to memory or arithmetic, which the low precision halves, and the operator's condition
-    number stays below about one over the low precision's rounding (1e7 for float32).
+    and updates have the precision of the operator and the vector that were given.  It can pay where the inner
+    solver's time goes to memory or arithmetic, which the low precision halves, and needs an operator whose
+    condition number stays below about one over the low precision's rounding (1e7 for float32).
 
     * `inner`: a linear solver of this package or lineax's, with a tolerance that the low precision attains
       (`rtol` of 1e-3 to 1e-5 for float32); or a preconditioner constructor, such as

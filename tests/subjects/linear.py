@@ -57,7 +57,7 @@ def normal(rng: np.random.Generator, shape, dtype) -> jax.Array:
     return jnp.asarray(x, dtype)
 
 
-def _grid_matrix(n: int, shift: float = 0.0) -> np.ndarray:
+def grid_matrix(n: int, shift: float = 0.0) -> np.ndarray:
     line = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
     return np.kron(line, np.eye(n)) + np.kron(np.eye(n), line) + shift * np.eye(n * n)
 
@@ -69,7 +69,7 @@ def _sparse(matrix: np.ndarray, tags=()) -> Kind:
 
 _rng = np.random.default_rng(3)
 _n = 4
-_laplace = _grid_matrix(_n)
+_laplace = grid_matrix(_n)
 _scatter = _rng.standard_normal((_n**2, _n**2)) * (_rng.random((_n**2, _n**2)) < 0.1)
 _twist = np.triu(_laplace, 1) * 0.4j
 _hermitian = _laplace + _twist + _twist.conj().T
