@@ -31,7 +31,6 @@ from ..report import usual
 
 SPD = frozenset({"spd", "symmetric"})
 SYMMETRIC = frozenset({"symmetric"})
-_MATRICES = Path(__file__).parents[3] / "shared" / "data" / "matrices"
 
 
 @dataclass(frozen=True)
@@ -174,10 +173,10 @@ def nearly_singular2d(size: int, seed: int, shift: float = 1e-8) -> System:
 
 
 def real(seed: int, name: str = "west0479") -> System:
-    """A matrix from practice, `name`.mtx of the folder that NSOLVE_MATRICES names, by default
-    ../shared/data/matrices beside this repository; the solution is drawn, `b = A x`."""
-    path = Path(os.environ.get("NSOLVE_MATRICES", _MATRICES)) / f"{name}.mtx"
-    if not path.is_file():
+    """A matrix from practice, `name`.mtx of the folder that the variable NSOLVE_MATRICES names; the
+    solution is drawn, `b = A x`."""
+    path = Path(os.environ.get("NSOLVE_MATRICES", "")) / f"{name}.mtx"
+    if not os.environ.get("NSOLVE_MATRICES") or not path.is_file():
         raise Missing(f"{name}.mtx is not here: let NSOLVE_MATRICES name the folder that has it")
     system = matrix_market(seed, str(path))
     return replace(system, name="real", rhs=system.matrix @ system.rhs, solution=system.rhs)
