@@ -206,6 +206,9 @@ class Job:
         if picture is not None:
             self._draw(picture)
         if len(unsolved):
+            operator = ns.SparseLinearOperator.from_scipy(self.system.matrix)
+            for k, line in enumerate(ns.diagnose(operator).advice):
+                self.say("" if k else "diagnosis", line)
             what = "no answer meets" if count == 1 else f"{len(unsolved)} of {count} columns do not meet"
             self.say("FAILED:", f"{what} rtol={self.rtol:g}; try a larger --max-steps, another --solver")
         return 1 if len(unsolved) else 0

@@ -65,7 +65,7 @@ class Attempts(eqx.Module):
             if not isinstance(self.ran, Tracer):
                 ran = np.asarray(self.ran[..., k])
                 outcome = _in_words(self, k) if ran.ndim == 0 else f"made in {int(ran.sum())} of {ran.size}"
-            lines.append(f"{k + 1}. {name} ({why}): {outcome}")
+            lines.append(f"{k + 1}. {name}{why and f' ({why})'}: {outcome}")
         return "\n".join(lines)
 
 
@@ -117,7 +117,7 @@ class Chain(lx.AbstractLinearSolver[System]):
             )
 
     def __repr__(self) -> str:
-        lines = [f"  {k + 1}. {attempt}: {attempt.why}" for k, attempt in enumerate(self.attempts)]
+        lines = [f"  {k + 1}. {a}{a.why and f': {a.why}'}" for k, a in enumerate(self.attempts)]
         return "\n".join([f"Chain for {self.about or 'any operator'}", *lines])
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> System:
@@ -127,6 +127,8 @@ class Chain(lx.AbstractLinearSolver[System]):
     def compute(
         self, state: System, vector: Vector, options: dict[str, Any]
     ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
+        from .kernels.clock import seconds  # here, since kernels are found where they are needed
+
         check_options(self, options)
         structure = state.operator.in_structure()
         y0 = options.get("y0")
@@ -142,8 +144,13 @@ class Chain(lx.AbstractLinearSolver[System]):
         for k, attempt in enumerate(self.attempts):
 
             def run(best: _Outcome, k: int = k, attempt: Attempt = attempt) -> _Outcome:
-                own = state.extra if k == 0 else _prepared(attempt, state.operator)
-                return _tried(attempt, own, vector, y0 if k == 0 else best.value)
+                begun = seconds(best.residual_norm)
+                given = vector, y0 if k == 0 else best.value
+                operator = state.operator if k else None
+                operator, (b, guess) = _after(begun, (operator, given))
+                own = state.extra if operator is None else _prepared(attempt, operator)
+                outcome = _tried(attempt, own, b, guess)
+                return outcome._replace(seconds=seconds(outcome.residual_norm) - begun)
 
             def skip(best: _Outcome) -> _Outcome:
                 nothing = jnp.full_like(best.residual_norm, jnp.nan)
@@ -212,14 +219,20 @@ def _init(solver: Any, operator: lx.AbstractLinearOperator) -> Any:
     return solver.init(operator, {})
 
 
-def _tried(attempt: Attempt, state: Any, vector: Vector, y0: Vector | None) -> _Outcome:
-    from .kernels.clock import seconds
+def _after(time: Array, tree: Any) -> Any:
+    """The same arrays, but not before the clock was read: XLA, which orders by what depends on what, does not
+    know that time is never negative."""
 
-    vector, y0, begun = jax.lax.optimization_barrier((vector, y0, seconds(norm_of_any_size(vector))))
+    def wait(leaf: Any) -> Any:
+        return jnp.where(time < 0, jnp.nan, leaf).astype(leaf.dtype) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(wait, tree)
+
+
+def _tried(attempt: Attempt, state: Any, vector: Vector, y0: Vector | None) -> _Outcome:
     takes_start = y0 is not None and isinstance(attempt.solver, AbstractIterativeSolver)
     value, _, stats = attempt.solver.compute(state, vector, {"y0": y0} if takes_start else {})
     code = jax.tree.leaves(stats["reason"])[0]
     steps = stats["num_steps"]
     products = stats.get("num_matvecs", steps + 1)
-    spent = seconds(stats["residual_norm"]) - begun
-    return _Outcome(value, code, stats["residual_norm"], steps, products, spent)
+    return _Outcome(value, code, stats["residual_norm"], steps, products, jnp.zeros((), jnp.float32))

@@ -289,8 +289,12 @@ def _advice(found: Diagnosis, tags: frozenset[object]) -> tuple[str, ...]:
         return tuple(advice)
     if scaled is not None and scaled * eps > 0.1:
         where = "" if found.null_vector is None else _where(found.null_vector)
-        advice.append(f"Singular to rounding in {found.dtype}{where}: trust no solution.")
-    elif number is not None and number * eps > 1e-2:
+        return (
+            *advice,
+            f"Singular to rounding in {found.dtype}{where}: trust no solution; `LSMR` gives the one of least "
+            "squares and smallest norm.",
+        )
+    if number is not None and number * eps > 1e-2:
         advice.append(f"Expect a relative error up to {min(1, number * eps):.0e} in {found.dtype}.")
     if number is not None and scaled is not None and scaled < 1e-3 * number:
         advice.append("Rows or columns are in different units: `ns.Equilibrated(solver)` scales them.")

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import time
 
 import equinox as eqx
 import jax
@@ -232,6 +233,30 @@ def test_an_attempt_without_an_answer_hides_none(monkeypatch):
     chain = Chain((Attempt(ns.SparseLU()),))
     solution = lx.linear_solve(operator, b, chain, options={"y0": near}, throw=False)
     np.testing.assert_array_equal(solution.value, near)  # never worse than the start
+
+
+def test_seconds_are_those_of_set_up_and_solve(monkeypatch):
+    """XLA orders by what depends on what; a clock that nothing waits for is read at any time."""
+    from nsolve.direct import memory, refine
+
+    def slow(function, pause):
+        def waiting(*arguments):
+            time.sleep(pause)
+            return function(*arguments)
+
+        return waiting
+
+    chain = Chain(
+        (Attempt(ns.GMRES(rtol=1e-10, max_steps=1)), Attempt(ns.SparseLU()), Attempt(ns.SparseLU()))
+    )
+    operator = PLAIN.with_values(0.987 * PLAIN.values)
+    monkeypatch.setattr(memory, "factorise", slow(memory.factorise, 0.3))
+    monkeypatch.setattr(refine, "solve", slow(refine.solve, 0.2))
+    attempts = lx.linear_solve(operator, jnp.ones(16), chain).stats["attempts"]
+    assert attempts.seconds[1] >= 0.5 and attempts.seconds[2] == 0
+    alone = Chain((Attempt(ns.SparseLU()),))
+    solution = lx.linear_solve(operator, jnp.ones(16), alone, state=alone.init(operator, {}))
+    assert solution.stats["attempts"].seconds[0] >= 0.2
 
 
 def test_bad_input():

@@ -335,6 +335,13 @@ def test_an_indefinite_matrix_is_solved_by_the_next_choice(tmp_path, capsys, all
     assert "supposed positive definite" in out and "predicted to take" in out
 
 
+def test_a_failure_comes_with_a_diagnosis(tmp_path, capsys):
+    path = write(tmp_path / "singular.mtx", np.ones((3, 3)))
+    np.save(tmp_path / "b.npy", np.arange(3.0))
+    assert solve_file(path, rhs=tmp_path / "b.npy", out=tmp_path / "x.npy") == 1
+    assert "diagnosis Singular to rounding" in capsys.readouterr().out
+
+
 def test_unsymmetric_and_zero_on_the_diagonal(tmp_path):
     matrix = np.roll(np.eye(12), 1, axis=1) + 0.1 * np.diag(np.ones(10), 2)
     path = write(tmp_path / "unsymmetric.mtx", matrix)
