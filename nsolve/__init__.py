@@ -27,6 +27,9 @@ from .linear import FlexibleCG as FlexibleCG
 from .linear import IterativeRefinement as IterativeRefinement
 from .linear import Richardson as Richardson
 from .linear import solve_many as solve_many
+from .monitor import Forecast as Forecast
+from .monitor import Monitor as Monitor
+from .monitor import Progress as Progress
 from .operators import LowRankPlusDiagonalLinearOperator as LowRankPlusDiagonalLinearOperator
 from .operators import SparseLinearOperator as SparseLinearOperator
 from .operators import StencilLinearOperator as StencilLinearOperator

@@ -25,7 +25,7 @@ class REASONS(eqx.Enumeration):
     `converged, max_steps, precision, flat, flat_cycle, indefinite, indefinite_preconditioner, singular, lost,
     ill_conditioned, diverged, nonfinite_vector, nonfinite_start, nonfinite_operator, nonfinite_parameter,
     nonfinite_preconditioner, preconditioner_failed, variable_failed, singular_matrix, not_definite,
-    factors_failed, range`.
+    factors_failed, range, stopped, hopeless`.
     """
 
     converged = ""
@@ -97,6 +97,11 @@ class REASONS(eqx.Enumeration):
         "Use an iterative solver."
     )
     range = "The solution is too small or too large for its dtype: scale the system."
+    stopped = "The monitor asked for the end of the solve."
+    hopeless = (
+        "At the rate of the steps so far the tolerance was not to be met within `max_steps`. Use a better "
+        "preconditioner, or allow more steps."
+    )
 
 
 REASONS.__module__ = "nsolve.linear"  # its public place, which `repr` shows
@@ -125,6 +130,8 @@ _RESULTS = {
     "not_definite": lx.RESULTS.breakdown,
     "factors_failed": lx.RESULTS.breakdown,
     "range": lx.RESULTS.breakdown,
+    "stopped": lx.RESULTS.max_steps_reached,
+    "hopeless": lx.RESULTS.stagnation,
 }
 NAMES = tuple(_RESULTS)
 #: The number of each reason: the value of its member.

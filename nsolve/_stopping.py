@@ -42,6 +42,7 @@ from ._vectors import (
     where,
     zeros_like,
 )
+from .monitor import AbstractMonitor, Watch, Watched
 
 #: How much of the residual may be rounding before it is computed again.
 _DRIFT = 1e-3
@@ -111,6 +112,7 @@ class _Outer(NamedTuple):
     recursion: "_Recursion | None"  # of methods that know the residual without a product
     search: Array | None  # a `Search`, where the best iterate of a solve that fails is wanted
     best: tuple[Vector, Array] | None  # the iterate with the smallest computed residual so far, and its norm
+    watched: Watched | None  # of solves that are looked at
 
 
 class _Recursion(NamedTuple):
@@ -155,12 +157,15 @@ def solve_to_true_residual(
     blame: tuple[tuple[str, PyTree], ...],
     unit_of_operator: Array | None,
     keep_best: bool,
+    monitor: AbstractMonitor | None = None,
+    name: str = "",
 ) -> tuple[Vector, Array, dict[str, Any], Any, Array]:
     """Runs the method under the stopping rule.
 
     `product` is that of the operator divided by `unit_of_operator`.  `blame`: what to look through when NaN
     appears, in this order, with the name of the reason.  `keep_best`: whether anybody will look at the
-    iterate where the solve fails.
+    iterate where the solve fails.  `monitor`: who
+    looks at the steps of the solver of this `name`.
 
     Returns the iterate, the number of the reason, the statistics `num_steps, num_cycles, num_residuals,
     num_replayed, residual_norm, residual_norms`, what the method remembers, and the relative residual.
@@ -198,12 +203,19 @@ def solve_to_true_residual(
             room = jnp.where(search.replay > 0, search.replay, room)
 
         def keep_stepping(carry):
-            state, count, *_ = carry
-            return (state.residual_norm > tol) & ~state.broken & (count < room)
+            state, count, *_, watched = carry
+            going = (state.residual_norm > tol) & ~state.broken & (count < room)
+            if watched is not None:
+                going &= watched.goes_on if search is None else watched.goes_on | (search.replay > 0)
+            return going
 
         def step(carry):
-            state, count, history, least = carry
+            counts = keep_stepping(carry)
+            state, count, history, least, watched = carry
             state, count = method.step(state), count + 1
+            if watch is not None:  # which has heard of steps that are taken again
+                counts = counts if search is None else counts & (search.replay == 0)
+                watched = watch.looked(watched, before + count, state.residual_norm, counts)
             if history is not None:  # what a replay does is known, and written beyond the end
                 place = before + count
                 place = place if search is None else jnp.where(search.replay > 0, history.size, place)
@@ -211,12 +223,13 @@ def solve_to_true_residual(
             if least is not None:
                 less = state.residual_norm < least[0]
                 least = jnp.where(less, state.residual_norm, least[0]), jnp.where(less, count, least[1])
-            return state, count, history, least
+            return state, count, history, least, watched
 
         opened, zero = method.open(outer.x, outer.r, outer.memory), jnp.zeros((), jnp.int32)
         least = None if search is None else (opened.residual_norm, zero)
-        carry = (opened, zero, outer.history, least)
-        state, count, history, least = jax.lax.while_loop(keep_stepping, step, carry)
+        carry = (opened, zero, outer.history, least, outer.watched)
+        state, count, history, least, watched = jax.lax.while_loop(keep_stepping, step, carry)
+        stopped = no if watched is None else ~watched.goes_on
         steps = before + count
         memory = method.close(state)
         claimed = state.residual_norm <= tol
@@ -231,7 +244,7 @@ def solve_to_true_residual(
             # good.
             drift = recursion.drift + error
             flat = ~(state.residual_norm <= method.least_progress * outer.residual_norm)
-            computed = claimed | state.broken | (steps >= max_steps) | recursion.verify
+            computed = claimed | state.broken | stopped | (steps >= max_steps) | recursion.verify
             computed |= flat | ~(drift <= _DRIFT * state.residual_norm)
             r = jax.lax.cond(computed, lambda x, r: subtract(b, product(x)), lambda x, r: r, x, r)
             drift = jnp.where(computed, 0, drift)
@@ -255,7 +268,9 @@ def solve_to_true_residual(
         if method.nonfinite_means is not None:
             nonfinite = broken & ~jnp.isfinite(state.residual_norm)
             code = jnp.where(nonfinite, CODES[method.nonfinite_means], code)
-        running = (num_flat < method.patience) & ~broken & (steps < max_steps)
+        if watched is not None:
+            code = jnp.where(stopped, watched.reason, code)
+        running = (num_flat < method.patience) & ~broken & ~stopped & (steps < max_steps)
         code = jnp.where(running, _RUNNING, code)
         code = jnp.where(converged, CODES["converged"], code)
         worse = ~finite | (r_norm > outer.residual_norm)
@@ -309,12 +324,18 @@ def solve_to_true_residual(
         elif history is not None:
             history = history.at[steps].set(norm_next)
         counters = jnp.stack([steps, num_cycles + 1, code.astype(jnp.int32), num_flat])
-        return _Outer(x_next, r_next, norm_next, counters, history, memory, recursion, packed, best)
+        return _Outer(x_next, r_next, norm_next, counters, history, memory, recursion, packed, best, watched)
 
     zero, no = jnp.zeros((), jnp.int32), jnp.array(False)
     start_converged = jnp.isfinite(norm0) & (norm0 <= tol)
     stops = start_converged | ~jnp.isfinite(norm0) | (jnp.asarray(max_steps, jnp.int32) <= 0)
-    code = jnp.where(start_converged, CODES["converged"], jnp.where(stops, CODES["max_steps"], _RUNNING))
+    code = jnp.where(stops, CODES["max_steps"], _RUNNING)
+    watch = watched = None
+    if monitor is not None:
+        watch = Watch(monitor, name, max_steps, unit, b_norm, tol)
+        watched = watch.begun(norm0)
+        code = jnp.where(watched.goes_on | stops, code, watched.reason)
+    code = jnp.where(start_converged, CODES["converged"], code)
     outer = _Outer(
         x=x0,
         r=r0,
@@ -325,6 +346,7 @@ def solve_to_true_residual(
         recursion=_Recursion(jnp.zeros_like(norm0), ~no, zero, norm0, no, zero) if has_residual else None,
         search=jnp.zeros(len(Search._fields), jnp.int32) if searches else None,
         best=(x0, norm0) if keep_best else None,
+        watched=watched,
     )
     outer = jax.lax.while_loop(lambda outer: outer.counters[2] == _RUNNING, cycle, outer)
 

@@ -1,5 +1,6 @@
 """`auto`: looks at an operator, and makes a chain of solvers for it."""
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from .direct import SparseLU
 from .direct.base import factor_cost, structural_deficiency
 from .direct.memory import physical_memory
 from .linear import CG, GMRES, MINRES
+from .linear.base import AbstractIterativeSolver
+from .monitor import AbstractMonitor, Both, Forecast
 from .operators import SparseLinearOperator, StencilLinearOperator
 from .operators.base import hermitian_tag, require_operator, tags_of
 from .operators.convert import as_sparse, as_stencil, has_few_entries, knows_its_entries
@@ -67,6 +70,7 @@ def auto(
     rtol: Any = 1e-6,
     atol: Any = 0.0,
     max_steps: int | None = None,
+    monitor: AbstractMonitor | None = None,
 ) -> Chain:
     """Looks at an operator, and chooses solvers and preconditioners to try in turn: a `Chain`.
 
@@ -87,13 +91,14 @@ def auto(
     | products only | `CG`, `MINRES` or `GMRES(restart=50)`, by the tags |
 
     `SparseLU` has a place where its factors are predicted to fill at most half the memory and to take at most
-    two minutes.  What comes before it has a budget of steps that take about as long as a factorisation.
+    two minutes.  What comes before it has a budget of steps that take about as long as a factorisation.  An
+    attempt that another follows is left early where its residual falls too slowly (`nsolve.Forecast`).
     A concrete matrix without tags whose entries are Hermitian with a positive diagonal is supposed to be
     positive definite for as long as `CG` does not find otherwise.  Where a concrete matrix turns out
     singular, a Krylov method takes the place of `SparseLU`: consistent systems have solutions.  Under `jit`
     the chain is fixed by what is static: class, tags and pattern.
 
-    **Arguments:** a square operator, and the solvers' `rtol`, `atol` and `max_steps`.  **Raises**
+    **Arguments:** a square operator, and the solvers' `rtol`, `atol`, `max_steps` and `monitor`.  **Raises**
     `ValueError` for a pattern that makes every matrix singular, naming rows and columns.  **Cost:** an
     ordering of the pattern, once for each; of concrete matrices that are factorised at once the
     factorisation, which is kept for the solve.
@@ -106,7 +111,7 @@ def auto(
         )
     looks = _look(operator)
     tolerances = {"rtol": rtol, "atol": atol}
-    common = {**tolerances, "max_steps": max_steps}
+    common = {**tolerances, "max_steps": max_steps, "monitor": monitor}
     if looks.matrix is None and looks.grid is None:
         return Chain((_by_products(looks.tags, common),), str(looks))
     compact = looks.grid is not None and all(abs(s) <= 1 for o in looks.grid.offsets for s in o)
@@ -119,7 +124,16 @@ def auto(
     if looks.fits:
         place = 0 if isinstance(chain[0].solver, MINRES) else 1
         chain = [*chain[:place], direct, *chain[place:]]
-    return Chain(tuple(chain), str(looks))
+    return Chain((*map(_left_early, chain[:-1]), chain[-1]), str(looks))
+
+
+def _left_early(attempt: Attempt) -> Attempt:
+    """The attempt, given up where it would not end in time."""
+    solver, forecast = attempt.solver, Forecast()
+    if not isinstance(solver, AbstractIterativeSolver):
+        return attempt
+    monitor = forecast if solver.monitor is None else Both(solver.monitor, forecast)
+    return dataclasses.replace(attempt, solver=dataclasses.replace(solver, monitor=monitor))
 
 
 def _look(operator: lx.AbstractLinearOperator) -> Looks:

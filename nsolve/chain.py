@@ -198,8 +198,8 @@ class Chain(lx.AbstractLinearSolver[System]):
         return True
 
 
-#: Reasons after which no other solver is asked: what is not finite stays so.
-_ENDS = np.array([name == "converged" or name.startswith("nonfinite") for name in NAMES])
+#: Reasons after which no other solver is asked: what is not finite stays so, and the user's monitor ends all.
+_ENDS = np.array([name in ("converged", "stopped") or name.startswith("nonfinite") for name in NAMES])
 
 
 def _ends(code: Array) -> Array:

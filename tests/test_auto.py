@@ -274,3 +274,18 @@ def test_bad_input():
         Chain((Attempt(lx.LU()),))
     with pytest.raises(ValueError, match=r"may have the keys \['y0'\], not"):
         ns.auto(PLAIN).init(PLAIN, {"preconditioner": None})
+
+
+def test_an_attempt_that_would_not_do_is_left_early(all_are_large):
+    """The second attempt, a factorisation, comes before the first one's budget is spent."""
+    seen = []
+    matrix = sparse(grid_matrix(40), PSD)
+    solver = ns.auto(matrix, rtol=1e-10, max_steps=40, monitor=ns.Monitor(seen.append))
+    assert named(solver)[:2] == ["CG with IncompleteCholesky", "SparseLU"]
+    solution = lx.linear_solve(matrix, jnp.ones(1600), solver)
+    attempts = solution.stats["attempts"]
+    steps = int(attempts.num_steps[0])
+    assert 0 < steps < 40 and "tolerance was not to be met" not in repr(solver)
+    assert "hopeless" in repr(attempts) and bool(attempts.ran[1])
+    assert [progress.num_steps for progress in seen] == list(range(steps + 1))
+    assert solution.result == lx.RESULTS.successful

@@ -23,6 +23,7 @@ from jaxtyping import Array, PyTree
 from .._reasons import CODES
 from .._stopping import blamed, power_of_two_scale, scaled_back, start_from, tolerance
 from .._vectors import Vector, axpy, hypot, norm, safe_divide, scale, size, subtract, where
+from ..monitor import AbstractMonitor, Watch, Watched
 
 #: `||A^H r|| / (||A|| ||r||)`, in units of rounding, below which a system is taken to have no solution.
 _STATIONARY = 16
@@ -162,6 +163,7 @@ class _Outer(NamedTuple):
     caution: Array  # by how much a recursion must do better than asked, since one lied
     counters: Array  # steps, cycles, cycles without a gain in a row, the reason's number
     history: Array | None
+    watched: Watched | None
 
 
 def unit(x: Vector) -> tuple[Vector, Array]:
@@ -189,8 +191,11 @@ def solve_least_squares(
     keep_history: bool,
     blame: tuple[tuple[str, PyTree], ...],
     unit_of_operator: Array,
+    monitor: AbstractMonitor | None,
+    name: str,
 ) -> tuple[Vector, Array, dict[str, Any], Array]:
-    """Runs the method under the stopping rule; `zeros` is the zero solution.
+    """Runs the method under the stopping rule; `zeros` is the zero solution; `monitor` looks at the steps of
+    the solver of this `name`.
 
     Returns the iterate, the number of the reason, the statistics and the relative residual."""
     unit_of_b = power_of_two_scale(b)
@@ -226,22 +231,26 @@ def solve_least_squares(
             return solved | optimal
 
         def keep_stepping(carry) -> Array:
-            state, count, _, _, found = carry
+            state, count, _, _, found, watched = carry
             healthy = (state.condition <= 1 / eps) & jnp.isfinite(state.residual_norm)
+            healthy = healthy if watched is None else healthy & watched.goes_on
             return ~claims(state) & healthy & (count < room) & (count - found <= idle)
 
         def step(carry):
-            state, count, history, least, found = carry
+            counts = keep_stepping(carry)
+            state, count, history, least, found, watched = carry
             state, count = method.step(state), count + 1
             less = state.normal_norm < 0.99 * least
             least, found = jnp.where(less, state.normal_norm, least), jnp.where(less, count, found)
             if history is not None:
                 history = history.at[before + count].set(state.residual_norm * per_unit, mode="drop")
-            return state, count, history, least, found
+            if watch is not None:
+                watched = watch.looked(watched, before + count, state.residual_norm * per_unit, counts)
+            return state, count, history, least, found, watched
 
         none = jnp.zeros((), jnp.int32)
-        carry = (opened, none, outer.history, opened.normal_norm, none)
-        state, count, history, _, _ = jax.lax.while_loop(keep_stepping, step, carry)
+        carry = (opened, none, outer.history, opened.normal_norm, none, outer.watched)
+        state, count, history, _, _, watched = jax.lax.while_loop(keep_stepping, step, carry)
         steps = before + count
         x = axpy(1, products.correction(state.x), outer.x)
         r = subtract(b, products.forward(x))
@@ -265,6 +274,9 @@ def solve_least_squares(
         code = jnp.where(finite, code, CODES[overflow])
         code = jnp.where(steps >= max_steps, CODES["max_steps"], code)
         running = finite & (num_flat < _PATIENCE) & (steps < max_steps)
+        if watched is not None:
+            code = jnp.where(watched.goes_on, code, watched.reason)
+            running &= watched.goes_on
         code = jnp.where(running, _RUNNING, code)
         code = jnp.where(converged, CODES["converged"], code)
         kept = where(
@@ -277,18 +289,24 @@ def solve_least_squares(
         caution = jnp.where(claimed, 0.1 * outer.caution, outer.caution)
         counters = jnp.stack([steps, num_cycles + 1, num_flat, code.astype(jnp.int32)])
         x, r, normal, r_norm, n_norm = kept
-        return _Outer(x, r, normal, r_norm, n_norm, gain, condition, caution, counters, history)
+        return _Outer(x, r, normal, r_norm, n_norm, gain, condition, caution, counters, history, watched)
 
     normal0 = products.adjoint(r0)
     start_converged = jnp.isfinite(norm0) & (norm0 <= tol)
     stops = start_converged | ~jnp.isfinite(norm0) | (max_steps <= 0)
-    code = jnp.where(start_converged, CODES["converged"], jnp.where(stops, CODES["max_steps"], _RUNNING))
+    code = jnp.where(stops, CODES["max_steps"], _RUNNING)
+    watch = watched = None
+    if monitor is not None:
+        watch = Watch(monitor, name, max_steps, unit_of_b, b_norm, tol)
+        watched = watch.begun(norm0)
+        code = jnp.where(watched.goes_on | stops, code, watched.reason)
+    code = jnp.where(start_converged, CODES["converged"], code)
     zero, one = jnp.zeros_like(norm0), jnp.ones_like(norm0)
     gain = zero
     if products.preconditioner is not None:  # which keeps the iteration from the large part of `A`
         gain = safe_divide(norm(products.forward(normal0)), norm(normal0))
     counters = jnp.stack([*jnp.zeros(3, jnp.int32), code.astype(jnp.int32)])
-    outer = _Outer(x0, r0, normal0, norm0, norm(normal0), gain, one, one, counters=counters, history=history)
+    outer = _Outer(x0, r0, normal0, norm0, norm(normal0), gain, one, one, counters, history, watched)
     outer = jax.lax.while_loop(lambda outer: outer.counters[3] == _RUNNING, cycle, outer)
 
     num_steps, num_cycles, _, code = outer.counters

@@ -23,6 +23,7 @@ from .._system import System
 from .._upstream import solve_throws
 from .._variable import AbstractVariablePreconditioner
 from .._vectors import Vector, size
+from ..monitor import AbstractMonitor
 from ..operators import SparseLinearOperator, StencilLinearOperator
 from ..operators.base import EXPLICIT, is_positive_semidefinite, require_operator, untagged
 from ..operators.convert import as_one
@@ -56,6 +57,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
       `state=` reuses it), or an operator `M ~ A^-1`.  `options={"preconditioner": M}` takes precedence.
       A `state=` keeps the one that it was made with; options that hold another are a `ValueError`.
     * `history`: record `stats["residual_norms"]`, `(max_steps + 1,)`, NaN after the last step.
+    * `monitor`: prints how far the solve has come, or ends it: `nsolve.Monitor(every=10)`.
 
     Options: `preconditioner`, and `y0`, the start (zero by default).
 
@@ -89,6 +91,7 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
     max_steps: eqx.AbstractVar[int | None]
     preconditioner: eqx.AbstractVar[Preconditioner | None]
     history: eqx.AbstractVar[bool]
+    monitor: eqx.AbstractVar[AbstractMonitor | None]
 
     known_options: ClassVar[tuple[str, ...]] = ("preconditioner", "y0")
     #: Whether the method squares products, and so needs an operator of moderate size.
@@ -207,6 +210,8 @@ class AbstractIterativeSolver(lx.AbstractLinearSolver[System]):
             self._blame(state, made),
             state.unit,
             keep_best=not throws,
+            monitor=self.monitor,
+            name=type(self).__name__,
         )
         if throws:
             value = raise_in_words(type(self).__name__, value, code, relative_residual)
@@ -315,6 +320,11 @@ def check_fields(solver: Any) -> None:
             f"`{name}(rtol=0, atol=0)` never stops: give a positive `rtol` or `atol`, or `max_steps`."
         )
     check_preconditioner(solver.preconditioner, f"{name}(preconditioner=...)")
+    if not isinstance(solver.monitor, AbstractMonitor | None):
+        raise TypeError(
+            f"`{name}(monitor=...)` must be a `nsolve.Monitor`, but is {solver.monitor!r}. For a function of "
+            "the progress write `Monitor(function)`, for a line every ten steps `Monitor(every=10)`."
+        )
 
 
 def check_options(solver: Any, options: dict[str, Any]) -> None:

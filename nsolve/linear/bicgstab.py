@@ -9,6 +9,7 @@ from jaxtyping import Array
 from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, dot, dtype, norm, real, safe_divide, zeros_like
+from ..monitor import AbstractMonitor
 from .base import (
     AbstractIterativeSolver,
     Preconditioner,
@@ -50,6 +51,7 @@ class BiCGStab(AbstractIterativeSolver):
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
+    monitor: AbstractMonitor | None = None
 
     squares_products: ClassVar[bool] = True
 

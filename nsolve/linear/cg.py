@@ -12,6 +12,7 @@ from .. import _basis
 from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, dot, norm, real, safe_divide, size, where, zeros_like
+from ..monitor import AbstractMonitor
 from ..operators.base import require_definite
 from ._lanczos_window import Window, open_window, record, ritz
 from ._recycled import Recycled, as_recycled, nothing_recycled
@@ -67,6 +68,7 @@ class CG(AbstractIterativeSolver):
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
+    monitor: AbstractMonitor | None = None
     recycle: int = 0
 
     known_options: ClassVar[tuple[str, ...]] = ("preconditioner", "y0", "recycled")

@@ -10,6 +10,7 @@ from .._lanczos import check_bounds, extreme_eigenvalues
 from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, norm, real_dtype, scale, subtract
+from ..monitor import AbstractMonitor
 from ..operators.base import require_definite
 from .base import (
     AbstractIterativeSolver,
@@ -53,6 +54,7 @@ class Chebyshev(AbstractIterativeSolver):
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
+    monitor: AbstractMonitor | None = None
     bounds: tuple[Any, Any] | None = None
 
     squares_products: ClassVar[bool] = True

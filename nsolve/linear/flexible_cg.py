@@ -11,6 +11,7 @@ from .._stopping import Method
 from .._system import System
 from .._variable import AbstractVariablePreconditioner
 from .._vectors import Vector, axpy, dot, norm, real, safe_divide
+from ..monitor import AbstractMonitor
 from ..operators.base import require_definite
 from .base import (
     AbstractIterativeSolver,
@@ -54,6 +55,7 @@ class FlexibleCG(AbstractIterativeSolver):
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
+    monitor: AbstractMonitor | None = None
     truncation: int = 2
 
     takes_variable: ClassVar[bool] = True

@@ -22,6 +22,7 @@ from .._dense import eigh, solve_upper
 from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, all_finite, axpy, dtype, safe_divide, size, subtract, where, zeros_like
+from ..monitor import AbstractMonitor
 from ._arnoldi import Arnoldi, advance, begin, live_triangle, multiply, not_rotated, solution
 from ._recycled import Recycled, as_recycled, nothing_recycled, orthonormalise
 from .base import (
@@ -95,6 +96,7 @@ class GCRODR(AbstractIterativeSolver):
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
+    monitor: AbstractMonitor | None = None
     restart: int = 30
     recycle: int = 10
 

@@ -13,6 +13,7 @@ from .._stopping import Method
 from .._system import System
 from .._variable import AbstractVariablePreconditioner
 from .._vectors import Vector, axpy, size
+from ..monitor import AbstractMonitor
 from ._arnoldi import Arnoldi, advance, begin, solution
 from .base import (
     AbstractIterativeSolver,
@@ -102,6 +103,7 @@ class GMRES(_AbstractGMRES):
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
+    monitor: AbstractMonitor | None = None
     restart: int = 30
 
     def keeps_corrections(self) -> bool:
@@ -124,6 +126,7 @@ class FGMRES(_AbstractGMRES):
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
+    monitor: AbstractMonitor | None = None
     restart: int = 30
 
     takes_variable: ClassVar[bool] = True

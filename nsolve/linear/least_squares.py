@@ -16,6 +16,7 @@ from .._system import System
 from .._upstream import solve_throws
 from .._variable import AbstractVariablePreconditioner
 from .._vectors import Vector, axpy, real_dtype, scale
+from ..monitor import AbstractMonitor
 from ..operators.base import require_operator, untagged
 from ..operators.convert import as_one
 from ..preconditioners.variable import as_preconditioner
@@ -66,6 +67,7 @@ class AbstractLeastSquaresSolver(lx.AbstractLinearSolver[System]):
       = P b`, and acts on equations: from the right it would change which solution is the smallest.
       It must be fixed, linear and invertible, with a transpose.
     * `history`: record `stats["residual_norms"]`, `(max_steps + 1,)`, NaN after the last step.
+    * `monitor`: prints how far the solve has come, or ends it: `nsolve.Monitor(every=10)`.
     * `damping`: with another value than 0.0, `min ||b - A x||^2 + damping^2 ||x||^2` is solved for any shape:
       the least-squares problem of the operator stacked on `damping I` and the vector stacked on zeros.  Rule,
       norms and condition are those of this problem, and the preconditioner multiplies from the right.
@@ -96,6 +98,7 @@ class AbstractLeastSquaresSolver(lx.AbstractLinearSolver[System]):
     max_steps: eqx.AbstractVar[int | None]
     preconditioner: eqx.AbstractVar[Preconditioner | None]
     history: eqx.AbstractVar[bool]
+    monitor: eqx.AbstractVar[AbstractMonitor | None]
     damping: eqx.AbstractVar[Any]
 
     known_options: ClassVar[tuple[str, ...]] = ("preconditioner", "y0")
@@ -223,6 +226,8 @@ class AbstractLeastSquaresSolver(lx.AbstractLinearSolver[System]):
             self.history,
             self._blame(state, made),
             unit,
+            self.monitor,
+            name=type(self).__name__,
         )
         if self.damped and form.transposed:
             value, _ = value

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._vectors import Vector, axpy, safe_divide, zeros_like
+from ..monitor import AbstractMonitor
 from ._least_squares import Bidiagonal, Condition, Method, Products, rotation
 from .base import Preconditioner, constant_field
 from .least_squares import AbstractLeastSquaresSolver
@@ -51,6 +52,7 @@ class LSQR(AbstractLeastSquaresSolver):
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
+    monitor: AbstractMonitor | None = None
     damping: Any = 0.0
 
     def method(self, products: Products) -> Method:

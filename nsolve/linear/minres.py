@@ -9,6 +9,7 @@ from jaxtyping import Array
 from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, dot, hypot, norm, real, root, safe_divide, scale, zeros_like
+from ..monitor import AbstractMonitor
 from ..operators.base import is_hermitian
 from .base import (
     AbstractIterativeSolver,
@@ -60,6 +61,7 @@ class MINRES(AbstractIterativeSolver):
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
+    monitor: AbstractMonitor | None = None
 
     squares_products: ClassVar[bool] = True
 

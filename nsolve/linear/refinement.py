@@ -14,6 +14,7 @@ from .._stopping import Method, power_of_two_scale
 from .._system import System
 from .._variable import AbstractVariablePreconditioner
 from .._vectors import Vector, axpy, norm, scale, subtract
+from ..monitor import AbstractMonitor
 from ..operators.base import AbstractOperator
 from ..operators.precision import cast, cast_array, narrower
 from ..preconditioners.base import constant
@@ -140,6 +141,7 @@ class IterativeRefinement(AbstractIterativeSolver):
     atol: Any = constant_field(default=0.0)
     max_steps: int | None = None
     history: bool = False
+    monitor: AbstractMonitor | None = None
     dtype: Any = eqx.field(static=True, default=jnp.float32, converter=jnp.dtype)
     restart: int | None = None
 

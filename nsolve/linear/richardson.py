@@ -9,6 +9,7 @@ from jaxtyping import Array
 from .._stopping import Method
 from .._system import System
 from .._vectors import Vector, axpy, norm, real_dtype, scale, subtract
+from ..monitor import AbstractMonitor
 from .base import (
     AbstractIterativeSolver,
     Preconditioner,
@@ -75,6 +76,7 @@ class Richardson(AbstractIterativeSolver):
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
+    monitor: AbstractMonitor | None = None
     damping: Any = 1.0
 
     def check(self, operator: lx.AbstractLinearOperator) -> None:

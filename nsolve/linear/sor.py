@@ -7,6 +7,7 @@ import lineax as lx
 
 from .._stopping import Method
 from .._system import System
+from ..monitor import AbstractMonitor
 from ..preconditioners.ssor import Ordering, Relaxation, Sweep, check_relaxation
 from .base import (
     AbstractIterativeSolver,
@@ -51,6 +52,7 @@ class SOR(AbstractIterativeSolver):
     max_steps: int | None = None
     preconditioner: Preconditioner | None = None
     history: bool = False
+    monitor: AbstractMonitor | None = None
     omega: Any = 1.0
     sweep: Sweep = eqx.field(default="forward", static=True)
     ordering: Ordering = eqx.field(default="lexicographic", static=True)
