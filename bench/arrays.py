@@ -105,7 +105,7 @@ def read_matrix(name: str) -> sp.coo_array:
         stored = header.count * (1 if header.symmetry == "general" else 2)
         entry = (16 if header.field == "complex" else 8) + 2 * 4
         # The entries as they are read and as rows; where the rows begin, and four vectors.
-        needed = 2 * entry * stored + (4 + 4 * 8) * rows
+        needed = 2 * entry * stored + 4 * rows + 4 * 8 * max(rows, columns)
         check_memory(needed, f"{name} announces {rows:,} x {columns:,} with {header.count:,} entries")
 
     with _opened(name) as file:
@@ -137,7 +137,7 @@ def read_vectors(name: str, length: int) -> np.ndarray:
     shape = vectors.shape
     columns = len(shape) == 2 and shape[0] == length and shape[1] > 0
     if not columns and shape not in ((length,), (1, length)) and (shape, length) != ((), 1):
-        needed = f"the matrix needs vectors of {length} numbers, one a column"
+        needed = f"the matrix needs vectors of {length} numbers, as many as its rows, one a column"
         turned = "; transpose it" if len(shape) == 2 and shape[1] == length else ""
         raise ValueError(f"{name} has shape {shape}; {needed}{turned}")
     if not np.issubdtype(vectors.dtype, np.number):

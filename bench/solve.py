@@ -1,9 +1,8 @@
 """Solve a user's own system from files, and say what happened: `nsolve-bench solve`."""
 
 import dataclasses
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,30 @@ import jax
 import lineax as lx
 import numpy as np
 import scipy.sparse as sp
+from scipy.linalg import get_lapack_funcs
 
 import nsolve as ns
+from nsolve.direct.base import structural_deficiency
+from nsolve.preconditioners.sketched_qr import SketchedInverse
 
-from .arrays import Target, heard_or_not, is_same_pipe, read_matrix, read_vectors
+from .arrays import Target, heard_or_not
 from .columns.nsolve import solvers
 from .columns.nsolve.linear import NsolveRun
 from .engine.environment import device
 from .engine.measure import clock
 from .engine.record import error as error_of
-from .engine.record import write_whole
 from .engine.spec import OWN, Part, Spec, parse
 from .engine.work import SLACK, Answer, Cell, Missing, Run, Settings, Task
-from .report import usual
+from .picture import check_picture, draw
+from .question import Question, Verdict, read_question
 from .report.format import scientific, seconds
-from .report.frame import frame
-from .work.linear import WORK, System, csr, random_rhs, true_residual
+from .work.linear import WORK, System, csr, random_rhs
 
 DEFAULT_MAX_STEPS = 10_000
 #: Of so many right-hand sides each has a line in the table and in the chart.
 LISTED = 10
-PICTURES = (".png", ".svg", ".html")
+#: Rectangular systems of at most so many unknowns, or equations, are sketched; so many steps must do then.
+SKETCHED, SKETCHED_STEPS = 2000, 200
 
 
 def solve_file(
@@ -45,20 +47,22 @@ def solve_file(
     history: str | Path | None = None,
     force: bool = False,
 ) -> int:
-    """Solve `A x = b` with `A` from a Matrix Market file, and print how it ended.
+    """Solve `A x = b` with `A` from a Matrix Market file, and print how it ended.  With more rows than
+    columns that is the least-squares problem; of several solutions comes the one of smallest norm.
 
     * `path`, `rhs`: files, pipes, or `-` for standard input.  `rhs` is Matrix Market, `.npy`, `.npz`
       (`x.npz:name` of several arrays) or text; several columns are several right-hand sides, all solved.  All
       ones where there is none.
-    * `solver`: a column such as `gmres[restart=50]+ilu`.  Without one the attempts of `ns.auto` are made, one
-      after the other until one succeeds.
-    * `out`: the solution, in the shape of `rhs`: `.npy`, `.mtx`, `.txt` or `.csv`; text into a pipe, or to
-      standard output with `-`, and then messages go to stderr.  A file that is there and that this command
-      did not write is not touched unless `force`.
+    * `solver`: a column such as `gmres[restart=50]+ilu`; `lsmr`, `lsqr` and `cgls` take a matrix of any shape
+      and rank.  Without one the attempts of `ns.auto`, or for a rectangular matrix those of `lsmr`, are made
+      one after the other until one succeeds.
+    * `out`: the solution, with as many columns as `rhs`: `.npy`, `.mtx`, `.txt` or `.csv`; text into a pipe,
+      or to standard output with `-`, and then messages go to stderr.  A file that is there and that this
+      command did not write is not touched unless `force`.
     * `history`: a chart of the residuals, `.png`, `.svg` or `.html`.
 
-    Returns 0 when the true relative residual of every column meets `rtol`, 1 when one does not, and 2, after
-    one line on stderr, for a mistake in what was asked.
+    Returns 0 when every column meets `rtol` by the rule of `Question`, 1 when one does not, and 2, after one
+    line on stderr, for a mistake in what was asked.
     """
     try:
         steps = DEFAULT_MAX_STEPS if max_steps is None else max_steps
@@ -67,13 +71,14 @@ def solve_file(
         if steps < 1:
             raise ValueError(f"--max-steps is {max_steps}: give at least 1")
         spec = None if solver is None else _column(solver)
-        picture = None if history is None else _picture(Path(history))
+        picture = None if history is None else check_picture(Path(history))
         target = Target(_default_out(str(path)) if out is None else str(out), force)
         say = Voice(sys.stderr if target.is_stdout else sys.stdout)
         jax.config.update("jax_enable_x64", True)
-        system, given = _read(str(path), None if rhs is None else str(rhs), say)
-        job = Job(system, given, rtol, Settings(max_steps=steps, history=picture is not None), say)
-        job.work(_choices(job) if spec is None else _asked(system, spec))
+        least_squares = spec is not None and _is_least_squares(spec)
+        question = read_question(str(path), None if rhs is None else str(rhs), rtol, least_squares, say)
+        job = Job(question, Settings(max_steps=steps, history=picture is not None), say)
+        job.work(_choices(question) if spec is None else _asked(question.system, spec))
         return job.end(target, picture)
     except (ValueError, OSError, MemoryError, Missing) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
@@ -104,21 +109,21 @@ class Attempt:
 
 
 class Job:
-    """The right-hand sides `(n, k)` of a system, with the best that was found for each."""
+    """The right-hand sides of a question, with the best that was found for each."""
 
-    def __init__(self, system: System, given: np.ndarray, rtol: float, settings: Settings, say: Voice):
-        self.system, self.rtol, self.settings, self.say = system, rtol, settings, say
-        self.shape = given.shape  # the solution's
-        self.rhs = given.reshape(-1, 1) if given.ndim < 2 or len(system.rhs) != len(given) else given
-        self.x = np.full(self.rhs.shape, np.nan, self.rhs.dtype)
-        self.residuals = np.full(self.rhs.shape[1], np.inf)
-        self.answers: list[tuple[str, Answer]] = [("", Answer("not run"))] * self.rhs.shape[1]
+    def __init__(self, question: Question, settings: Settings, say: Voice):
+        self.question, self.settings, self.say = question, settings, say
+        self.system, self.rtol, self.rhs = question.system, question.rtol, question.rhs
+        count = self.rhs.shape[1]
+        self.x = np.full((self.system.matrix.shape[1], count), np.nan, self.rhs.dtype)
+        self.verdicts = [Verdict()] * count
+        self.answers: list[tuple[str, Answer]] = [("", Answer("not run"))] * count
         self.records: list[dict[str, Any]] = []
 
     @property
     def unsolved(self) -> np.ndarray:
         """The columns that do not meet the tolerance."""
-        return np.flatnonzero(~(self.residuals <= self.rtol * (1 + SLACK)))
+        return np.flatnonzero([not verdict.excess <= 1 + SLACK for verdict in self.verdicts])
 
     def work(self, attempts: Iterator[Attempt]) -> None:
         """Try one after the other on what is still unsolved."""
@@ -132,9 +137,9 @@ class Job:
             reached = [self._keep(attempt, j, answer) for j, answer in zip(columns, answers, strict=True)]
             if not len(self.unsolved):
                 return
-            if np.isfinite(reached).any():
-                worst = scientific(max(r for r in reached if np.isfinite(r)))
-                self.say("", f"true residual {worst} is above {scientific(self.rtol)}")
+            finite = [verdict for verdict in reached if np.isfinite(verdict.excess)]
+            if finite:
+                self.say("", self.question.missed(max(finite, key=lambda verdict: verdict.excess)))
 
     def _answers(self, attempt: Attempt, columns: np.ndarray) -> tuple[list[Answer], float, float]:
         """The answer for each column; the seconds of what is done once, and of the solves."""
@@ -160,7 +165,22 @@ class Job:
                 answers += [Answer(error_of(error))] * fail
                 if run is None:
                     break
+        self._say_condition(attempt.spec, program, answers)
         return answers, once, each
+
+    def _say_condition(self, spec: Spec, program: Any, answers: Sequence[Answer]) -> None:
+        """That of the matrix, where least squares tell."""
+        found = [answer.metrics["condition"] for answer in answers if "condition" in answer.metrics]
+        if found and spec.preconditioner is None:
+            number, how = max(found), "as far as the solve saw of it"
+        elif found and isinstance(program[1], SketchedInverse):
+            factor = np.asarray(program[1].factor)
+            (reciprocal,) = get_lapack_funcs(("trcon",), (factor,))
+            number, how = 1 / max(reciprocal(factor)[0], np.finfo(float).tiny), "of the triangle"
+        else:
+            return
+        doubt = "; to rounding the rank is not full" if number * np.finfo(float).eps > 1e-2 else ""
+        self.say("condition", f"about {scientific(number)}, {how}{doubt}")
 
     def _prepared(self, attempt: Attempt, rhs: np.ndarray) -> tuple[Run, Any, float]:
         most = self.settings.max_steps
@@ -170,67 +190,87 @@ class Job:
         program, spent = clock(lambda: run.compile(run.setup()))
         return run, program, spent
 
-    def _keep(self, attempt: Attempt, j: int, answer: Answer) -> float:
-        """Keep an answer that is the best of its column; its true residual in double precision."""
-        residual = np.inf
-        if answer.value is not None:
-            residual = true_residual(self.system.matrix, answer.value, self.rhs[:, j])
-            residual = residual if np.isfinite(residual) else np.inf
-        if residual < self.residuals[j]:
-            self.residuals[j], self.x[:, j] = residual, answer.value
-        if residual <= self.residuals[j]:
+    def _keep(self, attempt: Attempt, j: int, answer: Answer) -> Verdict:
+        """Keep an answer that is the best of its column; the verdict on it."""
+        verdict = self.question.judge(answer.value, j)
+        if verdict.excess < self.verdicts[j].excess:
+            self.verdicts[j], self.x[:, j] = verdict, answer.value
+        if verdict.excess <= self.verdicts[j].excess:
             self.answers[j] = str(attempt.spec), answer
-        line = str(attempt.spec) if len(self.residuals) == 1 else f"{attempt.spec}, column {j + 1}"
+        line = str(attempt.spec) if len(self.verdicts) == 1 else f"{attempt.spec}, column {j + 1}"
         self.records.append({
             "work": WORK.name, "problem": "matrix_market", "size": len(self.x), "seed": 0,
             "solver": str(attempt.spec), "rtol": self.rtol, "dtype": str(self.x.dtype), "device": device(),
-            "result": answer.result, "true_residual": residual, "residual_norms": answer.residual_norms,
-            "line": line, "number": int(j),
+            "result": answer.result, "true_residual": verdict.residual,
+            "residual_norms": answer.residual_norms, "line": line, "number": int(j),
         })  # fmt: skip
-        return residual
+        return verdict
 
     def end(self, target: Target, picture: Path | None) -> int:
         """Say what was reached, save it, and give the exit code."""
-        count, unsolved = len(self.residuals), self.unsolved
+        count, unsolved = len(self.verdicts), self.unsolved
         if 1 < count <= LISTED:
             self._table()
-        finite = self.residuals[np.isfinite(self.residuals)]
-        if finite.size:
-            most = "" if count == 1 else f"at most {scientific(finite.max())} in {count} columns"
-            most += "" if finite.size == count else f" ({count - finite.size} without an answer hold NaN)"
-            reached = most or f"= {scientific(finite.max())}"
-            self.say("residual", f"|b - A x| / |b| {reached}, asked for {scientific(self.rtol)}")
-            target.write(self.x.reshape(self.shape))
+        finite = [verdict for verdict in self.verdicts if np.isfinite(verdict.excess)]
+        if finite:
+            self._say_reached(finite)
+            target.write(self.x.reshape(self.question.shape))
             note = "" if not len(unsolved) else " (the best found; it does NOT meet rtol)"
             self.say("solution", f"{'standard output' if target.is_stdout else target.name}{note}")
         if picture is not None:
             self._draw(picture)
         if len(unsolved):
+            self._say_why(unsolved)
+        return 1 if len(unsolved) else 0
+
+    def _say_reached(self, finite: Sequence[Verdict]) -> None:
+        count, question = len(self.verdicts), self.question
+        left_out = count - len(finite)
+        where = "" if count == 1 else f" in {count} columns"
+        where += f" ({left_out} without an answer hold NaN)" if left_out else ""
+
+        def most(numbers: Iterable[float]) -> str:
+            return f"{'=' if count == 1 else 'at most'} {scientific(max(numbers))}{where}"
+
+        reached = f"|b - A x| / |b| {most(v.residual for v in finite)}"
+        asked = f"asked for {scientific(self.rtol)}"
+        others = [v.normal for v in finite if not v.residual <= self.rtol * (1 + SLACK)]
+        if not others or not question.least_squares:
+            self.say("residual", f"{reached}, {asked}")
+            return
+        self.say("residual", reached)
+        self.say("", f"|A^H r| / (|A| |r|) {most(others)}, where r = b - A x")
+        self.say("", f"{asked} in the first, or {scientific(question.level)} in the second (least squares)")
+
+    def _say_why(self, unsolved: np.ndarray) -> None:
+        """Why some have failed, and what to do."""
+        count, (rows, columns) = len(self.verdicts), self.system.matrix.shape
+        if rows == columns:
             operator = ns.SparseLinearOperator.from_scipy(self.system.matrix)
             for k, line in enumerate(ns.diagnose(operator).advice):
                 self.say("" if k else "diagnosis", line)
-            what = "no answer meets" if count == 1 else f"{len(unsolved)} of {count} columns do not meet"
-            self.say("FAILED:", f"{what} rtol={self.rtol:g}; try a larger --max-steps, another --solver")
-        return 1 if len(unsolved) else 0
+        elif any(self.answers[j][1].result == "successful" for j in unsolved):
+            self.say("", "the solver allows for rounding, which is the limit here: ask for a larger --rtol")
+        what = "no answer meets" if count == 1 else f"{len(unsolved)} of {count} columns do not meet"
+        other = "" if self.question.least_squares else " (lsmr: least squares)"
+        self.say("FAILED:", f"{what} rtol={self.rtol:g}; try a larger --max-steps, another --solver{other}")
 
     def _table(self) -> None:
-        rows = [("column", "solver", "result", "iterations", "residual")]
+        normal = self.question.least_squares
+        rows = [["column", "solver", "result", "iterations", "residual", *["|A^H r|"][:normal]]]
         for j, (name, answer) in enumerate(self.answers):
-            steps = answer.counts.get("num_steps")
-            words = _words(answer.result), "–" if steps is None else str(steps), scientific(self.residuals[j])
-            rows.append((str(j + 1), name, *words))
+            steps, verdict = answer.counts.get("num_steps"), self.verdicts[j]
+            words = [_words(answer.result), "–" if steps is None else str(steps)]
+            words += map(scientific, [verdict.residual, verdict.normal][: 1 + normal])
+            rows.append([str(j + 1), name, *words])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             self.say("", "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)))
 
     def _draw(self, path: Path) -> None:
-        rows = [r for r in self.records if r["number"] < LISTED and r["residual_norms"]]
-        chart = dataclasses.replace(
-            usual.CONVERGENCE, title=f"{self.system.name}: convergence", group=(), derive=None, colour="line"
-        )
-        for drawn in chart.draw(frame(rows)) if rows else ():
-            _write_picture(drawn.spec(), path)
-            left_out = "" if len(self.residuals) <= LISTED else f" (of the first {LISTED} columns)"
+        rows = [record for record in self.records if record["number"] < LISTED]
+        if draw(rows, self.system.name, path):
+            left_out = "" if len(self.verdicts) <= LISTED else f" (of the first {LISTED} columns)"
             self.say("history", f"{path}{left_out}")
             return
         self.say("history", f"nothing to draw: no residuals of iterations; {path} is not written")
@@ -263,13 +303,28 @@ def _is_mistake(spec: Spec) -> bool:
     return False
 
 
-def _choices(job: Job) -> Iterator[Attempt]:
-    """What `ns.auto` would try in turn."""
-    system = job.system
+def _is_least_squares(spec: Spec) -> bool:
+    return spec.peer == OWN and spec.solver.name in solvers.LEAST_SQUARES
+
+
+def _choices(question: Question) -> Iterator[Attempt]:
+    """What is tried in turn: for a square matrix the attempts of `ns.auto`."""
+    system = question.system
+    if question.least_squares:
+        if min(system.matrix.shape) <= SKETCHED:
+            why = "few unknowns, or equations: factorised, or a sketch of them"
+            yield Attempt(parse("lsmr+sketched_qr"), why, system, max_steps=SKETCHED_STEPS)
+        yield Attempt(parse("lsmr"), "any shape and rank; of several solutions that of smallest norm", system)
+        return
     hermitian = ns.hermitian_tag if np.iscomplexobj(system.matrix.data) else lx.symmetric_tag
     tags = frozenset([hermitian] if "symmetric" in system.tags else [])
     operator = ns.SparseLinearOperator.from_scipy(system.matrix, tags)
-    for attempt in ns.auto(operator, rtol=job.rtol).attempts:
+    if lacking := structural_deficiency(operator.pattern):
+        raise ValueError(
+            "the matrix is singular whatever its entries are; --solver lsmr gives a least-squares solution. "
+            f"Counted from 0, {lacking}"
+        )
+    for attempt in ns.auto(operator, rtol=question.rtol).attempts:
         definite = frozenset({"spd"} if attempt.supposed else ())
         steps = getattr(attempt.solver, "max_steps", None)
         supposing = dataclasses.replace(system, tags=system.tags | definite)
@@ -278,6 +333,11 @@ def _choices(job: Job) -> Iterator[Attempt]:
 
 def _asked(system: System, spec: Spec) -> Iterator[Attempt]:
     """The column that was named: its user's word is taken for what it needs, unless the matrix says no."""
+    rows, columns = system.matrix.shape
+    if rows != columns and not _is_least_squares(spec):
+        raise ValueError(
+            f"--solver {spec}: the matrix is {rows} by {columns}; lsmr, lsqr and cgls alone take such a one"
+        )
     needs = {"cg", "flexible_cg", "chebyshev", "minres"} & {spec.solver.name}
     definite = needs - {"minres"}
     if spec.preconditioner is not None and spec.preconditioner.name in ("ic", "ict"):
@@ -293,65 +353,10 @@ def _asked(system: System, spec: Spec) -> Iterator[Attempt]:
     yield Attempt(spec, "as asked", system, asked=True)
 
 
-def _read(path: str, rhs_path: str | None, say: Voice) -> tuple[System, np.ndarray]:
-    """The system, and its right-hand sides as they were given."""
-    if rhs_path is not None and is_same_pipe(path, rhs_path):
-        raise ValueError(
-            f"matrix and --rhs both come from {path}, which can be read once; use a file for one"
-        )
-    matrix = csr(read_matrix(path))
-    rows, columns = matrix.shape
-    if rows != columns:
-        raise ValueError(f"{path}: the matrix is {rows} by {columns}; a square one is needed")
-    if rows == 0:
-        raise ValueError(f"{path}: the matrix is empty")
-    for name, sums in (("row", abs(matrix).sum(axis=1)), ("column", abs(matrix).sum(axis=0))):
-        empty = np.flatnonzero(np.asarray(sums).ravel() == 0)
-        if empty.size:
-            raise ValueError(
-                f"{path}: {name} {empty[0] + 1} is all zeros ({empty.size} such), so the matrix is singular; "
-                f"remove the unknown or give the {name} an entry"
-            )
-    rhs = np.ones(rows) if rhs_path is None else read_vectors(rhs_path, rows)
-    rhs = rhs.astype(np.result_type(rhs, matrix.dtype))
-    matrix = matrix.astype(rhs.dtype)
-    symmetric = abs(matrix - matrix.conj().T).max() == 0
-    kind = "Hermitian" if np.iscomplexobj(matrix.data) else "symmetric"
-    kind = kind if symmetric else "unsymmetric"
-    say("matrix", f"{path}: {rows} x {rows}, {matrix.nnz} entries, {matrix.dtype}, {kind}")
-    several = f", {rhs.size // rows} columns" if rhs.size > rows else ""
-    say("rhs", f"{rhs_path or 'all ones (name your own with --rhs FILE)'}{several}")
-    name = "stdin" if path == "-" else Path(path).name
-    tags = frozenset({"symmetric"} if symmetric else ())
-    return System(name, rows, matrix, np.ones(rows, rhs.dtype), tags), rhs
-
-
 def _default_out(path: str) -> str:
     if path == "-" or not Path(path).is_file() or path.startswith("/dev/"):
         return "solution.npy"
     return Path(path).name.removesuffix(".gz").removesuffix(".mtx") + ".solution.npy"
-
-
-def _picture(path: Path) -> Path:
-    """Where a chart goes, refused before any work."""
-    if path.suffix not in PICTURES:
-        raise ValueError(f"--history {path}: the suffix says the format; use .png, .svg or .html")
-    if not path.parent.is_dir() or path.is_dir():
-        raise ValueError(f"--history {path}: cannot be written; name a file in a folder that is there")
-    return path
-
-
-def _write_picture(spec: dict[str, Any], path: Path) -> None:
-    import vl_convert
-
-    text = json.dumps(spec)
-    if path.suffix == ".png":
-        content = vl_convert.vegalite_to_png(text, scale=2)
-    elif path.suffix == ".svg":
-        content = vl_convert.vegalite_to_svg(text).encode()
-    else:
-        content = vl_convert.vegalite_to_html(text, bundle=True).encode()
-    write_whole(path, content)
 
 
 def _summary(answers: Sequence[Answer]) -> str:

@@ -37,10 +37,10 @@ SYMMETRIC = frozenset({"symmetric"})
 class System:
     """A linear system with what is known about it.
 
-    `matrix` is CSR, `rhs` has shape `(n,)`. `tags` holds `symmetric` (Hermitian for complex matrices) and
-    `spd`. `size` is the number the system was made with (points along an axis), or the number of unknowns
-    where the system has one size only. `stencil`, where the system lives on a regular grid, makes the
-    matrix-free operator for a dtype; it acts on arrays of shape `grid` in C order.
+    `matrix` is CSR, `rhs` has as many entries as it has rows. `tags` holds `symmetric` (Hermitian for complex
+    matrices) and `spd`. `size` is the number the system was made with (points along an axis), or the number
+    of unknowns where the system has one size only. `stencil`, where the system lives on a regular grid, makes
+    the matrix-free operator for a dtype; it acts on arrays of shape `grid` in C order.
     """
 
     name: str
@@ -54,7 +54,7 @@ class System:
 
     @property
     def facts(self) -> dict[str, int]:
-        return {"size": self.size, "unknowns": self.matrix.shape[0], "nnz": int(self.matrix.nnz)}
+        return {"size": self.size, "unknowns": self.matrix.shape[1], "nnz": int(self.matrix.nnz)}
 
 
 def random_rhs(num_unknowns: int, seed: int, complex_valued: bool = False) -> np.ndarray:
@@ -315,7 +315,8 @@ def true_residual(matrix: Any, x: np.ndarray, b: np.ndarray) -> float:
     """`|b - A x| / |b|`, and `|A x|` for a zero right-hand side."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        return float(np.linalg.norm(b - matrix @ x) / (np.linalg.norm(b) or 1.0))
+        unit = np.abs(b).max(initial=0.0) or 1.0  # squares may leave the range
+        return float(np.linalg.norm((b - matrix @ x) / unit) / (np.linalg.norm(b / unit) or 1.0))
 
 
 PROBLEMS: dict[str, Callable[..., System]] = {

@@ -63,12 +63,13 @@ class NsolveRun(_jax.JaxRun):
         if self.task.history and stats.get("residual_norms") is not None:
             norms = _jax.relative(stats["residual_norms"], float(np.linalg.norm(self.task.problem.rhs)))
         names = ("num_steps", "num_matvecs", "num_preconditioner_applications")
-        trained = getattr(self.constructor, "train_s", None)  # of a learned preconditioner that says so
+        # Of a learned preconditioner that says so, and of solvers of least squares.
+        metrics = {"train_s": getattr(self.constructor, "train_s", None), "condition": stats.get("condition")}
         return Answer(
             result_name(raw.result),
             np.asarray(raw.value).ravel(),
             {name: int(stats[name]) for name in names if stats.get(name) is not None},
-            {} if trained is None else {"train_s": float(trained)},
+            {name: float(value) for name, value in metrics.items() if value is not None},
             norms,
         )
 
@@ -133,6 +134,7 @@ OFFER = Offer(
     _prepare,
     {
         **solvers.SOLVERS,
+        **solvers.LEAST_SQUARES,
         **solvers.DIRECT,
         solvers.AUTO: {"form": solvers.FORM},
         "product": {"form": solvers.FORM},

@@ -24,6 +24,7 @@ SOLVER_CLASSES = {
     "refinement": "IterativeRefinement",
 }
 AUTO = "auto"
+LEAST_SQUARES_CLASSES = {"lsmr": "LSMR", "lsqr": "LSQR", "cgls": "CGLS"}
 DIRECT_CLASSES = {"sparse_lu": "SparseLU", "sparse_cholesky": "SparseCholesky"}
 PRECONDITIONER_CLASSES = {
     "jacobi": "Jacobi",
@@ -39,10 +40,11 @@ PRECONDITIONER_CLASSES = {
     "multigrid": "Multigrid",
     "amg": "AlgebraicMultigrid",
     "nystrom": "Nystrom",
+    "sketched_qr": "SketchedQR",
 }
 FORM = Option(choices=("sparse", "stencil"))
-# Set by the benchmark for every column alike, so not parameters of a spec.
-COMMON = ("rtol", "atol", "max_steps", "preconditioner", "history")
+# Set by the benchmark for every column alike, or what no name can say: not parameters of a spec.
+COMMON = ("rtol", "atol", "max_steps", "preconditioner", "history", "monitor", "key")
 
 
 def _table(namespace: Any, classes: dict[str, str]) -> dict[str, dict[str, Option]]:
@@ -53,12 +55,14 @@ def _table(namespace: Any, classes: dict[str, str]) -> dict[str, dict[str, Optio
 PRECONDITIONERS = _table(ns.preconditioners, PRECONDITIONER_CLASSES)
 DIRECT = _table(ns, DIRECT_CLASSES)
 SOLVERS = {name: {**options, "form": FORM} for name, options in _table(ns, SOLVER_CLASSES).items()}
+# With damping they solve another problem than the one by which answers are judged.
+LEAST_SQUARES = {name: {"form": FORM} for name, cls in LEAST_SQUARES_CLASSES.items() if hasattr(ns, cls)}
 
 
 def make_solver(spec: Spec, **given: Any) -> Any:
     """The solver of a column, with what the benchmark sets for all; its preconditioner is not in it."""
     options = {name: value for name, value in spec.solver.params if name != "form"}
-    return getattr(ns, SOLVER_CLASSES[spec.solver.name])(**given, **options)
+    return getattr(ns, (SOLVER_CLASSES | LEAST_SQUARES_CLASSES)[spec.solver.name])(**given, **options)
 
 
 def make_direct(spec: Spec, rtol: Any) -> Any:
@@ -99,6 +103,9 @@ def check(spec: Spec) -> None:
     """ValueError where the classes refuse the values of a column's parameters."""
     if spec.solver.name in (*DIRECT, AUTO) and spec.preconditioner is not None:
         raise ValueError(f"{spec}: {spec.solver.name} takes no preconditioner")
+    sketched = spec.preconditioner is not None and spec.preconditioner.name == "sketched_qr"
+    if sketched and spec.solver.name not in LEAST_SQUARES:
+        raise ValueError(f"{spec}: sketched_qr is for {', '.join(LEAST_SQUARES)}")
     try:
         if spec.solver.name in SOLVERS:
             _check_words(spec.solver, SOLVERS)
