@@ -12,6 +12,7 @@ import numpy as np
 import optimistix as optx
 import pytest
 import scipy.integrate
+import scipy.linalg
 import scipy.optimize
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
@@ -608,3 +609,73 @@ for solver in (
 def test_the_default_promotion_of_dtypes_serves_as_well():
     done = subprocess.run([sys.executable, "-c", IN_DEFAULT_MODE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def lanczos_ratio(matrix, inverse, b, steps) -> float:
+    """Of the Ritz values of `inverse^(1/2) matrix inverse^(1/2)`, the largest over the smallest."""
+    half = scipy.linalg.sqrtm(inverse)
+    symmetric, v = half @ matrix @ half, half @ b
+    basis = np.empty((b.size, 0), matrix.dtype)
+    for _ in range(steps):
+        v = v - basis @ (basis.conj().T @ v)
+        v = v - basis @ (basis.conj().T @ v)
+        basis = np.column_stack([basis, v / np.linalg.norm(v)])
+        v = symmetric @ basis[:, -1]
+    values = np.linalg.eigvalsh(basis.conj().T @ symmetric @ basis)
+    return values[-1] / values[0]
+
+
+def ill_conditioned(dtype=np.float64) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    q, _ = np.linalg.qr(rng.standard_normal((40, 40)) + 1j * rng.standard_normal((40, 40)))
+    q = q if np.issubdtype(dtype, np.complexfloating) else np.linalg.qr(q.real)[0]
+    matrix = (q * np.logspace(-4, 0, 40)) @ q.conj().T
+    return ((matrix + matrix.conj().T) / 2).astype(dtype), rng.standard_normal(40).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+@pytest.mark.parametrize("steps", [1, 7])
+def test_condition_of_cg_is_that_of_its_ritz_values(dtype, steps):
+    matrix, b = ill_conditioned(dtype)
+    weights = np.linspace(1, 3, 40).astype(np.finfo(dtype).dtype)
+    preconditioner = lx.TaggedLinearOperator(
+        lx.DiagonalLinearOperator(jnp.asarray(weights).astype(dtype)), PSD
+    )
+    operator = lx.MatrixLinearOperator(jnp.asarray(matrix), PSD)
+    solver = ns.CG(rtol=0.0, max_steps=steps, condition=True, preconditioner=preconditioner)
+    stats = lx.linear_solve(operator, jnp.asarray(b), solver, throw=False).stats
+    expected = lanczos_ratio(matrix.astype(complex), np.diag(weights).astype(float), b, steps)
+    assert stats["condition"].dtype == np.finfo(dtype).dtype
+    np.testing.assert_allclose(stats["condition"], expected, rtol=1e-3 if dtype == np.float32 else 1e-5)
+
+
+def test_condition_of_a_solve_that_converged_is_the_operators():
+    matrix, b = ill_conditioned()
+    # The restart, after the recursion has met what the residual has not, splits the coefficients.
+    operator = lx.MatrixLinearOperator(jnp.asarray(matrix), PSD)
+
+    @jax.vmap
+    def conditions(b):
+        solvers = ns.CG(rtol=1e-13, condition=True), ns.MINRES(rtol=1e-13, condition=True)
+        return [lx.linear_solve(operator, b, solver, throw=False).stats["condition"] for solver in solvers]
+
+    of_cg, of_minres = conditions(jnp.stack([jnp.asarray(b), 1e-200 * jnp.asarray(b), jnp.zeros(40)]))
+    np.testing.assert_allclose(of_cg[:2], np.linalg.cond(matrix), rtol=1e-4)
+    assert np.isnan(of_cg[2])
+    assert np.all(of_minres[:2] <= np.linalg.cond(matrix) * (1 + 1e-9))
+    assert np.all(of_minres[:2] >= np.linalg.cond(matrix) / 10)
+
+
+def test_condition_of_minres_sees_the_smallest_of_both_signs():
+    matrix, b = ill_conditioned()
+    matrix = matrix - 0.1003 * np.eye(40)
+    operator = lx.MatrixLinearOperator(jnp.asarray(matrix), lx.symmetric_tag)
+    solver = ns.MINRES(rtol=1e-10, condition=True)
+    condition = lx.linear_solve(operator, jnp.asarray(b), solver).stats["condition"]
+    true = np.linalg.cond(matrix)
+    assert true / 10 <= condition <= true * (1 + 1e-9)
+
+
+def test_condition_is_not_for_recycling():
+    with pytest.raises(ValueError, match=r"CG\(condition=True\).*recycle"):
+        ns.CG(rtol=1e-8, condition=True, recycle=3)

@@ -22,7 +22,7 @@ from jaxtyping import Array, PyTree
 
 from .._reasons import CODES
 from .._stopping import blamed, power_of_two_scale, scaled_back, start_from, tolerance
-from .._vectors import Vector, axpy, hypot, norm, safe_divide, scale, size, subtract, where
+from .._vectors import Vector, axpy, norm, safe_divide, scale, size, subtract, where
 from ..monitor import AbstractMonitor, Watch, Watched
 
 #: `||A^H r|| / (||A|| ||r||)`, in units of rounding, below which a system is taken to have no solution.
@@ -106,42 +106,6 @@ class Bidiagonal(NamedTuple):
         return Bidiagonal(u, v, alpha, beta, jnp.maximum(self.gains, gains))
 
 
-class Condition(NamedTuple):
-    """The condition of the upper bidiagonal `R_k`, estimated from below while it grows.
-
-    Bischof (1990), doi:10.1137/0611021: of all right-hand sides that differ from the last good one `d` by a
-    turn towards the new entry, the one which makes the solution of `R_k^H x = d` the longest."""
-
-    largest: Array  # column of `R_k`
-    squared_length: Array  # of `x`
-    last: Array  # entry of `x`
-    theta: Array  # the superdiagonal entry above the next diagonal one
-    estimate: Array
-
-    @staticmethod
-    def begin(like: Array) -> "Condition":
-        zero = jnp.zeros_like(like)
-        return Condition(zero, zero, zero, zero, jnp.ones_like(like))
-
-    def advanced(self, rho: Array, theta: Array) -> "Condition":
-        """With the next diagonal entry of `R_k` and the superdiagonal one beside it."""
-        known = self.theta * self.last
-        # The largest eigenvalue, and its vector, of [[a, -known], [-known, 1]].
-        a = rho * rho * self.squared_length + known * known
-        half = (a - 1) / 2
-        eigenvalue = (a + 1) / 2 + hypot(half, known)
-        turn, new, _ = rotation(-known, eigenvalue - a)
-        # With nothing to turn (no `x` yet, or one that is orthogonal) the better of both directions.
-        straight = known == 0
-        turn = jnp.where(straight, jnp.where(a > 1, 1, 0), turn).astype(rho.dtype)
-        new = jnp.where(straight, jnp.where(a > 1, 0, 1), new).astype(rho.dtype)
-        largest = jnp.maximum(self.largest, hypot(rho, self.theta))
-        squared_length = eigenvalue / (rho * rho)
-        return Condition(
-            largest, squared_length, (new - turn * known) / rho, theta, largest * jnp.sqrt(squared_length)
-        )
-
-
 class Method(NamedTuple):
     """A method as the loop drives it.  `begin(r, normal)` opens a cycle, `step(state)` advances it.  A state
     has the fields `x`, `residual_norm`, `normal_norm` (by recursion), `gains` and `condition`."""
@@ -170,12 +134,6 @@ def unit(x: Vector) -> tuple[Vector, Array]:
     """The vector of length one, or zero, and the length."""
     length = norm(x)
     return scale(safe_divide(jnp.ones_like(length), length), x), length
-
-
-def rotation(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """Cosine, sine and length of `(a, b)`."""
-    length = hypot(a, b)
-    return safe_divide(a, length), safe_divide(b, length), length
 
 
 def solve_least_squares(

@@ -11,11 +11,12 @@ from jaxtyping import Array, PyTree
 from .. import _basis
 from .._stopping import Method
 from .._system import System
-from .._vectors import Vector, axpy, dot, norm, real, safe_divide, size, where, zeros_like
+from .._vectors import Vector, axpy, dot, norm, real, real_dtype, safe_divide, size, where, zeros_like
 from ..monitor import AbstractMonitor
 from ..operators.base import require_definite
 from ._lanczos_window import Window, open_window, record, ritz
 from ._recycled import Recycled, as_recycled, nothing_recycled
+from ._ritz import Coefficients
 from .base import (
     AbstractIterativeSolver,
     Preconditioner,
@@ -33,6 +34,7 @@ class _State(NamedTuple):
     residual_norm: Array
     broken: Array
     window: Window | None = None
+    coefficients: Coefficients | None = None
 
 
 class CG(AbstractIterativeSolver):
@@ -56,6 +58,10 @@ class CG(AbstractIterativeSolver):
     many products as a solve without them, the next solve goes without and finds new ones.  Where they do not
     help, solves go without for a while that doubles each time (`Recycled`).  See `nsolve.solve_sequence`.
 
+    **Condition.**  With `condition=True`, `stats["condition"]` is the largest Ritz value over the smallest:
+    an estimate from below of the condition number of `M A`, usually close to it once the solve has
+    converged.  It keeps two scalars for each of `max_steps`, and costs no product.
+
     Stopping rule, common fields, options and statistics: see `nsolve.linear.AbstractIterativeSolver`.
 
     Hestenes and Stiefel (1952), doi:10.6028/jres.049.044; in the form of Saad, *Iterative Methods for Sparse
@@ -70,12 +76,18 @@ class CG(AbstractIterativeSolver):
     history: bool = False
     monitor: AbstractMonitor | None = None
     recycle: int = 0
+    condition: bool = False
 
     known_options: ClassVar[tuple[str, ...]] = ("preconditioner", "y0", "recycled")
 
     def __check_init__(self):
         if not isinstance(self.recycle, int) or self.recycle < 0:
             raise ValueError(f"`CG(recycle=...)` must be an integer >= 0, but is {self.recycle!r}.")
+        if self.condition and self.recycle:
+            raise ValueError(
+                "`CG(condition=True)` tells the condition of `M A`, which `recycle` changes from system to "
+                "system: leave one of them out."
+            )
 
     def check(self, operator: lx.AbstractLinearOperator) -> None:
         require_definite(operator, "CG")
@@ -98,7 +110,9 @@ class CG(AbstractIterativeSolver):
                     "`CG` was given `options['recycled']`, but has `recycle=0`: say how many vectors to "
                     "recycle, `CG(recycle=...)`."
                 )
-            return _conjugate_gradients(system, system.preconditioner is None, system.precondition)
+            plain = system.preconditioner is None
+            method = _conjugate_gradients(system, plain, system.precondition)
+            return self._with_condition(method, system) if self.condition else method
         if not isinstance(system.recycled, Recycled | None):
             raise TypeError(
                 "`options['recycled']` of `CG` must be the `stats['recycled']` of an earlier solve: vectors "
@@ -140,6 +154,16 @@ class CG(AbstractIterativeSolver):
             start=lambda x, r, memory: method.start(x, r), memory=given, remember=remember, report=report
         )
 
+    def _with_condition(self, method: Method, system: System) -> Method:
+        structure = system.operator.in_structure()
+        none = Coefficients.none(self.step_limit(structure), jnp.zeros((), real_dtype(structure)))
+        return method._replace(
+            start=lambda x, r, memory: method.start(x, r)._replace(coefficients=memory),
+            memory=none,
+            remember=lambda state: state.coefficients,
+            report=lambda memory, stats: {"condition": memory.condition()},
+        )
+
 
 def _conjugate_gradients(
     system: System, plain: bool, precondition: Any, keep: int = 0, recording: Any = False
@@ -152,7 +176,7 @@ def _conjugate_gradients(
     # M is applied at the head of a step: at one place in the program, which a multigrid cycle fills with
     # code, and never to the last residual, which needs no direction.
     def step(state: _State) -> _State:
-        x, r, p, gamma, r_norm, _, window = state
+        x, r, p, gamma, r_norm, _, window, coefficients = state
         z = precondition(r)
         gamma_next = r_norm**2 if plain else real(dot(r, z))
         beta = safe_divide(gamma_next, gamma)
@@ -168,9 +192,11 @@ def _conjugate_gradients(
                 lambda w: w,
                 window,
             )
+        if coefficients is not None:
+            coefficients = coefficients.recorded(alpha, beta, definite)
         x = axpy(alpha, p, x)
         r = axpy(-alpha, q, r)
-        return _State(x, r, p, gamma_next, norm(r), ~definite, window)
+        return _State(x, r, p, gamma_next, norm(r), ~definite, window, coefficients)
 
     return Method(
         start,

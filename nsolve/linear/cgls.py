@@ -7,7 +7,8 @@ from jaxtyping import Array
 
 from .._vectors import Vector, axpy, norm, safe_divide, zeros_like
 from ..monitor import AbstractMonitor
-from ._least_squares import Condition, Method, Products
+from ._condition import Condition
+from ._least_squares import Method, Products
 from .base import Preconditioner, constant_field
 from .least_squares import AbstractLeastSquaresSolver
 

@@ -7,7 +7,8 @@ from jaxtyping import Array
 
 from .._vectors import Vector, axpy, safe_divide, zeros_like
 from ..monitor import AbstractMonitor
-from ._least_squares import Bidiagonal, Condition, Method, Products, rotation
+from ._condition import Condition, rotation
+from ._least_squares import Bidiagonal, Method, Products
 from .base import Preconditioner, constant_field
 from .least_squares import AbstractLeastSquaresSolver
 
