@@ -1,6 +1,7 @@
 """Solve a user's own system from files, and say what happened: `nsolve-bench solve`."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from scipy.linalg import get_lapack_funcs
 
 import nsolve as ns
 from nsolve.direct.base import structural_deficiency
+from nsolve.monitor import Both
 from nsolve.preconditioners.sketched_qr import SketchedInverse
 
 from .arrays import Target, heard_or_not
@@ -25,6 +27,7 @@ from .engine.measure import clock
 from .engine.record import error as error_of
 from .engine.spec import OWN, Part, Spec, parse
 from .engine.work import SLACK, Answer, Cell, Missing, Run, Settings, Task
+from .live import Live
 from .picture import check_picture, draw
 from .question import Question, Verdict, read_question
 from .report.format import scientific, seconds
@@ -77,7 +80,9 @@ def solve_file(
         jax.config.update("jax_enable_x64", True)
         least_squares = spec is not None and _is_least_squares(spec)
         question = read_question(str(path), None if rhs is None else str(rhs), rtol, least_squares, say)
-        job = Job(question, Settings(max_steps=steps, history=picture is not None), say)
+        rows, columns = question.system.matrix.shape
+        live = Live(sys.stderr, question.system.matrix.nnz, stays=rows > columns)
+        job = Job(question, Settings(max_steps=steps, history=picture is not None), say, live)
         job.work(_choices(question) if spec is None else _asked(question.system, spec))
         return job.end(target, picture)
     except (ValueError, OSError, MemoryError, Missing) as error:
@@ -106,13 +111,15 @@ class Attempt:
     asked: bool = False
     #: Fewer than asked for, where another attempt follows.
     max_steps: int | None = None
+    #: Ends it early, where another attempt follows.
+    monitor: Any = None
 
 
 class Job:
     """The right-hand sides of a question, with the best that was found for each."""
 
-    def __init__(self, question: Question, settings: Settings, say: Voice):
-        self.question, self.settings, self.say = question, settings, say
+    def __init__(self, question: Question, settings: Settings, say: Voice, live: Live):
+        self.question, self.settings, self.say, self.live = question, settings, say, live
         self.system, self.rtol, self.rhs = question.system, question.rtol, question.rhs
         count = self.rhs.shape[1]
         self.x = np.full((self.system.matrix.shape[1], count), np.nan, self.rhs.dtype)
@@ -147,13 +154,14 @@ class Job:
         answers, once, each, program = [], 0.0, 0.0, None
         for place, j in enumerate(columns):
             try:
-                if isinstance(run, NsolveRun):
-                    run.renew(self.rhs[:, j])
-                else:
-                    run, program, spent = self._prepared(attempt, self.rhs[:, j])
-                    once += spent
-                raw, spent = clock(lambda run=run, program=program: run.solve(program))
-                each += spent
+                with self.live.solving(self._line(attempt.spec, j)):
+                    if isinstance(run, NsolveRun):
+                        run.renew(self.rhs[:, j])
+                    else:
+                        run, program, spent = self._prepared(attempt, self.rhs[:, j])
+                        once += spent
+                    raw, spent = clock(lambda run=run, program=program: run.solve(program))
+                    each += spent
                 answers.append(run.answer(raw))
             except Missing:
                 raise
@@ -187,6 +195,9 @@ class Job:
         steps = most if attempt.max_steps is None else min(attempt.max_steps, most)
         settings = dataclasses.replace(self.settings, max_steps=steps)
         run = _prepare(dataclasses.replace(attempt.system, rhs=rhs), attempt.spec, self.rtol, settings)
+        if isinstance(run, NsolveRun):
+            watched = [monitor for monitor in (self.live.monitor, attempt.monitor) if monitor is not None]
+            run.monitor = functools.reduce(Both, watched) if watched else None
         program, spent = clock(lambda: run.compile(run.setup()))
         return run, program, spent
 
@@ -197,14 +208,16 @@ class Job:
             self.verdicts[j], self.x[:, j] = verdict, answer.value
         if verdict.excess <= self.verdicts[j].excess:
             self.answers[j] = str(attempt.spec), answer
-        line = str(attempt.spec) if len(self.verdicts) == 1 else f"{attempt.spec}, column {j + 1}"
         self.records.append({
             "work": WORK.name, "problem": "matrix_market", "size": len(self.x), "seed": 0,
             "solver": str(attempt.spec), "rtol": self.rtol, "dtype": str(self.x.dtype), "device": device(),
             "result": answer.result, "true_residual": verdict.residual,
-            "residual_norms": answer.residual_norms, "line": line, "number": int(j),
+            "residual_norms": answer.residual_norms, "line": self._line(attempt.spec, j), "number": int(j),
         })  # fmt: skip
         return verdict
+
+    def _line(self, spec: Spec, j: int) -> str:
+        return str(spec) if len(self.verdicts) == 1 else f"{spec}, column {j + 1}"
 
     def end(self, target: Target, picture: Path | None) -> int:
         """Say what was reached, save it, and give the exit code."""
@@ -328,7 +341,8 @@ def _choices(question: Question) -> Iterator[Attempt]:
         definite = frozenset({"spd"} if attempt.supposed else ())
         steps = getattr(attempt.solver, "max_steps", None)
         supposing = dataclasses.replace(system, tags=system.tags | definite)
-        yield Attempt(solvers.spec_of(attempt.solver), attempt.why, supposing, max_steps=steps)
+        monitor, column = getattr(attempt.solver, "monitor", None), solvers.spec_of(attempt.solver)
+        yield Attempt(column, attempt.why, supposing, max_steps=steps, monitor=monitor)
 
 
 def _asked(system: System, spec: Spec) -> Iterator[Attempt]:

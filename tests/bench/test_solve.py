@@ -322,7 +322,8 @@ def test_every_choice_is_a_column(all_are_large):
                 continue
             part = spec.preconditioner
             given = {"preconditioner": part and solvers.make_preconditioner(part), "rtol": 1e-8}
-            made = solvers.make_solver(spec, max_steps=attempt.solver.max_steps, **given)
+            given |= {"max_steps": attempt.solver.max_steps, "monitor": attempt.solver.monitor}
+            made = solvers.make_solver(spec, **given)
             assert made == attempt.solver
 
 
@@ -333,6 +334,18 @@ def test_an_indefinite_matrix_is_solved_by_the_next_choice(tmp_path, capsys, all
     out = capsys.readouterr().out
     assert out.index("cg+ic") < out.index("sparse_lu")
     assert "supposed positive definite" in out and "predicted to take" in out
+
+
+def test_attempts_are_left_as_early_as_by_auto(spd, monkeypatch, all_are_large):
+    monitors, make = [], solvers.make_solver
+
+    def made(spec, **given):
+        monitors.append(given["monitor"])
+        return make(spec, **given)
+
+    monkeypatch.setattr(solvers, "make_solver", made)
+    assert solve_file(spd) == 0
+    assert monitors == [ns.Forecast()]
 
 
 def test_a_failure_comes_with_a_diagnosis(tmp_path, capsys):

@@ -23,7 +23,9 @@ from . import solvers
 
 
 class NsolveRun(_jax.JaxRun):
-    """One solver with one preconditioner."""
+    """One solver with one preconditioner; `monitor`, which may be set, looks at its steps."""
+
+    monitor: Any = None
 
     def __init__(self, task: Task):
         self.default_form = solvers.default_form(task.spec)
@@ -47,7 +49,8 @@ class NsolveRun(_jax.JaxRun):
 
     def solver(self) -> Any:
         task = self.task
-        return solvers.make_solver(self.spec, rtol=task.rtol, max_steps=task.max_steps, history=task.history)
+        common = {"rtol": task.rtol, "max_steps": task.max_steps, "history": task.history}
+        return solvers.make_solver(self.spec, **common, monitor=self.monitor)
 
     def function(self, throw: bool = False) -> Callable[..., Any]:
         solver = self.solver()
