@@ -35,6 +35,7 @@ from ..preconditioners.base import (
 )
 from .factors import (
     DENSE,
+    INCOMPLETE,
     Recipe,
     Side,
     is_nearly_symmetric,
@@ -213,7 +214,7 @@ class DirectInverse(AbstractApproximateInverse):
     def __repr__(self) -> str:
         entries = self.state.num_entries
         known = "" if isinstance(entries, Tracer) else f"; factors with {int(entries)} entries"
-        if known and self.state.recipe.kind == "incomplete" and self.state.measures[0] > 0:
+        if known and self.state.recipe.kind in INCOMPLETE and self.state.measures[0] > 0:
             known += f"; shift {float(self.state.measures[0]):.3g}"
         return f"{type(self.constructor).__name__} preconditioner ({self.in_size()} unknowns{known})"
 
@@ -229,7 +230,7 @@ def factorised(
     deficient = structural_deficiency(pattern)
     if deficient:
         raise ValueError(f"`{name}`: the matrix is singular whatever the values of its entries: {deficient}.")
-    if pattern.shape[0] > _NEVER_LARGE:
+    if pattern.shape[0] > _NEVER_LARGE and recipe.kind not in INCOMPLETE:
         size, memory = factor_cost(pattern)[0], physical_memory()
         if size > memory:
             raise ValueError(

@@ -18,7 +18,7 @@ from .._reasons import CODES
 from .equilibrate import Scaling, equilibrate, rounded
 from .matching import maximum_product, rows_of, structural_rank
 
-Kind = Literal["lu", "cholesky", "incomplete"]
+Kind = Literal["lu", "cholesky", "incomplete", "incomplete_cholesky"]
 Side = Literal["N", "T", "C", "H"]  # A x = b, with A as it is, transposed, conjugated, both
 
 #: A factorisation without pivoting keeps a diagonal entry this small beside the largest of its column.
@@ -31,6 +31,8 @@ DENSE = 0.2
 _FEW = 3000
 #: Added to the diagonal of the scaled matrix where an incomplete factorisation breaks down, and then doubled.
 _FIRST_SHIFT = 1e-3
+#: Those whose fill is limited.
+INCOMPLETE: tuple[Kind, ...] = ("incomplete", "incomplete_cholesky")
 
 
 class Recipe(NamedTuple):
@@ -39,6 +41,7 @@ class Recipe(NamedTuple):
     kind: Kind
     drop_tolerance: float = 0.0
     fill_factor: float = 0.0
+    shift: float = 0.0
 
 
 class Quality(NamedTuple):
@@ -99,6 +102,12 @@ def _factors_of(matrix: Any, recipe: Recipe) -> tuple[Factors | None, Quality]:
         return None, Quality(CODES["singular_matrix"], 0.0, 0)
     if recipe.kind == "incomplete":
         return _incomplete(matrix, recipe)
+    if recipe.kind == "incomplete_cholesky":
+        from .threshold_cholesky import threshold_cholesky  # here, since it imports numba
+
+        triangles, quality = threshold_cholesky(matrix, recipe)
+        one = Scaling(*np.zeros((2, n), np.int32))
+        return None if triangles is None else Factors(triangles, one, None, matrix.dtype), quality
     if _is_balanced(matrix):
         scaling, scaled = Scaling(*np.zeros((2, n), np.int32)), matrix
     else:

@@ -11,7 +11,7 @@ from ..direct import memory, refine
 from ..direct.factors import Kind, Recipe, Side
 from .host import call, host_kernel
 
-_KINDS: tuple[Kind, ...] = ("lu", "cholesky", "incomplete")
+_KINDS: tuple[Kind, ...] = ("lu", "cholesky", "incomplete", "incomplete_cholesky")
 _SIDES: tuple[Side, ...] = ("N", "T", "C", "H")
 
 

@@ -10,5 +10,6 @@ from .jacobi import Jacobi as Jacobi
 from .multigrid import Multigrid as Multigrid
 from .sketched_qr import SketchedQR as SketchedQR
 from .ssor import SSOR as SSOR
+from .threshold import ThresholdCholesky as ThresholdCholesky
 from .threshold import ThresholdLU as ThresholdLU
 from .variable import Variable as Variable

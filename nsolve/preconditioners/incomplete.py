@@ -58,18 +58,14 @@ class IncompleteCholesky(AbstractPreconditioner):
     def build(self, operator: lx.AbstractLinearOperator) -> TriangularInverse:
         who = "IncompleteCholesky"
         structure = array_structure(operator, who)
-        if not is_hermitian(operator):
-            raise ValueError(
-                f"`{who}` factorises symmetric (Hermitian) positive definite matrices, and the "
-                "operator is not tagged so. If it is, say so: `lx.TaggedLinearOperator(A, "
-                "lx.positive_semidefinite_tag)`; otherwise use `IncompleteLU`."
-            )
+        require_hermitian(operator, who, "IncompleteLU")
         matrix = entries_of(operator, who)
         require_diagonal_entries(matrix.pattern, who)
         lower, scale, upper, shift = _cholesky(
             jax.lax.stop_gradient(matrix), jnp.asarray(self.shift, jnp.finfo(matrix.dtype).dtype)
         )
-        _require_positive(matrix, scale)
+        if not isinstance(scale, Tracer) and not jnp.isfinite(scale).all():
+            require_positive_diagonal(matrix, who, "IncompleteLU")
         tags = frozenset([lx.positive_semidefinite_tag])
         return TriangularInverse(lower, scale, upper, None, shift, self, matrix.pattern, structure, tags)
 
@@ -162,17 +158,28 @@ def require_diagonal_entries(pattern: SparsityPattern, who: str) -> None:
         raise ValueError(f"`{who}` can number at most 2^31 - 2 entries, but the matrix has {pattern.nnz}.")
 
 
-def _require_positive(matrix: SparseLinearOperator, scale: Array) -> None:
-    if isinstance(scale, Tracer) or jnp.isfinite(scale).all():
+def require_hermitian(operator: lx.AbstractLinearOperator, who: str, instead: str) -> None:
+    """Refuses an operator that is not tagged Hermitian."""
+    if not is_hermitian(operator):
+        raise ValueError(
+            f"`{who}` factorises symmetric (Hermitian) positive definite matrices, and the "
+            "operator is not tagged so. If it is, say so: `lx.TaggedLinearOperator(A, "
+            f"lx.positive_semidefinite_tag)`; otherwise use `{instead}`."
+        )
+
+
+def require_positive_diagonal(matrix: SparseLinearOperator, who: str, instead: str) -> None:
+    """Refuses a concrete diagonal with an entry that is not positive."""
+    if isinstance(values := matrix.diagonal(), Tracer):
         return
-    diagonal = np.asarray(matrix.diagonal())
+    diagonal = np.asarray(values)
     bad = np.real(diagonal) <= 0
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
-            f"`IncompleteCholesky` needs a positive definite matrix, but entry {row} of the "
+            f"`{who}` needs a positive definite matrix, but entry {row} of the "
             f"diagonal is {diagonal[row]}. If the matrix is negative definite, factorise `-A`; "
-            "otherwise use `IncompleteLU`."
+            f"otherwise use `{instead}`."
         )
 
 
