@@ -8,6 +8,7 @@ from .incomplete import IncompleteCholesky as IncompleteCholesky
 from .incomplete import IncompleteLU as IncompleteLU
 from .jacobi import Jacobi as Jacobi
 from .multigrid import Multigrid as Multigrid
+from .saddle_point import SaddlePoint as SaddlePoint
 from .sketched_qr import SketchedQR as SketchedQR
 from .ssor import SSOR as SSOR
 from .threshold import ThresholdCholesky as ThresholdCholesky

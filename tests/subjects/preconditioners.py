@@ -1,10 +1,12 @@
 """The preconditioners' table: what each makes of a vector, linear in it and constant in the operator."""
 
+import lineax as lx
 import numpy as np
 
 import nsolve as ns
 
 from ..contract import Subject
+from ..test_threshold_cholesky import dense_inverse
 from .linear import PSD, normal
 
 _rng = np.random.default_rng(8)
@@ -16,9 +18,18 @@ A = ns.SparseLinearOperator.from_scipy(_matrix, PSD)
 _x = np.asarray(normal(_rng, _n, float))
 
 
-def _dense(values) -> np.ndarray:
+#: A saddle point: half of the unknowns are constraints.
+_half = _n // 2
+_coupling = np.eye(_half) + np.where(
+    _rng.random((_half, _half)) < 0.3, _rng.uniform(-1, 1, (_half, _half)), 0
+)
+_saddle = np.block([[_matrix[:_half, :_half], _coupling.T], [_coupling, -0.1 * _matrix[_half:, _half:]]])
+K = ns.SparseLinearOperator.from_scipy(_saddle, lx.symmetric_tag)
+
+
+def _dense(operator, values) -> np.ndarray:
     matrix = np.zeros((_n, _n))
-    matrix[np.asarray(A.pattern.rows), np.asarray(A.pattern.indices)] = values
+    matrix[np.asarray(operator.pattern.rows), np.asarray(operator.pattern.indices)] = values
     return matrix
 
 
@@ -39,18 +50,27 @@ def _kept(a):
     return (np.tril(a, -1) + np.eye(len(a))) @ np.triu(a)
 
 
-def _row(name, make, inverse, **fields) -> Subject:
+def _blocks(k):
+    """Of a saddle point: the leading block's diagonal, and an incomplete factor of what is left."""
+    a, b, c = k[:_half, :_half], k[_half:, :_half], -k[_half:, _half:]
+    inverse = np.zeros_like(k)
+    inverse[:_half, :_half] = np.diag(1 / np.diag(a))
+    inverse[_half:, _half:] = np.linalg.inv(_kept(c + b / np.diag(a) @ b.T))
+    return inverse
+
+
+def _row(name, make, inverse, operator=A, **fields) -> Subject:
     def call(values, x):
-        M = make(A.with_values(values))
+        M = make(operator.with_values(values))
         return M.mv(x), M.transpose().mv(x)
 
     def reference(values, x):
-        dense = inverse(_dense(values))
+        dense = inverse(_dense(operator, values))
         return dense @ x, dense.T @ x
 
     # M is constant by contract: its gradient in the values is none
     return Subject(
-        f"preconditioners-{name}", call, (np.asarray(A.values), _x), reference, moves=(1,), **fields
+        f"preconditioners-{name}", call, (np.asarray(operator.values), _x), reference, moves=(1,), **fields
     )
 
 
@@ -60,4 +80,6 @@ SUBJECTS = [
     _row("ssor", P.SSOR(omega=1.3), lambda a: _ssor(a, 1.3)),
     _row("incomplete-cholesky", P.IncompleteCholesky(), lambda a: np.linalg.inv(_kept(a))),
     _row("incomplete-lu", P.IncompleteLU(), lambda a: np.linalg.inv(_kept(a))),
+    _row("threshold-cholesky", P.ThresholdCholesky(0.1), lambda a: dense_inverse(a, 0.1)),
+    _row("saddle-point", P.SaddlePoint(_half, block=P.Jacobi()), _blocks, K),
 ]
