@@ -34,6 +34,7 @@ PRECONDITIONER_CLASSES = {
     "ilu": "IncompleteLU",
     "ict": "ThresholdCholesky",
     "ilut": "ThresholdLU",
+    "saddle_point": "SaddlePoint",
     "spai": "SparseApproximateInverse",
     "chebyshev": "Chebyshev",
     "polynomial": "Polynomial",
