@@ -30,11 +30,15 @@ class Scaling(NamedTuple):
     def apply(self, matrix: Any) -> Any:
         """The scaled matrix, CSR, without rounding (but where a number leaves the range of its dtype)."""
         matrix = host_matrix(matrix).copy()
-        exponents = self.rows[rows_of(matrix)] + self.columns[matrix.indices]
-        parts = 2 if np.iscomplexobj(matrix.data) else 1
-        real = matrix.data.view(matrix.data.real.dtype).reshape(matrix.nnz, parts)
-        matrix.data = np.ldexp(real, exponents[:, None]).reshape(-1).view(matrix.dtype)
+        matrix.data = self.applied(matrix.data, rows_of(matrix), matrix.indices)
         return matrix
+
+    def applied(self, values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """The same for entries that stand in these rows and columns."""
+        exponents = self.rows[rows] + self.columns[columns]
+        parts = 2 if np.iscomplexobj(values) else 1
+        real = values.view(np.finfo(values.dtype).dtype).reshape(len(values), parts)
+        return np.ldexp(real, exponents[:, None]).reshape(-1).view(values.dtype)
 
 
 def equilibrate(matrix: Any, symmetric: bool = False, max_steps: int = 20) -> Scaling:
@@ -54,21 +58,21 @@ def equilibrate(matrix: Any, symmetric: bool = False, max_steps: int = 20) -> Sc
         raise ValueError("`matrix` holds NaN or infinity: no scaling mends it.")
     if symmetric and matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"`symmetric` matrices are square, but this one has shape {matrix.shape}.")
-    size = log2_modulus(matrix.data)
+    scaled = log2_modulus(matrix.data)
     by_columns = matrix.copy()
     by_columns.data = np.arange(matrix.nnz)
     by_columns = by_columns.T.tocsr()
     order, i, j = by_columns.data, rows_of(matrix), matrix.indices
     rows, columns = np.zeros(matrix.shape[0]), np.zeros(matrix.shape[1])
     for _ in range(max_steps):
-        scaled = size + rows[i] + columns[j]
         of_rows, of_columns = _maxima(matrix, scaled), _maxima(by_columns, scaled[order])
         if symmetric:
             of_rows = of_columns = np.maximum(of_rows, of_columns)
         if max(np.abs(of_rows).max(initial=0), np.abs(of_columns).max(initial=0)) < _NEAR_ONE:
             break
-        rows -= of_rows / 2
-        columns -= of_columns / 2
+        of_rows, of_columns = of_rows / 2, of_columns / 2
+        rows, columns = rows - of_rows, columns - of_columns
+        scaled -= of_rows[i] + of_columns[j]
     return rounded(rows, columns)
 
 

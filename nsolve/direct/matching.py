@@ -160,6 +160,8 @@ def row_maxima(matrix: "sp.csr_array", values: np.ndarray, empty: float = -np.in
 
 def log2_modulus(values: Any) -> np.ndarray:
     """Binary logarithms of moduli, also where a modulus would over- or underflow."""
+    if not np.iscomplexobj(values):
+        return np.log2(np.abs(values.astype(np.float64)))
     parts = np.abs(values.real.astype(np.float64)), np.abs(values.imag.astype(np.float64))
     largest = np.maximum(*parts)
     _, exponent = np.frexp(largest)
