@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import time
+import weakref
 
 import equinox as eqx
 import jax
@@ -14,7 +15,9 @@ import scipy.sparse as sp
 
 import nsolve as ns
 from nsolve import _ffi
+from nsolve._reasons import CODES
 from nsolve.direct import factors, memory
+from nsolve.direct.structure import structure_of
 
 from . import linear_laws as laws
 from .subjects.linear import COMPLEX, GENERAL, HERMITIAN, PSD, STENCIL, Case, precond
@@ -92,7 +95,7 @@ def test_the_matching_is_the_last_attempt(monkeypatch):
 
     monkeypatch.setattr(factors, "_superlu", only_matched)
     found, quality = factors.factorise(sp.csr_array(matrix), factors.Recipe("lu"))
-    assert found._order is not None and quality.reciprocal_condition > 1e-6
+    assert found._orders[0] is not None and quality.reciprocal_condition > 1e-6
     np.testing.assert_allclose(units * found.apply(b, "N"), y, rtol=1e-9)
     adjoint, _ = factors.factorise(sp.csr_array(matrix.T), factors.Recipe("lu"))
     for vector in (np.ones(60), b):
@@ -117,6 +120,110 @@ def test_new_values_on_one_pattern_in_a_scan():
         return sum(jnp.sum(jnp.linalg.solve(kind.operator(t).as_matrix(), b) ** 2) for t in thetas)
 
     np.testing.assert_allclose(slope(thetas), jax.grad(dense)(thetas), rtol=1e-9, atol=1e-12)
+
+
+def convection(n, seed, dtype: type = np.float64):
+    """On a grid; one pattern for all seeds."""
+    rng = np.random.default_rng(seed)
+    line = sp.diags_array([-1.3, 2.0, -0.7], offsets=[-1, 0, 1], shape=(n, n))
+    matrix = sp.csr_array(sp.kron(line, sp.eye_array(n)) + sp.kron(sp.eye_array(n), line), dtype=dtype)
+    matrix.data *= rng.uniform(1, 1.1, matrix.nnz)
+    return matrix
+
+
+def one_sided(n, seed, dtype: type = np.float64):
+    """Far from symmetric, with zeros on the diagonal; one pattern for all seeds."""
+    rng = np.random.default_rng(seed)
+    matrix = sp.diags_array([1.0, 1, 1], offsets=[1, 4, -n + 1], shape=(n, n), dtype=dtype).tocsr()
+    matrix.data *= rng.uniform(1, 2, matrix.nnz) * (np.exp(1j * seed) if dtype == np.complex128 else 1)
+    return matrix
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("make", [convection, one_sided])
+def test_the_order_of_a_pattern_is_found_once(make, dtype, monkeypatch):
+    import scipy.sparse.linalg as spla
+
+    orders, plain = [], spla.splu
+
+    def counting(matrix, order, *args, **kwargs):
+        orders.append(order)
+        return plain(matrix, order, *args, **kwargs)
+
+    monkeypatch.setattr(spla, "splu", counting)
+    n = 12 if dtype == np.float64 else 13  # a pattern of its own
+    held, b = [], np.random.default_rng(0).standard_normal(n * n).astype(dtype)
+    for seed in range(3):
+        matrix = make(n * n if make is one_sided else n, seed, dtype)
+        if seed == 2:  # in other units
+            matrix.data *= np.repeat(10.0 ** np.linspace(-4, 4, n * n), np.diff(matrix.indptr))
+        held.append(factors.factorise(matrix, factors.Recipe("lu")))
+        found, quality = held[-1]
+        assert quality.code == CODES["converged"] and quality.entries == held[0][1].entries
+        dense = matrix.toarray()
+        sides = {"N": dense, "T": dense.T, "C": dense.conj(), "H": dense.conj().T}
+        for side, turned in sides.items():
+            np.testing.assert_allclose(turned @ found.apply(b, side), b, atol=1e-9)
+            np.testing.assert_allclose(found.product(b, side), turned @ b, rtol=1e-12, atol=1e-12)
+    first = "MMD_AT_PLUS_A" if make is convection else "COLAMD"
+    assert orders == [first, "NATURAL", "NATURAL"]
+
+
+def test_what_a_later_matrix_on_a_pattern_lacks_is_seen():
+    """Also once the order is known: stored zeros, zeros on the diagonal, a singular matrix."""
+    matrix = convection(12, 0)
+    held = [factors.factorise(matrix, factors.Recipe(kind)) for kind in ("lu", "cholesky")]
+    zeros, shifted, singular, structural = (matrix.copy() for _ in range(4))
+    zeros.data[matrix.data > -0.75] = 0
+    zeros.setdiag(4.0)
+    shifted.setdiag(0.0)
+    singular.setdiag(0.0)
+    singular.setdiag(-singular.sum(axis=1))
+    structural.data[: structural.indptr[1]] = 0
+    b = np.arange(144.0)
+    for later in (zeros, shifted):
+        found, quality = factors.factorise(later, factors.Recipe("lu"))
+        assert quality.code == 0
+        np.testing.assert_allclose(later @ found.apply(b, "N"), b, atol=1e-9)
+    for later in (singular, structural):
+        assert factors.factorise(later, factors.Recipe("lu"))[1].code == CODES["singular_matrix"]
+    matrix.data[:] = np.nan
+    assert factors.factorise(matrix, factors.Recipe("lu"))[1].code == CODES["nonfinite_operator"]
+    negative = sp.csr_array(-convection(12, 0))
+    assert factors.factorise(negative, factors.Recipe("cholesky"))[1].code == CODES["not_definite"]
+    assert held
+
+
+def test_growth_of_pivots_is_seen():
+    """Wilkinson's matrix: well-conditioned, and no digit of a solution is left."""
+    n = 60
+    matrix = np.eye(n) - np.tril(np.ones((n, n)), -1)
+    matrix[:, -1] = 1
+    quality = factors.factorise(sp.csr_array(matrix), factors.Recipe("lu"))[1]
+    assert quality.code == CODES["precision"] and quality.reciprocal_condition > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex128])
+def test_the_condition_is_a_good_lower_bound(dtype):
+    for seed in range(10):
+        matrix = convection(9, seed, dtype)
+        matrix.setdiag(np.random.default_rng(seed).standard_normal(81).astype(dtype))
+        dense = matrix.toarray().astype(np.complex128)
+        exact = 1 / (np.linalg.norm(dense, 1) * np.linalg.norm(np.linalg.inv(dense), 1))
+        estimate = factors.factorise(matrix, factors.Recipe("lu"))[1].reciprocal_condition
+        assert (1 - 1e-3) * exact <= estimate <= 3 * exact
+
+
+def test_patterns_are_known_while_they_are_needed():
+    matrix = convection(11, 0)
+    structure = structure_of(matrix.indptr, matrix.indices)
+    assert structure_of(matrix.indptr.copy(), matrix.indices.copy()) is structure
+    other = matrix.indices.copy()
+    other[:4] = [0, 1, 11, 12][: len(other[:4])]
+    assert structure_of(matrix.indptr, other) is not structure
+    made = weakref.ref(structure)
+    del structure
+    assert made() is None
 
 
 def test_factors_that_are_gone_are_made_again():

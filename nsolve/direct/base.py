@@ -19,9 +19,8 @@ from jaxtyping import Array, PyTree
 
 from .._reasons import CODES, as_reason, as_result, raise_in_words
 from .._results import Stats
-from .._stopping import norm_of_any_size
 from .._upstream import solve_throws
-from .._vectors import Vector, safe_divide
+from .._vectors import Vector
 from ..linear.base import as_vector, check_options
 from ..operators.base import is_positive_semidefinite, require_operator
 from ..operators.convert import entries_of
@@ -33,17 +32,11 @@ from ..preconditioners.base import (
     array_structure,
     constant,
 )
-from .factors import (
-    DENSE,
-    INCOMPLETE,
-    Recipe,
-    Side,
-    is_nearly_symmetric,
-    is_structurally_singular,
-)
+from .factors import INCOMPLETE, Recipe, Side
 from .matching import deficiency
 from .memory import physical_memory
 from .ordering import Fill, minimum_degree, predicted_fill
+from .structure import Structure, structure_of
 
 #: Factors of so few unknowns fit anywhere.
 _NEVER_LARGE = 5000
@@ -88,7 +81,7 @@ class Factorisation(eqx.Module):
         return dataclasses.replace(self, side=_CONJUGATED[self.side])
 
     def solve(self, b: Array, rtol: Any, atol: Any = 0.0) -> tuple[Array, Array, Array]:
-        """For one flat vector: solution, residual norm and backward error, reason and steps."""
+        """For one flat vector: solution; residual norm, backward error, relative residual; reason, steps."""
         from ..kernels import factors
 
         # In double precision where there is one: float32 would round a tolerance.
@@ -144,7 +137,7 @@ class AbstractDirectSolver(lx.AbstractLinearSolver[Factorisation], AbstractPreco
         value, measures, counts = state.solve(flat, -1.0 if self.rtol is None else self.rtol, self.atol)
         code, value = counts[0], unravel(value)
         if solve_throws():
-            value = raise_in_words(name, value, code, safe_divide(measures[0], norm_of_any_size(flat)))
+            value = raise_in_words(name, value, code, measures[2])
         stats = {
             "num_steps": counts[1],
             "residual_norm": measures[0],
@@ -245,8 +238,7 @@ def factorised(
 @per_pattern
 def structural_deficiency(pattern: SparsityPattern) -> str:
     """The rows and columns that make any matrix with this pattern singular, in words; else nothing."""
-    ones = _ones(pattern)
-    return str(deficiency(ones)) if is_structurally_singular(ones) else ""
+    return str(deficiency(_ones(pattern))) if _structure(pattern).is_singular else ""
 
 
 @per_pattern
@@ -255,12 +247,12 @@ def factor_fill(pattern: SparsityPattern) -> Fill:
 
     Pivots of patterns that are far from symmetric are not looked for on the diagonal; then the factors are
     part of those of `A^T A`, whatever the pivots are (George and Ng 1985, doi:10.1137/0906059)."""
-    n = pattern.shape[0]
-    if _is_dense(pattern):
+    n, structure = pattern.shape[0], _structure(pattern)
+    if structure.is_dense:
         return Fill(n * n, n**3 / 3)
     graph: Any = pattern
-    if not is_nearly_symmetric(ones := _ones(pattern)):
-        sparse = ones[pattern.row_lengths <= 10 * np.sqrt(n) + 16].astype(np.float32)
+    if not structure.is_nearly_symmetric:
+        sparse = _ones(pattern)[pattern.row_lengths <= 10 * np.sqrt(n) + 16].astype(np.float32)
         graph = (sparse.T @ sparse).tocsr()
     return predicted_fill(graph, minimum_degree(graph))
 
@@ -269,13 +261,14 @@ def factor_cost(pattern: SparsityPattern) -> tuple[float, float]:
     """Bytes and seconds that factors are predicted to take, at the speed of SuperLU, or of LAPACK, on two
     cores."""
     entries, flops = factor_fill(pattern)
-    if _is_dense(pattern):
+    if _structure(pattern).is_dense:
         return 16.0 * entries, 3e-10 * flops
     return 40.0 * entries, 4e-10 * flops + 1.2e-7 * entries
 
 
-def _is_dense(pattern: SparsityPattern) -> bool:
-    return pattern.nnz > DENSE * pattern.shape[0] ** 2
+@per_pattern
+def _structure(pattern: SparsityPattern) -> Structure:
+    return structure_of(pattern.indptr, pattern.indices)
 
 
 def _ones(pattern: SparsityPattern) -> Any:

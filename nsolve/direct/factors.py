@@ -1,34 +1,28 @@
 """Factorisations on the host: how a matrix is scaled, ordered and factorised.
 
 SciPy's SuperLU does the elimination.  What is added here: scaling by powers of two, the choice of an order,
-further attempts with large entries on the diagonal, and an estimate of the condition.
+which is remembered for later matrices on the same pattern, further attempts with large entries on the
+diagonal, and an estimate of the condition.
 
-Li (2005), doi:10.1145/1089014.1089017 (SuperLU); Higham, *Accuracy and Stability of Numerical Algorithms*,
-2nd ed. (2002), algorithm 15.1, doi:10.1137/1.9780898718027.
+Li (2005), doi:10.1145/1089014.1089017 (SuperLU).
 """
 
-import math
-import warnings
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from .._reasons import CODES
+from .dense import dense_cholesky, dense_lu
 from .equilibrate import Scaling, equilibrate, rounded
-from .matching import maximum_product, rows_of, structural_rank
+from .matching import maximum_product
+from .norms import inverse_norm, norm, uneven, unit_of
+from .structure import FEW, Structure, structure_of
 
 Kind = Literal["lu", "cholesky", "incomplete", "incomplete_cholesky"]
 Side = Literal["N", "T", "C", "H"]  # A x = b, with A as it is, transposed, conjugated, both
 
 #: A factorisation without pivoting keeps a diagonal entry this small beside the largest of its column.
 _THRESHOLD = 0.01
-#: Patterns with this share of entries whose mirror image is stored are ordered as symmetric ones.
-_SYMMETRIC = 0.7
-#: From this share of entries on a matrix is factorised densely.
-DENSE = 0.2
-#: Up to so many rows nothing is compiled that can be done without.
-_FEW = 3000
 #: Added to the diagonal of the scaled matrix where an incomplete factorisation breaks down, and then doubled.
 _FIRST_SHIFT = 1e-3
 #: Those whose fill is limited.
@@ -54,83 +48,122 @@ class Quality(NamedTuple):
 
 
 class Factors:
-    """`P R A C Q = L U`: diagonal scalings `R, C` and permutations; `order` are rows of `A`, or None, and
-    SuperLU knows its own."""
+    """Factors `lu` of `(R A C)[rows][:, columns]`: diagonal scalings `R, C` and orders, each None for none.
+    How the library permutes that is its own affair."""
 
-    def __init__(self, lu: Any, scaling: Scaling, order: np.ndarray | None, dtype: Any):
+    def __init__(
+        self,
+        lu: Any,
+        scaling: Scaling | None,
+        rows: np.ndarray | None,
+        columns: np.ndarray | None,
+        dtype: Any,
+    ):
         real = np.finfo(dtype).dtype
-        self._lu, self._order = lu, order
-        self._rows, self._columns = scaling.row_scale.astype(real), scaling.column_scale.astype(real)
+        self._lu, self._orders = lu, (rows, columns)
+        self._scales = scaling and (scaling.row_scale.astype(real), scaling.column_scale.astype(real))
         self.entries = 0 if lu is None else int(lu.nnz)
 
-        #: The matrix in double precision and in a unit in which no norm leaves the range, as it is multiplied
-        #: with on each side; and its Frobenius norm.
-        self.products: dict[Side, Any] = {}
+        #: The matrix in double precision and in a unit in which no norm leaves the range; its Frobenius norm.
+        self._matrix: Any = None
+        self._products: dict[Side, Any] = {}
         self.size, self.norm = 1.0, 0.0
+        #: What is to be found again as long as these factors are remembered.
+        self.structures: tuple[Structure, ...] = ()
+
+    def measure(self, structure: Structure, values: np.ndarray) -> None:
+        """Takes the matrix, for its norm and its products."""
+        wide = values.astype(np.promote_types(values.dtype, np.float64))  # a copy: the values are XLA's
+        size = unit_of(wide)
+        if not 1e-100 < size < 1e100:
+            wide /= size
+            self.size = size
+        self._matrix, self.norm = structure.matrix(wide), norm(wide)
+        if structure not in self.structures:
+            self.structures += (structure,)
+
+    def product(self, x: np.ndarray, side: Side) -> np.ndarray:
+        """`op(A / size) x` for one vector in double precision."""
+        if side not in self._products:
+            matrix = self._matrix.conj() if side in "CH" else self._matrix
+            self._products[side] = matrix.T if side in "TH" else matrix
+        return self._products[side] @ x
 
     def apply(self, b: np.ndarray, side: Side) -> np.ndarray:
         """`op(A)^-1 b` for one vector, without refinement."""
         if side == "C":
             return self.apply(b.conj(), "N").conj()
-        first, last = (self._rows, self._columns) if side == "N" else (self._columns, self._rows)
-        b = first * b
-        if side == "N" and self._order is not None:
-            b = b[self._order]
-        x = self._lu.solve(b, side)
-        if side != "N" and self._order is not None:
-            there = np.empty_like(x)
-            there[self._order] = x
-            x = there
-        return last * x
+        turn = 1 if side == "N" else -1
+        here, there = self._orders[::turn]
+        if self._scales is not None:
+            b = self._scales[::turn][0] * b
+        x = self._lu.solve(b if here is None else b[here], side)
+        if there is not None:
+            ordered, x = x, np.empty_like(x)
+            x[there] = ordered
+        return x if self._scales is None else self._scales[::turn][1] * x
 
 
+class _Scaled(NamedTuple):
+    """A matrix as it is factorised: scaled, and its rows in another order, each None for not."""
+
+    structure: Structure
+    values: np.ndarray
+    scaling: Scaling | None
+    order: np.ndarray | None = None
+
+    @property
+    def matrix(self) -> Any:
+        return self.structure.matrix(self.values)
+
+
+@np.errstate(all="ignore")  # what leaves the range is seen in the end
 def factorise(matrix: Any, recipe: Recipe) -> tuple[Factors | None, Quality]:
-    """Factors of a square `scipy.sparse.csr_array`, and how it went."""
-    factors, quality = _factors_of(matrix, recipe)
-    return (None if factors is None else _measured(factors, matrix)), quality
+    """Factors of a square `scipy.sparse.csr_array` in canonical format, and how it went."""
+    structure = structure_of(matrix.indptr, matrix.indices)
+    factors, quality = _factors_of(structure, matrix.data, recipe)
+    if factors is not None:
+        factors.measure(structure, matrix.data)
+    return factors, quality
 
 
-def _factors_of(matrix: Any, recipe: Recipe) -> tuple[Factors | None, Quality]:
-    failed = Quality(CODES["nonfinite_operator"], 0.0, 0)
-    if not np.isfinite(matrix.data).all():
-        return None, failed
-    n = matrix.shape[0]
-    if n == 0:
-        none = np.zeros(0, np.int32)
-        return Factors(None, Scaling(none, none), None, matrix.dtype), Quality(CODES["converged"], 1.0, 0)
-    if is_structurally_singular(matrix):  # SuperLU may run out of bounds there
-        return None, Quality(CODES["singular_matrix"], 0.0, 0)
+def _factors_of(structure: Structure, values: np.ndarray, recipe: Recipe) -> tuple[Factors | None, Quality]:
+    singular = Quality(CODES["singular_matrix"], 0.0, 0)
+    if not np.isfinite(values).all():
+        return None, Quality(CODES["nonfinite_operator"], 0.0, 0)
+    if structure.size == 0:
+        return Factors(None, None, None, None, values.dtype), Quality(CODES["converged"], 1.0, 0)
+    if not values.all():
+        matrix = structure.matrix(values).copy()
+        matrix.eliminate_zeros()
+        structure, values = structure_of(matrix.indptr, matrix.indices), matrix.data
+    if structure.is_singular:  # SuperLU may run out of bounds there
+        return None, singular
     if recipe.kind == "incomplete":
-        return _incomplete(matrix, recipe)
+        return _incomplete(structure.matrix(values), recipe)
     if recipe.kind == "incomplete_cholesky":
         from .threshold_cholesky import threshold_cholesky  # here, since it imports numba
 
-        triangles, quality = threshold_cholesky(matrix, recipe)
-        one = Scaling(*np.zeros((2, n), np.int32))
-        return None if triangles is None else Factors(triangles, one, None, matrix.dtype), quality
-    if _is_balanced(matrix):
-        scaling, scaled = Scaling(*np.zeros((2, n), np.int32)), matrix
-    else:
-        scaling = equilibrate(matrix, recipe.kind == "cholesky", max_steps=3)
-        scaled = scaling.apply(matrix)
-    dense = matrix.nnz > DENSE * n * n
+        triangles, quality = threshold_cholesky(structure.matrix(values), recipe)
+        return None if triangles is None else Factors(triangles, None, None, None, values.dtype), quality
+    scaled = _Scaled(structure, values, None)
+    if not _is_balanced(structure, values):
+        scaling = equilibrate(scaled.matrix, recipe.kind == "cholesky", max_steps=3)
+        scaled = _scaled(structure, values, scaling)
     if recipe.kind == "cholesky":
-        lu = _cholesky(scaled) if dense else _superlu(scaled, symmetric=True, threshold=0.0)
-        if lu is None or not (isinstance(lu, _Dense) or (lu.U.diagonal().real > 0).all()):
-            return None, Quality(CODES["not_definite"], 0.0, 0)
-        return _judged(Factors(lu, scaling, None, matrix.dtype), scaled)
-    if dense:
-        return _judged(Factors(_lu(scaled), scaling, None, matrix.dtype), scaled)
+        return _cholesky(scaled) or (None, Quality(CODES["not_definite"], 0.0, 0))
+    if structure.is_dense:
+        return _judged(dense_lu(scaled.matrix), None, scaled)
     found = None
-    if _looks_symmetric(scaled):
-        if n > _FEW and _has_weak_diagonal(scaled):
-            scaling, scaled = _with_large_diagonal(matrix, scaling, scaled)
-        found = _tried(scaled, scaling, None, symmetric=True, threshold=_THRESHOLD)
+    if structure.looks_symmetric:
+        if structure.size > FEW and _has_weak_diagonal(scaled):
+            scaled = _with_large_diagonal(structure, values) or scaled
+        found = _tried(scaled, symmetric=True, threshold=_THRESHOLD)
     if found is None or found[1].code != CODES["converged"]:
-        found = _better(found, _tried(scaled, scaling, None, symmetric=False, threshold=1.0))
+        found = _better(found, _tried(scaled, symmetric=False, threshold=1.0))
     if found is None or found[1].code != CODES["converged"]:
-        found = _better(found, _matched(matrix))
-    return (None, Quality(CODES["singular_matrix"], 0.0, 0)) if found is None else found
+        found = _better(found, _matched(structure, values))
+    return found or (None, singular)
 
 
 def _incomplete(matrix: Any, recipe: Recipe) -> tuple[Factors | None, Quality]:
@@ -153,99 +186,31 @@ def _incomplete(matrix: Any, recipe: Recipe) -> tuple[Factors | None, Quality]:
         except RuntimeError:  # a pivot is zero
             lu = None
         if lu is not None:
-            factors = Factors(lu, scaling, order, matrix.dtype)
+            factors = Factors(lu, scaling, order, None, matrix.dtype)
             if np.isfinite(factors.apply(np.ones(matrix.shape[0], matrix.dtype), "N")).all():
                 return factors, Quality(CODES["converged"], shift, factors.entries)
         shift = max(2 * shift, _FIRST_SHIFT)
     return None, Quality(CODES["preconditioner_failed"], shift, 0)
 
 
-def is_structurally_singular(matrix: Any) -> bool:
-    """Whether the zeros of a square matrix make it singular."""
-    if (matrix.diagonal() != 0).all():
-        return False
-    return not _has_easy_matching(matrix) and structural_rank(matrix) < matrix.shape[0]
+def _scaled(structure: Structure, values: np.ndarray, scaling: Scaling) -> _Scaled:
+    return _Scaled(structure, scaling.applied(values, structure.rows, structure.indices), scaling)
 
 
-def _has_easy_matching(matrix: Any) -> bool:
-    """Whether rows find a column each by taking the rarest that is left, or by moving one row that is in the
-    way.  Most matrices of a few thousand rows are through here; numba takes a second to be imported."""
-    if matrix.shape[0] > _FEW:
-        return False
-    nonzero = matrix.astype(bool)
-    nonzero.eliminate_zeros()
-    rarity = np.bincount(nonzero.indices, minlength=matrix.shape[1])
-    columns = [
-        row[np.argsort(rarity[row])].tolist() for row in np.split(nonzero.indices, nonzero.indptr[1:-1])
-    ]
-    row_of: dict[int, int] = {}
-    for row in np.argsort(np.diff(nonzero.indptr)).tolist():
-        free = next((column for column in columns[row] if column not in row_of), None)
-        if free is None:
-            moves = (
-                (column, other)
-                for column in columns[row]
-                for other in columns[row_of[column]]
-                if other not in row_of
-            )
-            taken, free = next(moves, (None, None))
-            if taken is None or free is None:
-                return False
-            row_of[free], free = row_of[taken], taken
-        row_of[free] = row
-    return True
-
-
-class _Dense(NamedTuple):
-    """Factors of LAPACK, which SuperLU is no match for where there are few zeros."""
-
-    solve: Any
-    nnz: int
-
-
-def _lu(scaled: Any) -> _Dense:
-    import scipy.linalg as la
-
-    with warnings.catch_warnings():  # a zero on the diagonal is seen in the condition
-        warnings.simplefilter("ignore", la.LinAlgWarning)
-        factors = la.lu_factor(scaled.toarray(), overwrite_a=True, check_finite=False)
-    return _Dense(
-        lambda b, side: la.lu_solve(factors, b, "NTH".index(side), check_finite=False), scaled.shape[0] ** 2
-    )
-
-
-def _cholesky(scaled: Any) -> _Dense | None:
-    import scipy.linalg as la
-
-    try:
-        factors = la.cho_factor(scaled.toarray(), overwrite_a=True, check_finite=False)
-    except la.LinAlgError:
+def _cholesky(scaled: _Scaled) -> tuple[Factors, Quality] | None:
+    """None where a pivot is not positive."""
+    if scaled.structure.is_dense:
+        lu = dense_cholesky(scaled.matrix)
+        return None if lu is None else _judged(lu, None, scaled)
+    found = _superlu(scaled, symmetric=True, threshold=0.0)
+    if found is None or not (found[0].U.diagonal().real > 0).all():
         return None
-
-    def solve(b: np.ndarray, side: Side) -> np.ndarray:
-        b = b.conj() if side == "T" else b  # the matrix is its own adjoint
-        x = la.cho_solve(factors, b, check_finite=False)
-        return x.conj() if side == "T" else x
-
-    return _Dense(solve, scaled.shape[0] ** 2)
+    return _judged(*found, scaled)
 
 
-def _measured(factors: Factors, matrix: Any) -> Factors:
-    size = unit_of(matrix.data)
-    factors.size = 1.0 if 1e-100 < size < 1e100 else size
-    wide = matrix.astype(np.promote_types(matrix.dtype, np.float64))  # a copy: the values are XLA's
-    wide.data /= factors.size
-    factors.norm = norm(wide.data)
-    conjugate = wide.conj() if np.iscomplexobj(wide.data) else wide
-    factors.products = {"N": wide, "T": wide.T, "C": conjugate, "H": conjugate.T}
-    return factors
-
-
-def _tried(
-    scaled: Any, scaling: Scaling, order: np.ndarray | None, **how: Any
-) -> tuple[Factors, Quality] | None:
-    lu = _superlu(scaled, **how)
-    return None if lu is None else _judged(Factors(lu, scaling, order, scaled.dtype), scaled)
+def _tried(scaled: _Scaled, symmetric: bool, threshold: float) -> tuple[Factors, Quality] | None:
+    found = _superlu(scaled, symmetric, threshold)
+    return None if found is None else _judged(*found, scaled)
 
 
 def _better(
@@ -256,111 +221,81 @@ def _better(
     return max(both, key=lambda found: found[1].reciprocal_condition, default=None)
 
 
-def _matched(matrix: Any) -> tuple[Factors, Quality] | None:
+def _matched(structure: Structure, values: np.ndarray) -> tuple[Factors, Quality] | None:
     """With the largest product of entries permuted to the diagonal, and scaled to ones there."""
     try:
-        order, rows, columns = maximum_product(matrix)
+        order, rows, columns = maximum_product(structure.matrix(values))
     except ValueError:  # structurally singular
         return None
     scaling = rounded(np.log2(rows), np.log2(columns))
-    scaled = scaling.apply(matrix)[order]
-    return _tried(scaled, scaling, order, symmetric=False, threshold=0.1)
+    matrix = _scaled(structure, values, scaling).matrix[order]
+    ordered = structure_of(matrix.indptr, matrix.indices)
+    return _tried(_Scaled(ordered, matrix.data, scaling, order), symmetric=False, threshold=0.1)
 
 
-def _superlu(scaled: Any, symmetric: bool, threshold: float) -> Any:
-    """SuperLU's factors; None where it gives up, which is where a pivot is zero."""
+def _superlu(scaled: _Scaled, symmetric: bool, threshold: float) -> tuple[Any, np.ndarray | None] | None:
+    """SuperLU's factors, and the order of the rows and columns that were handed to it; None where it gives
+    up, which is where a pivot is zero."""
     import scipy.sparse.linalg as spla
 
-    order = "MMD_AT_PLUS_A" if symmetric else "COLAMD"
+    structure, options = scaled.structure, {"SymmetricMode": symmetric, "Equil": False}
+    order = structure.order(symmetric)
     try:
-        return spla.splu(
-            scaled.tocsc(), order, threshold, options={"SymmetricMode": symmetric, "Equil": False}
-        )
+        if order is not None:
+            matrix = order.permuted(scaled.values)
+            lu = spla.splu(matrix, "NATURAL", threshold, panel_size=order.panel_size, options=options)
+            return lu, order.rows
+        by = "MMD_AT_PLUS_A" if symmetric else "COLAMD"
+        lu = spla.splu(scaled.matrix.tocsc(), by, threshold, options=options)
     except RuntimeError:
         return None
+    structure.remember(symmetric, lu)
+    return lu, None
 
 
-def _is_balanced(matrix: Any) -> bool:
+def _is_balanced(structure: Structure, values: np.ndarray) -> bool:
     """Whether the largest entries of all rows and columns are of much the same size."""
-    sizes, columns = abs(matrix.data), np.zeros(matrix.shape[1], np.finfo(matrix.dtype).dtype)
-    rows = np.maximum.reduceat(sizes, matrix.indptr[:-1])  # none is empty: the matrix might be regular
-    np.maximum.at(columns, matrix.indices, sizes)
+    sizes, (order, starts) = abs(values), structure.by_columns
+    rows = np.maximum.reduceat(sizes, structure.indptr[:-1])  # none is empty: the matrix might be regular
+    columns = np.maximum.reduceat(sizes[order], starts)
     # The bounds on the size itself keep products of pivots in range.
     return min(rows.min(), columns.min()) > max(1e-6, rows.max() / 100) and rows.max() < 1e6
 
 
-def _looks_symmetric(matrix: Any) -> bool:
-    """Whether most entries have a mirror image and the diagonal has no zeros: then it can be pivoted on."""
-    # SuperLU's minimum degree takes long where a row is dense.
-    dense_row = np.diff(matrix.indptr).max() > 10 * np.sqrt(matrix.shape[0]) + 16
-    return not dense_row and (matrix.diagonal() != 0).all() and is_nearly_symmetric(matrix)
-
-
-def is_nearly_symmetric(matrix: Any) -> bool:
-    """Whether most stored entries have a mirror image."""
-    n, rows, columns = matrix.shape[0], rows_of(matrix).astype(np.int64), matrix.indices.astype(np.int64)
-    there, mirrored = rows * n + columns, columns * n + rows
-    return np.isin(mirrored, there, assume_unique=True).sum() >= _SYMMETRIC * matrix.nnz
-
-
-def _has_weak_diagonal(matrix: Any) -> bool:
+def _has_weak_diagonal(scaled: _Scaled) -> bool:
     """Whether some diagonal entry is small beside the largest of its column, and might not be pivoted on."""
-    largest = abs(matrix).max(axis=0).toarray().ravel()
-    return bool((abs(matrix.diagonal()) < 0.1 * largest).any())
+    sizes, (order, starts) = abs(scaled.values), scaled.structure.by_columns
+    largest = np.maximum.reduceat(sizes[order], starts)
+    return bool((sizes[scaled.structure.diagonal] < 0.1 * largest).any())
 
 
-def _with_large_diagonal(matrix: Any, scaling: Scaling, scaled: Any) -> tuple[Scaling, Any]:
-    """Another scaling, and the matrix scaled by it, by which the diagonal dominates, if there is one: pivots
-    off the diagonal would spoil the order, and fill the factors."""
-    order, rows, columns = maximum_product(matrix)
+def _with_large_diagonal(structure: Structure, values: np.ndarray) -> _Scaled | None:
+    """Scaled such that the diagonal dominates, if it can: pivots off the diagonal would spoil the order, and
+    fill the factors."""
+    order, rows, columns = maximum_product(structure.matrix(values))
     if (order != np.arange(order.size)).any():
-        return scaling, scaled
-    scaling = rounded(np.log2(rows), np.log2(columns))
-    return scaling, scaling.apply(matrix)
+        return None
+    return _scaled(structure, values, rounded(np.log2(rows), np.log2(columns)))
 
 
-def _judged(factors: Factors, scaled: Any) -> tuple[Factors, Quality]:
-    """With the condition of the scaled matrix, and whether a solution can be refined at all: pivots that grew
-    may have cost all digits."""
-    norm, n = abs(scaled).sum(axis=0).max(), scaled.shape[0]
-    none, eps = np.zeros(1, np.int32), np.finfo(scaled.dtype).eps
-    plain = Factors(factors._lu, Scaling(none, none), None, scaled.dtype)
-    with np.errstate(all="ignore"):
-        b = scaled @ np.ones(n, scaled.dtype)
-        x = plain.apply(b, "N")
-        error = abs(b - scaled @ x).max() / (norm * abs(x).max() + abs(b).max())
-        product = float(norm) * inverse_norm(plain.apply, n, scaled.dtype)
+def _judged(lu: Any, order: np.ndarray | None, scaled: _Scaled) -> tuple[Factors, Quality]:
+    """Factors of the scaled matrix in another order, its condition, and whether a solution can be refined at
+    all: pivots that grew may have cost all digits."""
+    structure, values = scaled.structure, scaled.values
+    dtype, n, eps = values.dtype, structure.size, np.finfo(values.dtype).eps
+    by_columns, starts = structure.by_columns
+    size = float(np.add.reduceat(abs(values)[by_columns], starts).max())  # in the 1-norm
+    plain = Factors(lu, None, order, order, dtype)
+    b = uneven(n, dtype)
+    x = plain.apply(b, "N")
+    error = abs(b - scaled.matrix @ x).max() / (size * abs(x).max() + abs(b).max())
+    product = size * inverse_norm(plain.apply, b, x)
     reciprocal = 1 / product if 0 < product < np.inf else 0.0
     code = CODES["converged"] if error <= np.sqrt(eps) else CODES["precision"]
     code = CODES["singular_matrix"] if reciprocal < eps else code
+    rows = order
+    if scaled.order is not None:
+        rows = scaled.order if order is None else scaled.order[order]
+    factors = Factors(lu, scaled.scaling, rows, order, dtype)
+    factors.structures = (structure,)
     return factors, Quality(code, min(reciprocal, 1.0), factors.entries)
-
-
-def inverse_norm(solve: Callable[[np.ndarray, Side], np.ndarray], n: int, dtype: Any) -> float:
-    """A lower bound of `||A^-1||_1`, rarely too small by more than three, by a few solves (Higham's algorithm
-    15.1; SciPy's `onenormest` is for blocks of vectors, with which SuperLU takes longer than one by one)."""
-    x = np.full(n, 1 / n, dtype)
-    best, last = 0.0, -1
-    for _ in range(5):
-        y = solve(x, "N")
-        size = np.abs(y)
-        best = max(best, float(size.sum()))
-        z = solve(np.where(size > 0, y / np.where(size > 0, size, 1), 1).astype(dtype), "H")
-        j = int(np.argmax(np.abs(z)))
-        if j == last or not np.abs(z[j]) > abs(np.vdot(z, x)):
-            break
-        x, last = np.zeros(n, dtype), j
-        x[j] = 1
-    waves = (1 + np.arange(n) / max(n - 1, 1)) * (-1.0) ** np.arange(n)
-    return max(best, float(2 * np.abs(solve(waves.astype(dtype), "N")).sum() / (3 * n)))
-
-
-def norm(x: np.ndarray) -> float:
-    """The Euclidean norm; for long vectors BLAS would wake up its threads."""
-    return math.sqrt(np.add.reduce(np.square(np.abs(x))))
-
-
-def unit_of(x: np.ndarray) -> float:
-    """A power of two near the largest entry; zero for none."""
-    largest = float(abs(x).max(initial=0))
-    return float(np.exp2(np.floor(np.log2(largest)))) if largest > 0 else 0.0

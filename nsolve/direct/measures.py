@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from .factors import Side, inverse_norm
+from .factors import Side
 from .matching import rows_of
+from .norms import inverse_norm, uneven
 from .ordering import Fill, minimum_degree, predicted_fill
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def condition(matrix: "sp.csr_array", scaling: Any, fill: Fill, symmetric: bool)
         lu = splu(scaled, permc_spec="MMD_AT_PLUS_A" if symmetric else "COLAMD")
     except RuntimeError:
         return Condition(np.inf, np.inf, "a pivot is exactly zero")
-    left, right = scaling.row_scale, scaling.column_scale
+    left, right, b = scaling.row_scale, scaling.column_scale, uneven(n, scaled.dtype)
 
     def solve(b: np.ndarray, side: Side) -> np.ndarray:
         return lu.solve(b.astype(scaled.dtype), side)
@@ -169,7 +170,7 @@ def condition(matrix: "sp.csr_array", scaling: Any, fill: Fill, symmetric: bool)
 
     with np.errstate(over="ignore", invalid="ignore"):
         numbers = [
-            _one_norm(of) * inverse_norm(by, n, scaled.dtype)
+            _one_norm(of) * inverse_norm(by, b, by(b, "N"))
             for of, by in ((matrix, solve_given), (scaled, solve))
         ]
         x = solve(solve(np.random.default_rng(0).standard_normal(n), "H"), "N")

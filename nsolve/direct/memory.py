@@ -16,6 +16,7 @@ import numpy as np
 
 from .._reasons import CODES
 from .factors import Factors, Quality, Recipe, factorise
+from .structure import Structure
 
 #: Bytes of remembered factors, as a share of the machine's memory.
 _SHARE = 1 / 8
@@ -25,23 +26,22 @@ _remembered: OrderedDict[bytes, tuple[Factors | None, Quality]] = OrderedDict()
 _bytes = 0.0
 
 
-def fingerprint(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, recipe: Recipe) -> bytes:
+def fingerprint(structure: Structure, values: np.ndarray, recipe: Recipe) -> bytes:
     """Sixteen bytes that stand for the matrix and what is to be made of it."""
-    digest = hashlib.blake2b(f"{recipe} {values.dtype} {len(indptr)}".encode(), digest_size=16)
-    for array in (indptr, indices, values):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.digest()
+    digest = hashlib.sha256(f"{recipe} {values.dtype}".encode() + structure.digest)
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.digest()[:16]
 
 
-def remembered(key: bytes, recipe: Recipe, make: Callable[[], Any]) -> tuple[Factors | None, Quality]:
-    """The factors of the matrix `make()`: those that are remembered, or new ones."""
+def remembered(key: bytes, make: Callable[[], tuple[Any, Recipe]]) -> tuple[Factors | None, Quality]:
+    """The factors that are remembered, or new ones of the matrix, and by the recipe, that `make()` gives."""
     global _bytes
     with _lock:
         if key in _remembered:
             _remembered.move_to_end(key)
             return _remembered[key]
     try:
-        found = factorise(make(), recipe)
+        found = factorise(*make())
     except MemoryError:
         return None, Quality(CODES["factors_failed"], 0.0, 0)
     with _lock:
@@ -65,8 +65,8 @@ def forget() -> None:
 def _size(found: tuple[Factors | None, Quality]) -> float:
     """Bytes, about: factors, the matrix beside them, and what Python's objects take."""
     factors, quality = found
-    matrix = 0 if factors is None or not factors.products else factors.products["N"].nnz
-    return 2.0**13 + 24.0 * quality.entries + 32.0 * matrix
+    matrices = 0 if factors is None else sum(structure.nnz for structure in factors.structures)
+    return 2.0**13 + 24.0 * quality.entries + 48.0 * matrices
 
 
 def physical_memory() -> float:

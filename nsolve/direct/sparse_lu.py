@@ -36,7 +36,8 @@ class SparseLU(AbstractDirectSolver):
 
     **How.**  Rows and columns are scaled by powers of two; nearly symmetric patterns are ordered by minimum
     degree and pivoted on the diagonal, others by COLAMD with partial pivoting; where that looks singular,
-    once more with the largest product of entries permuted to the diagonal.
+    once more with the largest product of entries permuted to the diagonal.  The order of a pattern is found
+    once: later matrices with the same pattern, as in a `scan` over time steps, are eliminated in it.
 
     **Statistics:** `num_steps` (of refinement), `residual_norm`, `backward_error`, `reciprocal_condition` (of
     the scaled matrix in the 1-norm, estimated), `num_factor_entries`, `reason`.

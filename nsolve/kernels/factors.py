@@ -1,6 +1,6 @@
 """Sparse factorisations, and solves with them, as functions that XLA calls."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,63 +9,57 @@ from jaxtyping import Array
 from .._reasons import CODES
 from ..direct import memory, refine
 from ..direct.factors import Kind, Recipe, Side
+from ..direct.structure import structure_of
 from .host import call, host_kernel
 
 _KINDS: tuple[Kind, ...] = ("lu", "cholesky", "incomplete", "incomplete_cholesky")
 _SIDES: tuple[Side, ...] = ("N", "T", "C", "H")
 
 
-def _csr(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray) -> Any:
-    import scipy.sparse as sp  # slow to import
-
-    n = len(indptr) - 1
-    return sp.csr_array((values, indices, indptr), shape=(n, n))
+def _as_array(recipe: Recipe, side: Side = "N") -> np.ndarray:
+    return np.array([_KINDS.index(recipe.kind), *recipe[1:], _SIDES.index(side)], np.float32)
 
 
-def _as_array(recipe: Recipe) -> np.ndarray:
-    return np.array([_KINDS.index(recipe.kind), *recipe[1:]], np.float32)
-
-
-def _recipe(array: np.ndarray) -> Recipe:
-    return Recipe(_KINDS[int(array[0])], *map(float, array[1:]))
+def _recipe(how: np.ndarray) -> Recipe:
+    kind, *numbers = how.tolist()[:-1]
+    return Recipe(_KINDS[int(kind)], *numbers)
 
 
 def _factorise(
-    recipe: np.ndarray, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray
+    how: np.ndarray, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray
 ) -> Sequence[np.ndarray]:
-    key = memory.fingerprint(indptr, indices, values, _recipe(recipe))
-    _, quality = memory.remembered(key, _recipe(recipe), lambda: _csr(indptr, indices, values))
-    real = np.finfo(values.dtype).dtype
+    recipe, structure = _recipe(how), structure_of(indptr, indices)
+    key = memory.fingerprint(structure, values, recipe)
+    _, quality = memory.remembered(key, lambda: (structure.matrix(values), recipe))
     return (
-        np.array([quality.reciprocal_condition], real),
+        np.array([quality.reciprocal_condition], np.finfo(values.dtype).dtype),
         np.array([quality.code, quality.entries], np.int32),
         np.frombuffer(key, np.uint32),
     )
 
 
 def _solve(
-    recipe: np.ndarray,
-    side: np.ndarray,
-    indptr: np.ndarray,
-    indices: np.ndarray,
-    values: np.ndarray,
+    how: np.ndarray,
     key: np.ndarray,
     tolerances: np.ndarray,
     b: np.ndarray,
+    matrix: Callable[[], Sequence[np.ndarray]],
 ) -> Sequence[np.ndarray]:
-    factors, quality = memory.remembered(
-        key.tobytes(), _recipe(recipe), lambda: _csr(indptr, indices, values)
-    )
-    solved = refine.solve(factors, quality, b, _SIDES[int(side[0])], *map(float, tolerances))
+    def make() -> tuple[Any, Recipe]:
+        indptr, indices, values = matrix()
+        return structure_of(indptr, indices).matrix(values), _recipe(how)
+
+    factors, quality = memory.remembered(key.tobytes(), make)
+    solved = refine.solve(factors, quality, b, _SIDES[int(how[-1])], *tolerances.tolist())
     return (
         solved.value,
-        np.array([solved.residual_norm, solved.backward_error]).astype(np.finfo(b.dtype).dtype),
-        np.array([solved.code, solved.steps], np.int32),
+        np.array(solved[3:], np.finfo(b.dtype).dtype),
+        np.array(solved[1:3], np.int32),
     )
 
 
 _FACTORISE = host_kernel("factorise", _factorise, failed=CODES["factors_failed"])
-_SOLVE = host_kernel("solve_with_factors", _solve, failed=CODES["factors_failed"])
+_SOLVE = host_kernel("solve_with_factors", _solve, deferred=3, failed=CODES["factors_failed"])
 
 
 def factorise(recipe: Recipe, indptr: Array, indices: Array, values: Array) -> tuple[Array, Array, Array]:
@@ -90,13 +84,12 @@ def solve(
     tolerances: Array,
     b: Array,
 ) -> tuple[Array, Array, Array]:
-    """The solution, the norm of its residual and its backward error `(2,)`, and a reason's number and the
-    steps of refinement `(2,)`; `values` are those of the matrix that the key stands for, `tolerances` are
-    `rtol` and `atol`."""
-    place = np.array([_SIDES.index(side)], np.int32)
+    """The solution, the norm of its residual, its backward error and the relative residual `(3,)`, and a
+    reason's number and the steps of refinement `(2,)`; `values` are those of the matrix that the key stands
+    for, `tolerances` are `rtol` and `atol`."""
     value, measures, counts = call(
         _SOLVE,
-        *(_as_array(recipe), place, indptr, indices, values, key, tolerances, b),
-        like=[(b.size, b.dtype), (2, np.finfo(b.dtype).dtype), (2, np.int32)],
+        *(_as_array(recipe, side), key, tolerances, b, indptr, indices, values),
+        like=[(b.size, b.dtype), (3, np.finfo(b.dtype).dtype), (2, np.int32)],
     )
     return value, measures, counts
