@@ -121,8 +121,9 @@ def test_refresh_traced_and_batched_equals_set_up():
     np.testing.assert_allclose(scanned, batched, rtol=1e-13)
 
 
-def test_breakdown_is_cured_by_a_shift():
-    a = kershaw()  # with all of its fill it needs none
+@pytest.mark.parametrize("dominance", [0.0, 0.05])
+def test_breakdown_is_cured_by_a_shift(dominance):
+    a = kershaw() * (1 - dominance) + 3 * dominance * np.eye(4)  # with all of its fill it needs none
     make = ThresholdCholesky(fill_factor=1.0)
     assert dense_ict(a, 1e-3, 1.0) is None
     inverse = make(sparse(a, PSD))
