@@ -25,6 +25,7 @@ from .linear import BiCGStab as BiCGStab
 from .linear import Chebyshev as Chebyshev
 from .linear import FlexibleCG as FlexibleCG
 from .linear import IterativeRefinement as IterativeRefinement
+from .linear import Projected as Projected
 from .linear import Richardson as Richardson
 from .linear import solve_many as solve_many
 from .monitor import Forecast as Forecast

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from ._vectors import Vector, dtype
+from ._vectors import Vector, all_finite, dtype
 
 
 class REASONS(eqx.Enumeration):
@@ -25,7 +25,7 @@ class REASONS(eqx.Enumeration):
     `converged, max_steps, precision, flat, flat_cycle, indefinite, indefinite_preconditioner, singular, lost,
     ill_conditioned, diverged, nonfinite_vector, nonfinite_start, nonfinite_operator, nonfinite_parameter,
     nonfinite_preconditioner, preconditioner_failed, variable_failed, singular_matrix, not_definite,
-    factors_failed, range, stopped, hopeless`.
+    factors_failed, range, stopped, hopeless, wrong_nullspace`.
     """
 
     converged = ""
@@ -102,6 +102,10 @@ class REASONS(eqx.Enumeration):
         "At the rate of the steps so far the tolerance was not to be met within `max_steps`. Use a better "
         "preconditioner, or allow more steps."
     )
+    wrong_nullspace = (
+        "The operator does not map the vectors that were given as its null space to zero, or its transpose "
+        "those given as `left`. `nsolve.diagnose(A)` tells whether constants are mapped to zero."
+    )
 
 
 REASONS.__module__ = "nsolve.linear"  # its public place, which `repr` shows
@@ -132,6 +136,7 @@ _RESULTS = {
     "range": lx.RESULTS.breakdown,
     "stopped": lx.RESULTS.max_steps_reached,
     "hopeless": lx.RESULTS.stagnation,
+    "wrong_nullspace": lx.RESULTS.breakdown,
 }
 NAMES = tuple(_RESULTS)
 #: The number of each reason: the value of its member.
@@ -147,6 +152,19 @@ def as_result(code: Array) -> lx.RESULTS:
 def as_reason(code: Array) -> REASONS:
     """The member of `REASONS` with this number."""
     return jax.tree.map(lambda _: code, REASONS.converged)
+
+
+def blamed(blame: tuple[tuple[str, PyTree], ...], code: Array) -> Array:
+    """The number of the first reason whose arrays hold NaN or infinity; else `code`."""
+    for reason, place in reversed(blame):
+        if jax.tree.leaves(place):
+            code = jnp.where(all_finite(place), code, CODES[reason])
+    return code
+
+
+def inexact_leaves(tree: PyTree) -> PyTree:
+    """Floating-point arrays of a pytree: where NaN can hide."""
+    return jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
 
 
 #: Decades of the relative residual that messages tell apart.

@@ -24,12 +24,11 @@ Exit reasons are `nsolve._reasons.REASONS`, each of which stands for a member of
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ._reasons import CODES
+from ._reasons import CODES, blamed
 from ._search import HONEST, WORTH_A_REPLAY, Search
 from ._vectors import (
     Vector,
@@ -394,20 +393,7 @@ def scaled_back(x: Vector, unit: Array, unit_of_operator: Array | None, code: Ar
     return value, jnp.where(out_of_range, CODES["range"], code)
 
 
-def blamed(blame: tuple[tuple[str, PyTree], ...], code: Array) -> Array:
-    """The number of the first reason whose arrays hold NaN or infinity; else `code`."""
-    for reason, place in reversed(blame):
-        if jax.tree.leaves(place):
-            code = jnp.where(all_finite(place), code, CODES[reason])
-    return code
-
-
 def norm_of_any_size(x: Vector) -> Array:
     """The Euclidean norm, where squares might over- or underflow."""
     unit = power_of_two_scale(x)
     return unit * norm(scale(1 / unit, x))
-
-
-def inexact_leaves(tree: PyTree) -> PyTree:
-    """Floating-point arrays of a pytree: where NaN can hide."""
-    return jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))

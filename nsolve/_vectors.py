@@ -60,7 +60,7 @@ def subtract(x: Vector, y: Vector) -> Vector:
 
 
 def zeros_like(x: Vector) -> Vector:
-    """The zero vector of the same structure."""
+    """The zero vector of the same structure; `x`: arrays, or their structures."""
     return jax.tree.map(jnp.zeros_like, x)
 
 

@@ -17,6 +17,7 @@ from .direct.base import factor_cost, structural_deficiency
 from .direct.memory import physical_memory
 from .linear import CG, GMRES, MINRES
 from .linear.base import AbstractIterativeSolver
+from .linear.projected import Projected
 from .monitor import AbstractMonitor, Both, Forecast
 from .operators import SparseLinearOperator, StencilLinearOperator
 from .operators.base import hermitian_tag, require_operator, tags_of
@@ -71,6 +72,7 @@ def auto(
     atol: Any = 0.0,
     max_steps: int | None = None,
     monitor: AbstractMonitor | None = None,
+    nullspace: Any = None,
 ) -> Chain:
     """Looks at an operator, and chooses solvers and preconditioners to try in turn: a `Chain`.
 
@@ -98,6 +100,9 @@ def auto(
     singular, a Krylov method takes the place of `SparseLU`: consistent systems have solutions.  Under `jit`
     the chain is fixed by what is static: class, tags and pattern.
 
+    With `nullspace`, `"constant"` or vectors, as of `Projected`, the operator is singular, the chain has no
+    `SparseLU`, and the answer is the least-squares solution of the smallest norm.
+
     **Arguments:** a square operator, and the solvers' `rtol`, `atol`, `max_steps` and `monitor`.  **Raises**
     `ValueError` for a pattern that makes every matrix singular, naming rows and columns.  **Cost:** an
     ordering of the pattern, once for each; of concrete matrices that are factorised at once the
@@ -110,10 +115,13 @@ def auto(
             "use `LSMR` for the least-squares or minimum-norm solution."
         )
     looks = _look(operator)
+    if nullspace is not None:
+        looks = looks._replace(bytes=math.inf)  # of factors that are of no use
     tolerances = {"rtol": rtol, "atol": atol}
     common = {**tolerances, "max_steps": max_steps, "monitor": monitor}
     if looks.matrix is None and looks.grid is None:
-        return Chain((_by_products(looks.tags, common),), str(looks))
+        chain = [_by_products(looks.tags, common)]
+        return Chain(tuple(_projected(attempt, nullspace) for attempt in chain), str(looks))
     compact = looks.grid is not None and all(abs(s) <= 1 for o in looks.grid.offsets for s in o)
     multigrid = PSD in looks.tags and compact and looks.size > _SMALL
     direct = Attempt(SparseLU(**tolerances), _price(looks))
@@ -124,7 +132,15 @@ def auto(
     if looks.fits:
         place = 0 if isinstance(chain[0].solver, MINRES) else 1
         chain = [*chain[:place], direct, *chain[place:]]
-    return Chain((*map(_left_early, chain[:-1]), chain[-1]), str(looks))
+    chain = [*map(_left_early, chain[:-1]), chain[-1]]
+    return Chain(tuple(_projected(attempt, nullspace) for attempt in chain), str(looks))
+
+
+def _projected(attempt: Attempt, nullspace: Any) -> Attempt:
+    """The attempt at a singular operator, if it is one."""
+    if nullspace is None:
+        return attempt
+    return dataclasses.replace(attempt, solver=Projected(attempt.solver, nullspace))
 
 
 def _left_early(attempt: Attempt) -> Attempt:

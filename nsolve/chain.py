@@ -15,9 +15,10 @@ from ._results import Stats
 from ._stopping import norm_of_any_size
 from ._system import System
 from ._upstream import solve_throws
-from ._vectors import Vector, safe_divide, subtract, where
+from ._vectors import Vector, safe_divide, subtract, where, zeros_like
 from .direct.base import AbstractDirectSolver
-from .linear.base import AbstractIterativeSolver, as_vector, check_options, structure_zeros
+from .linear.base import AbstractIterativeSolver, as_vector, check_options
+from .linear.projected import Projected
 
 
 class Attempt(eqx.Module):
@@ -34,6 +35,8 @@ class Attempt(eqx.Module):
 
     def __str__(self) -> str:
         solver, name = self.solver, type(self.solver).__name__
+        if isinstance(solver, Projected):
+            solver, name = solver.solver, f"projected {type(solver.solver).__name__}"
         made = getattr(solver, "preconditioner", None)
         with_it = "" if made is None else f" with {type(made).__name__}"
         steps = getattr(solver, "max_steps", None)
@@ -85,6 +88,7 @@ class _Outcome(NamedTuple):
     num_steps: Array
     num_matvecs: Array
     seconds: Array
+    inconsistency: Array
 
 
 class Chain(lx.AbstractLinearSolver[System]):
@@ -101,7 +105,7 @@ class Chain(lx.AbstractLinearSolver[System]):
 
     `init` makes the state of the first attempt, which `state=` then reuses; the others prepare themselves
     where they are needed.  **Options:** `y0`.  **Statistics:** `num_steps` and `num_matvecs` of all attempts
-    together, `residual_norm`, `reason`, `attempts`.
+    together, `residual_norm`, `reason`, `attempts`, and the `inconsistency` that `Projected` tells.
     """
 
     attempts: tuple[Attempt, ...]
@@ -110,7 +114,7 @@ class Chain(lx.AbstractLinearSolver[System]):
     known_options: ClassVar[tuple[str, ...]] = ("y0",)
 
     def __check_init__(self):
-        solvers = AbstractIterativeSolver | AbstractDirectSolver
+        solvers = AbstractIterativeSolver | AbstractDirectSolver | Projected
         if not self.attempts or not all(isinstance(a.solver, solvers) for a in self.attempts):
             raise TypeError(
                 "`attempts` must hold one `Attempt(solver)` or more, each with a solver of nsolve."
@@ -135,11 +139,11 @@ class Chain(lx.AbstractLinearSolver[System]):
         y0 = None if y0 is None else as_vector(y0, structure, "options['y0']")
         zero, none = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)
         size = norm_of_any_size(vector)
-        start, reached = structure_zeros(structure), size
+        start, reached = zeros_like(structure), size
         if y0 is not None:  # which a direct solver does not look at
             residual_norm = norm_of_any_size(subtract(vector, state.operator.mv(y0)))
             start, reached = where(residual_norm < size, (y0, residual_norm), (start, size))
-        best = _Outcome(start, jnp.full_like(zero, CODES["max_steps"]), reached, zero, zero, none)
+        best = _Outcome(start, jnp.full_like(zero, CODES["max_steps"]), reached, zero, zero, none, none)
         ran, outcomes = [], []
         for k, attempt in enumerate(self.attempts):
 
@@ -154,7 +158,7 @@ class Chain(lx.AbstractLinearSolver[System]):
 
             def skip(best: _Outcome) -> _Outcome:
                 nothing = jnp.full_like(best.residual_norm, jnp.nan)
-                return _Outcome(best.value, best.code, nothing, zero, zero, none)
+                return _Outcome(best.value, best.code, nothing, zero, zero, none, jnp.zeros_like(nothing))
 
             again = ~_ends(best.code)
             outcome = run(best) if k == 0 else jax.lax.cond(again, run, skip, best)
@@ -184,6 +188,8 @@ class Chain(lx.AbstractLinearSolver[System]):
                 tuple(attempt.why for attempt in self.attempts),
             ),
         }
+        if any(isinstance(attempt.solver, Projected) for attempt in self.attempts):
+            stats["inconsistency"] = outcomes[0].inconsistency
         return value, as_result(best.code), Stats(stats)
 
     def transpose(self, state: System, options: dict[str, Any]) -> tuple[System, dict[str, Any]]:
@@ -230,9 +236,11 @@ def _after(time: Array, tree: Any) -> Any:
 
 
 def _tried(attempt: Attempt, state: Any, vector: Vector, y0: Vector | None) -> _Outcome:
-    takes_start = y0 is not None and isinstance(attempt.solver, AbstractIterativeSolver)
+    takes_start = y0 is not None and isinstance(attempt.solver, AbstractIterativeSolver | Projected)
     value, _, stats = attempt.solver.compute(state, vector, {"y0": y0} if takes_start else {})
     code = jax.tree.leaves(stats["reason"])[0]
     steps = stats["num_steps"]
     products = stats.get("num_matvecs", steps + 1)
-    return _Outcome(value, code, stats["residual_norm"], steps, products, jnp.zeros((), jnp.float32))
+    inconsistency = stats.get("inconsistency", jnp.zeros_like(stats["residual_norm"]))
+    clock = jnp.zeros((), jnp.float32)
+    return _Outcome(value, code, stats["residual_norm"], steps, products, clock, inconsistency)

@@ -283,8 +283,8 @@ def _advice(found: Diagnosis, tags: frozenset[object]) -> tuple[str, ...]:
     if found.constant_null:
         krylov = "`MINRES`" if found.hermitian else "`GMRES`"
         advice.append(
-            f"Constants are in the null space: solvable only for vectors in the range, by {krylov}; or fix "
-            "one value."
+            f"Constants are in the null space: solvable only for vectors in the range, by {krylov}; for "
+            "others `Projected` gives the least-squares solution; or fix one value."
         )
         return tuple(advice)
     if scaled is not None and scaled * eps > 0.1:

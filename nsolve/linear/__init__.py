@@ -17,6 +17,7 @@ from .lsqr import LSQR as LSQR
 from .many import ManySolution as ManySolution
 from .many import solve_many as solve_many
 from .minres import MINRES as MINRES
+from .projected import Projected as Projected
 from .refinement import IterativeRefinement as IterativeRefinement
 from .richardson import Richardson as Richardson
 from .sor import SOR as SOR

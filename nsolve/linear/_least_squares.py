@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._reasons import CODES
-from .._stopping import blamed, power_of_two_scale, scaled_back, start_from, tolerance
+from .._reasons import CODES, blamed
+from .._stopping import power_of_two_scale, scaled_back, start_from, tolerance
 from .._vectors import Vector, axpy, norm, safe_divide, scale, size, subtract, where
 from ..monitor import AbstractMonitor, Watch, Watched
 

@@ -16,9 +16,9 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._reasons import as_reason, as_result, raise_in_words
+from .._reasons import as_reason, as_result, inexact_leaves, raise_in_words
 from .._results import Stats
-from .._stopping import Method, inexact_leaves, power_of_two_scale, solve_to_true_residual
+from .._stopping import Method, power_of_two_scale, solve_to_true_residual
 from .._system import System
 from .._upstream import solve_throws
 from .._variable import AbstractVariablePreconditioner
@@ -385,11 +385,6 @@ def check_preconditioner(given: Any, name: str) -> None:
             f"`{name}` must be a preconditioner constructor such as `nsolve.preconditioners.Jacobi()`, or a "
             f"linear operator approximating the inverse, but is {given!r}.{hint}"
         )
-
-
-def structure_zeros(structure: PyTree) -> Vector:
-    """The zero vector of a structure."""
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), structure)
 
 
 def require_definite_preconditioner(system: System, name: str) -> None:

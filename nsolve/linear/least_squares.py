@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, PyTree
 
-from .._reasons import as_reason, as_result, raise_in_words
+from .._reasons import as_reason, as_result, inexact_leaves, raise_in_words
 from .._results import Stats
-from .._stopping import inexact_leaves, power_of_two_scale
+from .._stopping import power_of_two_scale
 from .._system import System
 from .._upstream import solve_throws
 from .._variable import AbstractVariablePreconditioner
-from .._vectors import Vector, axpy, real_dtype, scale
+from .._vectors import Vector, axpy, real_dtype, scale, zeros_like
 from ..monitor import AbstractMonitor
 from ..operators.base import require_operator, untagged
 from ..operators.convert import as_one
@@ -28,7 +28,6 @@ from .base import (
     check_options,
     check_preconditioner,
     size_of,
-    structure_zeros,
 )
 
 
@@ -196,14 +195,14 @@ class AbstractLeastSquaresSolver(lx.AbstractLinearSolver[System]):
     ) -> tuple[Vector, lx.RESULTS, dict[str, Any]]:
         form, unit = state.extra, state.unit
         assert unit is not None
-        zeros = structure_zeros(state.operator.in_structure())
+        zeros = zeros_like(state.operator.in_structure())
         forward, backward = state.product, _scaled_adjoint(state.operator, 1 / unit)
         b = vector
         if self.damped:  # the operator stacked on a multiple of the identity, or its transpose
             factor = jnp.asarray(self.damping, real_dtype(vector)) / unit
             if form.transposed:
                 forward, backward = _beside(forward, factor), _stacked(backward, factor)
-                zeros = (zeros, structure_zeros(state.operator.out_structure()))
+                zeros = zeros(state.operator.out_structure())
             else:
                 forward, backward = _stacked(forward, factor), _beside(backward, factor)
                 b = (vector, zeros)

@@ -13,13 +13,13 @@ from jaxtyping import Array, PyTree
 from .._stopping import Method, power_of_two_scale
 from .._system import System
 from .._variable import AbstractVariablePreconditioner
-from .._vectors import Vector, axpy, norm, scale, subtract
+from .._vectors import Vector, axpy, norm, scale, subtract, zeros_like
 from ..monitor import AbstractMonitor
 from ..operators.base import AbstractOperator
 from ..operators.precision import cast, cast_array, narrower
 from ..preconditioners.base import constant
 from ..preconditioners.variable import as_preconditioner
-from .base import AbstractIterativeSolver, Work, constant_field, structure_zeros
+from .base import AbstractIterativeSolver, Work, constant_field
 from .gmres import FGMRES
 
 #: Steps between two residuals that are computed anew, growth that is divergence, and what a round must leave.
@@ -63,7 +63,7 @@ class InnerSolve(AbstractOperator, AbstractVariablePreconditioner):
         return self.apply(vector, self.init(None))[0]
 
     def as_matrix(self) -> Array:
-        zero, unravel = ravel_pytree(structure_zeros(self.structure))
+        zero, unravel = ravel_pytree(zeros_like(self.structure))
         columns = jax.vmap(lambda e: ravel_pytree(self.mv(unravel(e)))[0], out_axes=-1)
         return columns(jnp.eye(zero.size, dtype=zero.dtype))
 

@@ -13,9 +13,9 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 
 from .._results import Stats
 from .._upstream import bounded_cache
-from .._vectors import Vector, axpy, where
+from .._vectors import Vector, axpy, where, zeros_like
 from ..linear._recycled import Recycled
-from ..linear.base import AbstractIterativeSolver, structure_zeros
+from ..linear.base import AbstractIterativeSolver
 from .base import AbstractTuner
 
 Cost = Literal["steps", "products", "seconds"]
@@ -111,7 +111,7 @@ class SequenceSolver(eqx.Module):
 
         `key` is for tuners that draw at random."""
         structure = operator.in_structure()
-        zeros = structure_zeros(structure)
+        zeros = zeros_like(structure)
         recycled = None
         if self.recycle:
             spaces = [one.nothing_recycled(structure) for one in self.solvers]  # pyright: ignore
