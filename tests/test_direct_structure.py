@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.sparse.csgraph
 from scipy.sparse.linalg import splu
 
 import nsolve as ns
+from nsolve.direct import structure
 from nsolve.direct.equilibrate import equilibrate
 from nsolve.direct.matching import block_triangular, deficiency, maximum_product, structural_rank
 from nsolve.direct.ordering import minimum_degree, predicted_fill, reverse_cuthill_mckee
@@ -227,3 +229,29 @@ def test_orders_of_patterns():
         minimum_degree(sp.csr_array((2, 3)))
     with pytest.raises(TypeError, match="indptr"):
         predicted_fill(np.eye(3))
+
+
+@pytest.mark.parametrize("density", [0.03, 0.08, 0.15])
+def test_singular_patterns_are_told_without_compiled_code(density):
+    """Of random patterns about half are singular; SciPy counts the pivots."""
+    rng = np.random.default_rng(int(1000 * density))
+    told = set()
+    for _ in range(40):
+        n = int(rng.integers(1, 60))
+        rank_one_less = rng.random() < 0.5
+        matrix = sp.random_array((n, n), density=min(1.0, density + 2 / n), rng=rng).tocsr()
+        if not rank_one_less:
+            matrix = (matrix + sp.eye_array(n).tocsr()[rng.permutation(n)]).tocsr()
+        matrix.data[:] = 1
+        expected = scipy.sparse.csgraph.structural_rank(matrix) < n
+        found = structure.Structure(matrix.indptr, matrix.indices)
+        assert found._matches_soon() is not expected
+        told.add(expected)
+    assert told == {True, False}
+
+
+def test_a_long_search_for_pivots_is_left_to_compiled_code(monkeypatch):
+    monkeypatch.setattr(structure, "_LOOKS", 0)
+    upper = sp.csr_array(np.triu(np.ones((30, 30)))[::-1])
+    found = structure.Structure(upper.indptr, upper.indices)
+    assert found._matches_soon() is None and not found.is_singular

@@ -23,17 +23,24 @@ _GENERAL = (
     "auto", "sparse_lu", "gmres[restart=50]+ilu", "bicgstab+ilu",
     _SPLU, "scipy:gmres[restart=50]+ilu", "klujax:klu", "splineax:auto",
 )  # fmt: skip
-_REAL = (*_GENERAL, "petsc:gmres[restart=50]+ilu")
+_REAL = (*_GENERAL, "gmres[restart=50]+ilut", "petsc:gmres[restart=50]+ilu")
 _SADDLE = (
     "auto", "sparse_lu", "minres", "gmres[restart=50]+ilu",
     _SPLU, "scipy:minres[stop=norm]", "scipy:gmres[restart=50]+ilu", "klujax:klu", "splineax:auto",
     "petsc:minres",
 )  # fmt: skip
+
+
+def _blocks(split: int) -> str:
+    """The leading block, of the velocities or the variables, apart from the rest."""
+    return f"minres+saddle_point[split={split}]"
+
+
 _HERMITIAN = (
     "auto", "sparse_cholesky", "sparse_lu", "cg+ic", "scipy:splu", "klujax:klu", "splineax:auto",
 )  # fmt: skip
 _DEFINITE = (
-    *_HERMITIAN, "sparsax:cholmod", "petsc:cg+icc", "petsc:cg+cholesky",
+    *_HERMITIAN, "cg+ict", "sparsax:cholmod", "petsc:cg+icc", "petsc:cg+cholesky",
     "pyamg:ruge_stuben+cg", "pyamg:smoothed_aggregation+cg",
 )  # fmt: skip
 _HERE = pl.col("result") != "missing"
@@ -66,7 +73,9 @@ SUITE = Suite(
     linear.WORK,
     (
         _group("stokes2d", _SADDLE, size=[16, 32, 64]),
+        *(_group("stokes2d", _blocks(2 * n * (n - 1)), size=n) for n in (16, 32, 64)),
         _group("kkt", _SADDLE, size=[1000, 10000]),
+        *(_group("kkt", _blocks(n), size=n) for n in (1000, 10000)),
         _group("circuit", _REAL, size=[1000, 10000]),
         _group("badly_scaled2d", _REAL, size=[32, 128]),
         _group("convection_diffusion2d[peclet=1e5]", _REAL, size=[64, 128]),

@@ -1,5 +1,6 @@
 """What the zeros of a square matrix say about its factorisation: found once, for all values on a pattern."""
 
+import collections
 import copy
 import functools
 import hashlib
@@ -16,6 +17,8 @@ _SYMMETRIC = 0.7
 DENSE = 0.2
 #: Up to so many rows nothing is compiled that can be done without.
 FEW = 3000
+#: Of a search for pivots without compiled code: looks at an entry, for each entry of the matrix.
+_LOOKS = 100
 #: Factors with fewer entries a row are computed column by column: in SuperLU's panels little is shared.
 _NARROW = 100
 
@@ -95,7 +98,10 @@ class Structure:
         """Whether the zeros make every matrix singular."""
         if self.diagonal is not None:
             return False
-        return not self._has_easy_matching() and structural_rank(self.matrix(np.ones(self.nnz))) < self.size
+        matches = self._matches_soon()
+        if matches is None:
+            matches = structural_rank(self.matrix(np.ones(self.nnz))) == self.size
+        return not matches
 
     @property
     def is_dense(self) -> bool:
@@ -133,29 +139,40 @@ class Structure:
         rows[lu.perm_c] = np.arange(self.size)
         self._chosen[symmetric] = rows, int(lu.nnz)
 
-    def _has_easy_matching(self) -> bool:
-        """Whether rows find a column each by taking the rarest that is left, or by moving one row that is in
-        the way.  Most matrices of a few thousand rows are through here; numba takes a second to be
-        imported."""
+    def _matches_soon(self) -> bool | None:
+        """Whether each row finds a column of its own, None where that would take long to find out.
+
+        numba, which is quick where there are many rows, takes a second to be imported, and some to compile.
+        """
         if self.size > FEW:
-            return False
+            return None
         rarity = np.bincount(self.indices, minlength=self.size)
         columns = [row[np.argsort(rarity[row])].tolist() for row in np.split(self.indices, self.indptr[1:-1])]
         row_of: dict[int, int] = {}
-        for row in np.argsort(np.diff(self.indptr)).tolist():
-            free = next((column for column in columns[row] if column not in row_of), None)
-            if free is None:
-                moves = (
-                    (column, other)
-                    for column in columns[row]
-                    for other in columns[row_of[column]]
-                    if other not in row_of
-                )
-                taken, free = next(moves, (None, None))
-                if taken is None or free is None:
-                    return False
-                row_of[free], free = row_of[taken], taken
-            row_of[free] = row
+        looks = _LOOKS * self.nnz
+        for start in np.argsort(np.diff(self.indptr)).tolist():
+            # A path from row to row, each by a column that the next one holds, to a column that none holds.
+            came_by: dict[int, tuple[int, int]] = {}  # of a column, the row from which, and that row's own
+            rows, own, free = collections.deque([start]), {start: -1}, -1
+            while rows and free < 0:
+                row = rows.popleft()
+                looks -= len(columns[row])
+                for column in columns[row]:
+                    if column in came_by:
+                        continue
+                    came_by[column] = row, own[row]
+                    if column not in row_of:
+                        free = column
+                        break
+                    own[row_of[column]] = column
+                    rows.append(row_of[column])
+            if free < 0:
+                return False
+            if looks < 0:
+                return None
+            while free >= 0:
+                row, before = came_by[free]
+                row_of[free], free = row, before
         return True
 
 
