@@ -48,6 +48,10 @@ def _solved(solver: str) -> pl.Expr:
     return (pl.col("ok") & (pl.col("solver") == solver)).sum()
 
 
+def _in_short(text: str) -> str:
+    return text if len(text) < 80 else f"{text[:76].rstrip()} ..."
+
+
 _VALUES = (
     Value("systems", "{:,}".format, pl.col("problem").n_unique()),
     Value("auto", "{}".format, _solved("auto"), stay=True),
@@ -89,7 +93,7 @@ SUITE = Suite(
             where=_HERE,
             derive=lambda rows: rows.filter(~pl.col("ok").all().over("problem")),
             across="solver",
-            values=(Value("", "{}".format, pl.when("ok").then(pl.lit("solved")).otherwise("reason")),),
+            values=(Value("", _in_short, pl.when("ok").then(pl.lit("solved")).otherwise("reason")),),
             verdict=False,
         ),
     ),
