@@ -24,6 +24,8 @@ DOCS = Path(__file__).parent
 RECORDS = DOCS / "benchmarks"
 #: Suites whose promises look at the records of others too.
 ALSO = {"foundation": ("geometric",)}
+#: Suites of which the pages have their own tables only, not one for each system.
+SHORT = ("collection", "hard")
 
 
 def _is(problem: str, **fields: object) -> pl.Expr:
@@ -45,6 +47,7 @@ PICTURES = (
     ("diffusion-work-precision", "diffusion", "evaluations", _is("ring")),
     ("diffusion-orders", "diffusion", "order", _is("mixture1d")),
     ("diffusion-memory", "diffusion", "reverse", _is("images[batch=4")),
+    ("hard-profile", "hard", "profile", pl.len().over("solver_name", "preconditioner", "library") >= 10),
     ("diffusion-digits", "diffusion", "digits", _is("trained_digits")),
 )
 
@@ -69,7 +72,9 @@ def all_tables() -> dict[str, str]:
         for table in chosen.tables:
             found.setdefault(table.name, []).extend(table.render(rows(name, *ALSO.get(name, ()))))
         for table in chosen.work.tables:
-            found.setdefault(table.name or name, []).extend(table.render(rows(name)))
+            marker = table.name or name
+            if name not in SHORT:
+                found.setdefault(marker, []).extend(table.render(rows(name)))
     return {name: tables.markdown(made) for name, made in found.items()}
 
 
