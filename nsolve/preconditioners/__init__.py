@@ -4,10 +4,12 @@ from .._variable import AbstractVariablePreconditioner as AbstractVariablePrecon
 from .base import AbstractApproximateInverse as AbstractApproximateInverse
 from .base import AbstractPreconditioner as AbstractPreconditioner
 from .chebyshev import Chebyshev as Chebyshev
+from .composite import Composite as Composite
 from .incomplete import IncompleteCholesky as IncompleteCholesky
 from .incomplete import IncompleteLU as IncompleteLU
 from .jacobi import Jacobi as Jacobi
 from .multigrid import Multigrid as Multigrid
+from .precision import LowPrecision as LowPrecision
 from .saddle_point import SaddlePoint as SaddlePoint
 from .sketched_qr import SketchedQR as SketchedQR
 from .ssor import SSOR as SSOR
