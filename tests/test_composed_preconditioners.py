@@ -25,9 +25,6 @@ def close(actual, expected, tol=1e-12):
     assert np.linalg.norm(np.asarray(actual) - expected) <= tol * np.linalg.norm(expected)
 
 
-# --- low precision -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("inner", [pc.Jacobi(), pc.IncompleteLU(), pc.SSOR()], ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize(("operator", "unit"), [(PLAIN, 1.0), (COMPLEX, 2.0**200), (PLAIN, 2.0**-300)])
 def test_low_precision_is_the_inner_one_rounded(inner, operator, unit):
@@ -66,9 +63,6 @@ def test_tags_and_words_are_the_inner_ones():
     made = pc.LowPrecision(pc.IncompleteCholesky())(DEFINITE)
     assert lx.is_positive_semidefinite(made) and "in float32" in repr(made)
     assert not lx.is_positive_semidefinite(pc.LowPrecision(pc.IncompleteLU())(PLAIN))
-
-
-# --- composites ----------------------------------------------------------------------------------------------
 
 
 def dense(kind, parts, matrix):
@@ -110,8 +104,6 @@ def test_which_composites_are_definite():
     with pytest.raises(ValueError, match="needs a positive definite preconditioner"):
         lx.linear_solve(DEFINITE, b, ns.CG(1e-10, preconditioner=pc.Composite((jacobi, ssor))))
 
-
-# --- both ----------------------------------------------------------------------------------------------------
 
 BOTH = [pc.LowPrecision(pc.IncompleteLU()), pc.Composite((pc.Jacobi(), pc.IncompleteLU()))]
 

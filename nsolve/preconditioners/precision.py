@@ -77,8 +77,8 @@ class LowPrecision(AbstractPreconditioner):
     def __check_init__(self):
         if not isinstance(self.inner, AbstractPreconditioner):
             raise TypeError(
-                "`LowPrecision(inner=...)` must be a preconditioner constructor, such as `Multigrid()`, but is "
-                f"{self.inner!r}."
+                "`LowPrecision(inner=...)` must be a preconditioner constructor, such as `Multigrid()`, "
+                f"but is {self.inner!r}."
             )
         if not jnp.issubdtype(self.dtype, jnp.floating):
             raise TypeError(
