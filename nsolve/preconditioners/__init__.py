@@ -5,6 +5,7 @@ from .base import AbstractApproximateInverse as AbstractApproximateInverse
 from .base import AbstractPreconditioner as AbstractPreconditioner
 from .chebyshev import Chebyshev as Chebyshev
 from .composite import Composite as Composite
+from .deflation import Deflation as Deflation
 from .incomplete import IncompleteCholesky as IncompleteCholesky
 from .incomplete import IncompleteLU as IncompleteLU
 from .jacobi import Jacobi as Jacobi
