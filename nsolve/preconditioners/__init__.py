@@ -10,9 +10,11 @@ from .incomplete import IncompleteCholesky as IncompleteCholesky
 from .incomplete import IncompleteLU as IncompleteLU
 from .jacobi import Jacobi as Jacobi
 from .multigrid import Multigrid as Multigrid
+from .nystrom import Nystrom as Nystrom
 from .precision import LowPrecision as LowPrecision
 from .saddle_point import SaddlePoint as SaddlePoint
 from .sketched_qr import SketchedQR as SketchedQR
+from .sparse_inverse import SparseApproximateInverse as SparseApproximateInverse
 from .ssor import SSOR as SSOR
 from .threshold import ThresholdCholesky as ThresholdCholesky
 from .threshold import ThresholdLU as ThresholdLU

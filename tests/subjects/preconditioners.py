@@ -6,6 +6,7 @@ import numpy as np
 import nsolve as ns
 
 from ..contract import Subject
+from ..test_sparse_inverse import dense_factor, dense_spai
 from ..test_threshold_cholesky import dense_inverse
 from .linear import PSD, normal
 
@@ -15,6 +16,7 @@ _lower = np.where(_rng.random((_n, _n)) < 0.3, _rng.uniform(-1, 1, (_n, _n)), 0)
 _lower = np.tril(_lower, -1)
 _matrix = _lower + _lower.T + np.diag(abs(_lower + _lower.T).sum(1) + 0.5)
 A = ns.SparseLinearOperator.from_scipy(_matrix, PSD)
+_untagged = ns.SparseLinearOperator.from_scipy(_matrix)
 _x = np.asarray(normal(_rng, _n, float))
 
 
@@ -82,4 +84,7 @@ SUBJECTS = [
     _row("incomplete-lu", P.IncompleteLU(), lambda a: np.linalg.inv(_kept(a))),
     _row("threshold-cholesky", P.ThresholdCholesky(0.1), lambda a: dense_inverse(a, 0.1)),
     _row("saddle-point", P.SaddlePoint(_half, block=P.Jacobi()), _blocks, K),
+    _row("fsai", P.SparseApproximateInverse(), lambda a: (g := dense_factor(a)).T @ g),
+    _row("spai", P.SparseApproximateInverse(), dense_spai, _untagged),
+    _row("nystrom", P.Nystrom(_n, shift=0.1), np.linalg.inv),
 ]

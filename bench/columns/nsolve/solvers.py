@@ -35,7 +35,7 @@ PRECONDITIONER_CLASSES = {
     "ict": "ThresholdCholesky",
     "ilut": "ThresholdLU",
     "saddle_point": "SaddlePoint",
-    "spai": "SparseApproximateInverse",
+    "fsai": "SparseApproximateInverse",
     "chebyshev": "Chebyshev",
     "polynomial": "Polynomial",
     "multigrid": "Multigrid",
