@@ -32,7 +32,7 @@ from ..preconditioners.base import (
     array_structure,
     constant,
 )
-from .factors import INCOMPLETE, Recipe, Side
+from .factors import HIERARCHIES, INCOMPLETE, Recipe, Side
 from .matching import deficiency
 from .memory import physical_memory
 from .ordering import Fill, minimum_degree, predicted_fill
@@ -47,6 +47,7 @@ _CONJUGATED: dict[Side, Side] = {"N": "C", "C": "N", "T": "H", "H": "T"}
 class Factorisation(eqx.Module):
     """A direct solver's state: the matrix, and the key to its factors, which the host remembers.
 
+    Behind the matrix's entries, `values` may hold vectors that the recipe wants.
     The factors are shared by all states of equal matrices.  Those that were used last are kept, up to an
     eighth of the machine's memory; a state whose factors are gone makes them anew.
     """
@@ -180,7 +181,7 @@ class DirectInverse(AbstractApproximateInverse):
 
     def mv(self, vector: Array) -> Array:
         state = self.state
-        matrix = SparseLinearOperator(state.values, state.pattern)
+        matrix = SparseLinearOperator(state.values[: state.pattern.nnz], state.pattern)
         product = {"N": matrix, "T": matrix.T, "C": lx.conj(matrix), "H": lx.conj(matrix).T}[state.side]
 
         def solve(state: Factorisation, b: Array) -> Array:
@@ -199,10 +200,10 @@ class DirectInverse(AbstractApproximateInverse):
         return self.constructor.build(constant(operator))
 
     def transpose(self) -> "DirectInverse":
-        return DirectInverse(self.state.transpose(), self.constructor, self.structure, self.tags)
+        return dataclasses.replace(self, state=self.state.transpose())
 
     def conj(self) -> "DirectInverse":
-        return DirectInverse(self.state.conj(), self.constructor, self.structure, self.tags)
+        return dataclasses.replace(self, state=self.state.conj())
 
     def __repr__(self) -> str:
         entries = self.state.num_entries
@@ -215,7 +216,8 @@ class DirectInverse(AbstractApproximateInverse):
 def factorised(
     recipe: Recipe, name: str, pattern: SparsityPattern, values: Array, structure: PyTree
 ) -> Factorisation:
-    """The state of a solver or preconditioner `name` for the matrix with these values."""
+    """The state of a solver or preconditioner `name` for the matrix with these values, behind which there may
+    be vectors."""
     from ..kernels import factors
 
     if pattern.indptr.dtype != np.int32:
@@ -223,7 +225,7 @@ def factorised(
     deficient = structural_deficiency(pattern)
     if deficient:
         raise ValueError(f"`{name}`: the matrix is singular whatever the values of its entries: {deficient}.")
-    if pattern.shape[0] > _NEVER_LARGE and recipe.kind not in INCOMPLETE:
+    if pattern.shape[0] > _NEVER_LARGE and recipe.kind not in INCOMPLETE + HIERARCHIES:
         size, memory = factor_cost(pattern)[0], physical_memory()
         if size > memory:
             raise ValueError(

@@ -18,7 +18,7 @@ from .matching import maximum_product
 from .norms import inverse_norm, norm, uneven, unit_of
 from .structure import FEW, Structure, structure_of
 
-Kind = Literal["lu", "cholesky", "incomplete", "incomplete_cholesky"]
+Kind = Literal["lu", "cholesky", "incomplete", "incomplete_cholesky", "ruge_stuben", "smoothed_aggregation"]
 Side = Literal["N", "T", "C", "H"]  # A x = b, with A as it is, transposed, conjugated, both
 
 #: A factorisation without pivoting keeps a diagonal entry this small beside the largest of its column.
@@ -27,15 +27,20 @@ _THRESHOLD = 0.01
 _FIRST_SHIFT = 1e-3
 #: Those whose fill is limited.
 INCOMPLETE: tuple[Kind, ...] = ("incomplete", "incomplete_cholesky")
+#: Those that are no factors, but coarser and coarser matrices.
+HIERARCHIES: tuple[Kind, ...] = ("ruge_stuben", "smoothed_aggregation")
 
 
 class Recipe(NamedTuple):
-    """What is to be made of a matrix; the numbers are those of incomplete factors."""
+    """What is to be made of a matrix; the numbers are those of incomplete factors, the last two those of
+    hierarchies."""
 
     kind: Kind
     drop_tolerance: float = 0.0
     fill_factor: float = 0.0
     shift: float = 0.0
+    theta: float = 0.0
+    block_size: float = 1.0
 
 
 class Quality(NamedTuple):
@@ -89,6 +94,11 @@ class Factors:
             self._products[side] = matrix.T if side in "TH" else matrix
         return self._products[side] @ x
 
+    @property
+    def table(self) -> list[tuple[int, int]]:
+        """Unknowns and entries of each level, of a hierarchy."""
+        return getattr(self._lu, "table", [])
+
     def apply(self, b: np.ndarray, side: Side) -> np.ndarray:
         """`op(A)^-1 b` for one vector, without refinement."""
         if side == "C":
@@ -118,16 +128,21 @@ class _Scaled(NamedTuple):
 
 
 @np.errstate(all="ignore")  # what leaves the range is seen in the end
-def factorise(matrix: Any, recipe: Recipe) -> tuple[Factors | None, Quality]:
-    """Factors of a square `scipy.sparse.csr_array` in canonical format, and how it went."""
+def factorise(
+    matrix: Any, recipe: Recipe, vectors: np.ndarray | None = None
+) -> tuple[Factors | None, Quality]:
+    """Factors of a square `scipy.sparse.csr_array` in canonical format, and how it went; `vectors` as a
+    hierarchy wants them."""
     structure = structure_of(matrix.indptr, matrix.indices)
-    factors, quality = _factors_of(structure, matrix.data, recipe)
+    factors, quality = _factors_of(structure, matrix.data, recipe, vectors)
     if factors is not None:
         factors.measure(structure, matrix.data)
     return factors, quality
 
 
-def _factors_of(structure: Structure, values: np.ndarray, recipe: Recipe) -> tuple[Factors | None, Quality]:
+def _factors_of(
+    structure: Structure, values: np.ndarray, recipe: Recipe, vectors: np.ndarray | None
+) -> tuple[Factors | None, Quality]:
     singular = Quality(CODES["singular_matrix"], 0.0, 0)
     if not np.isfinite(values).all():
         return None, Quality(CODES["nonfinite_operator"], 0.0, 0)
@@ -146,6 +161,11 @@ def _factors_of(structure: Structure, values: np.ndarray, recipe: Recipe) -> tup
 
         triangles, quality = threshold_cholesky(structure.matrix(values), recipe)
         return None if triangles is None else Factors(triangles, None, None, None, values.dtype), quality
+    if recipe.kind in HIERARCHIES:
+        from .hierarchy import hierarchy  # here, since it imports numba
+
+        made, quality = hierarchy(structure.matrix(values), recipe, vectors)
+        return None if made is None else Factors(made, None, None, None, values.dtype), quality
     scaled = _Scaled(structure, values, None)
     if not _is_balanced(structure, values):
         scaling = equilibrate(scaled.matrix, recipe.kind == "cholesky", max_steps=3)

@@ -33,8 +33,11 @@ def fingerprint(structure: Structure, values: np.ndarray, recipe: Recipe) -> byt
     return digest.digest()[:16]
 
 
-def remembered(key: bytes, make: Callable[[], tuple[Any, Recipe]]) -> tuple[Factors | None, Quality]:
-    """The factors that are remembered, or new ones of the matrix, and by the recipe, that `make()` gives."""
+def remembered(
+    key: bytes, make: Callable[[], tuple[Any, Recipe, np.ndarray]]
+) -> tuple[Factors | None, Quality]:
+    """The factors that are remembered, or new ones by what `make()` gives: the matrix, the recipe, and the
+    vectors that it wants."""
     global _bytes
     with _lock:
         if key in _remembered:

@@ -1,7 +1,7 @@
 """Sparse factorisations, and solves with them, as functions that XLA calls."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Array
@@ -12,7 +12,7 @@ from ..direct.factors import Kind, Recipe, Side
 from ..direct.structure import structure_of
 from .host import call, host_kernel
 
-_KINDS: tuple[Kind, ...] = ("lu", "cholesky", "incomplete", "incomplete_cholesky")
+_KINDS: tuple[Kind, ...] = get_args(Kind)
 _SIDES: tuple[Side, ...] = ("N", "T", "C", "H")
 
 
@@ -25,12 +25,20 @@ def _recipe(how: np.ndarray) -> Recipe:
     return Recipe(_KINDS[int(kind)], *numbers)
 
 
+def _given(
+    recipe: Recipe, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray
+) -> tuple[Any, Recipe, np.ndarray]:
+    """The matrix, the recipe, and the vectors that follow the matrix's entries."""
+    structure = structure_of(indptr, indices)
+    return structure.matrix(values[: structure.nnz]), recipe, values[structure.nnz :]
+
+
 def _factorise(
     how: np.ndarray, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray
 ) -> Sequence[np.ndarray]:
     recipe, structure = _recipe(how), structure_of(indptr, indices)
     key = memory.fingerprint(structure, values, recipe)
-    _, quality = memory.remembered(key, lambda: (structure.matrix(values), recipe))
+    _, quality = memory.remembered(key, lambda: _given(recipe, indptr, indices, values))
     return (
         np.array([quality.reciprocal_condition], np.finfo(values.dtype).dtype),
         np.array([quality.code, quality.entries], np.int32),
@@ -45,11 +53,7 @@ def _solve(
     b: np.ndarray,
     matrix: Callable[[], Sequence[np.ndarray]],
 ) -> Sequence[np.ndarray]:
-    def make() -> tuple[Any, Recipe]:
-        indptr, indices, values = matrix()
-        return structure_of(indptr, indices).matrix(values), _recipe(how)
-
-    factors, quality = memory.remembered(key.tobytes(), make)
+    factors, quality = memory.remembered(key.tobytes(), lambda: _given(_recipe(how), *matrix()))
     solved = refine.solve(factors, quality, b, _SIDES[int(how[-1])], *tolerances.tolist())
     return (
         solved.value,
@@ -64,7 +68,8 @@ _SOLVE = host_kernel("solve_with_factors", _solve, deferred=3, failed=CODES["fac
 
 def factorise(recipe: Recipe, indptr: Array, indices: Array, values: Array) -> tuple[Array, Array, Array]:
     """The reciprocal condition (of incomplete factors the shift) `(1,)`, a reason's number and the entries of
-    the factors `(2,)`, and the key under which they are remembered `(4,)`."""
+    the factors `(2,)`, and the key under which they are remembered `(4,)`; behind the entries, `values` may
+    hold vectors that the recipe wants."""
     real = np.finfo(values.dtype).dtype
     measures, counts, key = call(
         _FACTORISE,
@@ -93,3 +98,12 @@ def solve(
         like=[(b.size, b.dtype), (3, np.finfo(b.dtype).dtype), (2, np.int32)],
     )
     return value, measures, counts
+
+
+def table(recipe: Recipe, indptr: Array, indices: Array, values: Array, key: Array) -> list[tuple[int, int]]:
+    """Unknowns and entries of each level of a hierarchy; none where there is no hierarchy."""
+    arrays = [np.asarray(array) for array in (indptr, indices, values)]
+    found, _ = memory.remembered(
+        np.asarray(key).tobytes(), lambda: _given(_recipe(_as_array(recipe)), *arrays)
+    )
+    return [] if found is None else found.table

@@ -1,4 +1,6 @@
-"""Multigrid: levels made from a stencil (`geometric`), and one cycle that runs on them (`cycle`)."""
+"""Multigrid: levels made from a stencil (`geometric`), and one cycle that runs on them (`cycle`); of a
+matrix alone, on the host (`algebraic`)."""
 
+from .algebraic import AlgebraicMultigrid as AlgebraicMultigrid
 from .geometric import Multigrid as Multigrid
 from .geometric import MultigridInverse as MultigridInverse
