@@ -3,6 +3,7 @@
 from .._variable import AbstractVariablePreconditioner as AbstractVariablePreconditioner
 from .base import AbstractApproximateInverse as AbstractApproximateInverse
 from .base import AbstractPreconditioner as AbstractPreconditioner
+from .block_jacobi import BlockJacobi as BlockJacobi
 from .chebyshev import Chebyshev as Chebyshev
 from .composite import Composite as Composite
 from .deflation import Deflation as Deflation
@@ -14,6 +15,7 @@ from .multigrid import Multigrid as Multigrid
 from .nystrom import Nystrom as Nystrom
 from .precision import LowPrecision as LowPrecision
 from .saddle_point import SaddlePoint as SaddlePoint
+from .schwarz import Schwarz as Schwarz
 from .sketched_qr import SketchedQR as SketchedQR
 from .sparse_inverse import SparseApproximateInverse as SparseApproximateInverse
 from .ssor import SSOR as SSOR
