@@ -96,6 +96,9 @@ def test_the_rank_is_found():
     assert f"rank {rank}, its smallest eigenvalue {float(inverse.eigenvalues[-1]):.3g};" in repr(inverse)
     assert len(Nystrom(None, 1.0)(operator(dense + np.eye(200))).eigenvalues) == 16
     assert len(Nystrom(None, 1e-12)(operator(decaying(20, 1e-12)[0])).eigenvalues) == 20
+    b = jnp.ones(200)
+    solution = lx.linear_solve(operator(dense), b, ns.CG(rtol=1e-8), options={"preconditioner": inverse})
+    assert solution.stats["num_steps"] < 40
     refreshed = eqx.filter_jit(lambda inverse, dense: inverse.refresh(operator(dense)))(inverse, dense)
     np.testing.assert_allclose(refreshed.as_matrix(), inverse.as_matrix(), rtol=1e-8, atol=1e-8)
 

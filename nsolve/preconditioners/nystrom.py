@@ -67,7 +67,8 @@ class Nystrom(AbstractPreconditioner):
     whatever the condition.  Where they decay slowly, as a Laplacian's do, it does not help.
 
     * `rank`: how many eigenvectors, at most the number of unknowns.  None: doubled from 16 on until the last
-      estimated eigenvalue is at most ten times the shift; concrete operators only.
+      estimated eigenvalue is at most ten times the shift.  Concrete operators only: call it before the
+      solve, and pass what it makes as `options={"preconditioner": M}`.
     * `shift`: what was added to the diagonal of `B`; more precisely, any positive number that `A`'s
       eigenvalues are not below.  The operator to precondition is `A`, the shift included.
     * `key`: a key of `jax.random`; without one the same is used each time.
@@ -126,7 +127,8 @@ class Nystrom(AbstractPreconditioner):
             if self.rank is None and not (known and not isinstance(shift, Tracer)):
                 raise ValueError(
                     "`Nystrom(rank=None)` finds the rank from the numbers, and the operator or the shift is "
-                    "traced. Set the rank, or make the preconditioner outside of `jit`: its `refresh` may be "
+                    "traced, as all inside a solve are. Set the rank, or make the preconditioner before: "
+                    '`M = Nystrom(None, shift)(A)`, then `options={"preconditioner": M}`. `M.refresh` may be '
                     "traced."
                 )
             if known and not jnp.isfinite(eigenvalues).all():
