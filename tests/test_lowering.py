@@ -44,6 +44,8 @@ class Net(eqx.Module):
 PRECONDITIONERS = {
     "none": (lambda: None, _matrix),
     "jacobi": (precond.Jacobi, _matrix),
+    "block-jacobi": (lambda: precond.BlockJacobi(4), _matrix),
+    "schwarz": (lambda: precond.Schwarz(4), _matrix),
     "ssor": (precond.SSOR, _matrix),
     "ssor-multicolour": (lambda: precond.SSOR(ordering="multicolour"), _matrix),
     "ic": (precond.IncompleteCholesky, _matrix),

@@ -43,8 +43,8 @@ class BlockJacobi(AbstractPreconditioner):
     doi:10.1137/1.9780898718003.
     """
 
-    block_size: int | None = eqx.field(static=True)
-    blocks: Partition | None = eqx.field(static=True)
+    block_size: int | None = eqx.field(default=None, static=True)
+    blocks: Partition | None = eqx.field(default=None, static=True)
 
     def __init__(self, block_size: int | None = None, blocks: Any = None):
         if block_size is not None and blocks is not None:

@@ -33,8 +33,8 @@ class Schwarz(AbstractPreconditioner):
     `M = sum R_i^T A_i^-1 R_i + R_0^T (R_0 A R_0^T)^-1 R_0`.
 
     For sparse matrices of meshes and other graphs with few neighbours: stronger than `BlockJacobi` by its
-    overlap, and with the coarse space steps hardly grow with the number of subdomains of one size.  All of
-    it is batched products of dense matrices, so that it suits accelerators.
+    overlap, and with the coarse space the steps stay bounded as subdomains of one size become more.  All is
+    batched products of dense matrices, so that it suits accelerators.
 
     * `subdomains`: how many, found by halving the matrix's graph again and again in reverse Cuthill-McKee
       order; or the number of each unknown's subdomain, `(unknowns,)`, concrete integers `0, 1, …` of which
@@ -60,9 +60,9 @@ class Schwarz(AbstractPreconditioner):
     """
 
     subdomains: int | Partition = eqx.field(static=True)
-    overlap: int = eqx.field(static=True)
-    variant: Variant = eqx.field(static=True)
-    coarse: bool = eqx.field(static=True)
+    overlap: int = eqx.field(default=1, static=True)
+    variant: Variant = eqx.field(default="additive", static=True)
+    coarse: bool = eqx.field(default=True, static=True)
 
     def __init__(self, subdomains: Any, overlap: int = 1, variant: Variant = "additive", coarse: bool = True):
         if np.ndim(subdomains) == 0 and not isinstance(subdomains, Partition):

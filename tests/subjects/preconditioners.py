@@ -1,5 +1,7 @@
 """The preconditioners' table: what each makes of a vector, linear in it and constant in the operator."""
 
+from importlib.util import find_spec
+
 import lineax as lx
 import numpy as np
 
@@ -52,6 +54,17 @@ def _kept(a):
     return (np.tril(a, -1) + np.eye(len(a))) @ np.triu(a)
 
 
+def _local(a, labels, overlap, coarse=False):
+    """The sum of the inverses on groups of unknowns, and on the constants of each group."""
+    inverse, labels = np.zeros_like(a), np.asarray(labels)
+    sums = (labels[None, :] == np.unique(labels)[:, None]).astype(float)
+    for inside in sums > 0:
+        for _ in range(overlap):
+            inside = (a != 0) @ inside
+        inverse[np.ix_(inside, inside)] += np.linalg.inv(a[np.ix_(inside, inside)])
+    return inverse + sums.T @ np.linalg.inv(sums @ a @ sums.T) @ sums if coarse else inverse
+
+
 def _blocks(k):
     """Of a saddle point: the leading block's diagonal, and an incomplete factor of what is left."""
     a, b, c = k[:_half, :_half], k[_half:, :_half], -k[_half:, _half:]
@@ -79,10 +92,14 @@ def _row(name, make, inverse, operator=A, **fields) -> Subject:
 P = ns.preconditioners
 SUBJECTS = [
     _row("jacobi", P.Jacobi(), lambda a: np.diag(1 / np.diag(a))),
+    _row("block-jacobi", P.BlockJacobi(5), lambda a: _local(a, np.arange(_n) // 5, 0)),
+    _row("schwarz", P.Schwarz(np.arange(_n) % 3), lambda a: _local(a, np.arange(_n) % 3, 1, coarse=True)),
     _row("ssor", P.SSOR(omega=1.3), lambda a: _ssor(a, 1.3)),
     _row("incomplete-cholesky", P.IncompleteCholesky(), lambda a: np.linalg.inv(_kept(a))),
     _row("incomplete-lu", P.IncompleteLU(), lambda a: np.linalg.inv(_kept(a))),
     _row("threshold-cholesky", P.ThresholdCholesky(0.1), lambda a: dense_inverse(a, 0.1)),
+    # So few unknowns are one level, and M the inverse.
+    *([_row("algebraic-multigrid", P.AlgebraicMultigrid(), np.linalg.inv)] if find_spec("pyamg") else []),
     _row("saddle-point", P.SaddlePoint(_half, block=P.Jacobi()), _blocks, K),
     _row("fsai", P.SparseApproximateInverse(), lambda a: (g := dense_factor(a)).T @ g),
     _row("spai", P.SparseApproximateInverse(), dense_spai, _untagged),

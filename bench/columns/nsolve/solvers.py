@@ -29,6 +29,7 @@ DIRECT_CLASSES = {"sparse_lu": "SparseLU", "sparse_cholesky": "SparseCholesky"}
 PRECONDITIONER_CLASSES = {
     "jacobi": "Jacobi",
     "block_jacobi": "BlockJacobi",
+    "schwarz": "Schwarz",
     "ssor": "SSOR",
     "ic": "IncompleteCholesky",
     "ilu": "IncompleteLU",
