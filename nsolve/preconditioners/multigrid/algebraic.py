@@ -94,7 +94,8 @@ class AlgebraicMultigrid(AbstractPreconditioner):
         _require_positive_diagonal(matrix, who)
         theta = _METHODS[self.method] if self.theta is None else self.theta
         recipe = Recipe(self.method, theta=theta, block_size=float(self.block_size))
-        values = jnp.concatenate([matrix.values, *self._vectors(matrix)])
+        vectors = self._vectors(matrix)
+        values = jnp.concatenate([matrix.values, *vectors]) if vectors else matrix.values
         state = factorised(recipe, who, matrix.pattern, values, structure)
         return AlgebraicMultigridInverse(state, self, structure, tags_of(operator) & _TAGS)
 
