@@ -118,9 +118,7 @@ SUITE = Suite(
             derive=_by_short_names,
             across="size",
             across_heading="{:,}".format,
-            values=(
-                Value("set-up and solve", seconds, "total", ok=True),
-            ),
+            values=(Value("set-up and solve", seconds, "total", ok=True),),
             verdict=False,
         ),
         Table(
