@@ -202,7 +202,7 @@ class AbstractLeastSquaresSolver(lx.AbstractLinearSolver[System]):
             factor = jnp.asarray(self.damping, real_dtype(vector)) / unit
             if form.transposed:
                 forward, backward = _beside(forward, factor), _stacked(backward, factor)
-                zeros = zeros(state.operator.out_structure())
+                zeros = (zeros, zeros_like(state.operator.out_structure()))
             else:
                 forward, backward = _stacked(forward, factor), _beside(backward, factor)
                 b = (vector, zeros)
