@@ -41,7 +41,7 @@ from ._vectors import (
     where,
     zeros_like,
 )
-from .monitor import AbstractMonitor, Watch, Watched
+from .monitor import GO_ON, AbstractMonitor, Watched, opened
 
 #: How much of the residual may be rounding before it is computed again.
 _DRIFT = 1e-3
@@ -93,10 +93,6 @@ class Method(NamedTuple):
     def close(self, state: Any) -> Any:
         """The memory after a cycle."""
         return None if self.remember is None else self.remember(state)
-
-
-#: In the place of a reason's number: the solve goes on.
-_RUNNING = -1
 
 
 class _Outer(NamedTuple):
@@ -270,7 +266,7 @@ def solve_to_true_residual(
         if watched is not None:
             code = jnp.where(stopped, watched.reason, code)
         running = (num_flat < method.patience) & ~broken & ~stopped & (steps < max_steps)
-        code = jnp.where(running, _RUNNING, code)
+        code = jnp.where(running, GO_ON, code)
         code = jnp.where(converged, CODES["converged"], code)
         worse = ~finite | (r_norm > outer.residual_norm)
         if keep_best:
@@ -292,7 +288,7 @@ def solve_to_true_residual(
                 doubtful,
                 code,
             )
-            code = jnp.where(doubtful, _RUNNING, code)
+            code = jnp.where(doubtful, GO_ON, code)
         x_next, r_next, norm_next = x, r, r_norm
         # A cycle that gained nothing is the last where patience is one: nobody goes on from it.
         if keep_best or method.patience > 1 or recursion is not None:
@@ -301,7 +297,7 @@ def solve_to_true_residual(
         if search is not None and best is not None and least is not None:
             replaying = search.replay > 0
             honest = r_norm <= HONEST * state.residual_norm
-            failed = ~converged & ~fixed & (replaying | (code != _RUNNING))
+            failed = ~converged & ~fixed & (replaying | (code != GO_ON))
             passed = (least[1] < count) & (least[0] < WORTH_A_REPLAY * best[1])
             search = search._replace(first=jnp.where((num_cycles == 0) & ~honest, count, search.first))
             begun = search.begun(failed, passed, least[1], count, worse & ~honest, code)
@@ -310,7 +306,7 @@ def solve_to_true_residual(
             search = search.rewound(rewind)
             again = ~converged & (search.replay > 0)
             code = jnp.where(replaying & ~converged, search.code, code)
-            code = jnp.where(again, _RUNNING, code)
+            code = jnp.where(again, GO_ON, code)
             steps = jnp.where(replaying, before, steps)
             memory = where(replaying, outer.memory, memory)
             # back to where the cycle began
@@ -326,15 +322,7 @@ def solve_to_true_residual(
         return _Outer(x_next, r_next, norm_next, counters, history, memory, recursion, packed, best, watched)
 
     zero, no = jnp.zeros((), jnp.int32), jnp.array(False)
-    start_converged = jnp.isfinite(norm0) & (norm0 <= tol)
-    stops = start_converged | ~jnp.isfinite(norm0) | (jnp.asarray(max_steps, jnp.int32) <= 0)
-    code = jnp.where(stops, CODES["max_steps"], _RUNNING)
-    watch = watched = None
-    if monitor is not None:
-        watch = Watch(monitor, name, max_steps, unit, b_norm, tol)
-        watched = watch.begun(norm0)
-        code = jnp.where(watched.goes_on | stops, code, watched.reason)
-    code = jnp.where(start_converged, CODES["converged"], code)
+    watch, watched, code = opened(monitor, name, max_steps, unit, b_norm, tol, norm0)
     outer = _Outer(
         x=x0,
         r=r0,
@@ -347,7 +335,7 @@ def solve_to_true_residual(
         best=(x0, norm0) if keep_best else None,
         watched=watched,
     )
-    outer = jax.lax.while_loop(lambda outer: outer.counters[2] == _RUNNING, cycle, outer)
+    outer = jax.lax.while_loop(lambda outer: outer.counters[2] == GO_ON, cycle, outer)
 
     num_steps, num_cycles, code, _ = outer.counters
     x, r_norm, failed = outer.x, outer.residual_norm, code != CODES["converged"]

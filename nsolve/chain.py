@@ -236,7 +236,7 @@ def _after(time: Array, tree: Any) -> Any:
 
 
 def _tried(attempt: Attempt, state: Any, vector: Vector, y0: Vector | None) -> _Outcome:
-    takes_start = y0 is not None and isinstance(attempt.solver, AbstractIterativeSolver | Projected)
+    takes_start = y0 is not None and "y0" in attempt.solver.known_options
     value, _, stats = attempt.solver.compute(state, vector, {"y0": y0} if takes_start else {})
     code = jax.tree.leaves(stats["reason"])[0]
     steps = stats["num_steps"]

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from ._reasons import CODES
 
-#: What `AbstractMonitor.look` gives for a solve that goes on.
+#: In the place of a reason's number: the solve goes on.
 GO_ON = -1
 
 
@@ -78,7 +78,7 @@ class Monitor(AbstractMonitor):
     Works under `jit`, `grad` and `vmap`, which call it for each element, in any order, and for the tangent
     and adjoint solves as well.  It is part of what is compiled: the same function, not a new lambda for each
     solve, spares compiling again.  Norms are those of the recursion, which costs nothing; the solve itself
-    ends by the computed residual.  **Cost:** a call of the host, some ten microseconds, every `every` steps.
+    ends by the computed residual.  **Cost:** a call of the host every `every` steps.
     What it raises ends the solve as an error of JAX's.
     """
 
@@ -190,8 +190,7 @@ class Watch(NamedTuple):
     def begun(self, residual_norm: Array) -> Watched:
         """After the look at the start."""
         begin = Watched(self.monitor.init(), jnp.asarray(GO_ON, jnp.int32))
-        zero = jnp.zeros((), jnp.int32)
-        return self.looked(begin, zero, residual_norm, jnp.array(True))
+        return self.looked(begin, jnp.zeros((), jnp.int32), residual_norm, jnp.array(True))
 
     def looked(self, watched: Watched, num_steps: Array, residual_norm: Array, counts: Array) -> Watched:
         """After the look at a step."""
@@ -199,3 +198,25 @@ class Watch(NamedTuple):
         progress = Progress(self.solver, num_steps, self.max_steps, *norms)
         memory, reason = self.monitor.look(watched.memory, progress, counts)
         return Watched(memory, jnp.where(watched.goes_on, reason, watched.reason))
+
+
+def opened(
+    monitor: AbstractMonitor | None,
+    solver: str,
+    max_steps: int,
+    unit: Array,
+    vector_norm: Array,
+    tolerance: Array,
+    residual_norm: Array,
+) -> tuple[Watch | None, Watched | None, Array]:
+    """The watch at a solve, if there is one, after its look at the start; and the number of the reason to end
+    the solve right there, or `GO_ON`."""
+    converged = jnp.isfinite(residual_norm) & (residual_norm <= tolerance)
+    stops = ~jnp.isfinite(residual_norm) | (jnp.asarray(max_steps, jnp.int32) <= 0)
+    code, watch, watched = jnp.asarray(GO_ON, jnp.int32), None, None
+    if monitor is not None:
+        watch = Watch(monitor, solver, max_steps, unit, vector_norm, tolerance)
+        watched = watch.begun(residual_norm)
+        code = watched.reason
+    code = jnp.where(stops, CODES["max_steps"], code)
+    return watch, watched, jnp.where(converged, CODES["converged"], code)

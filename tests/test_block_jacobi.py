@@ -1,6 +1,5 @@
 """Block Jacobi preconditioning against its definition, and inside the solvers."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -10,6 +9,8 @@ import pytest
 import nsolve as ns
 from nsolve.preconditioners import BlockJacobi, Jacobi, local
 from tests.test_incomplete import DTYPES, PSD, assert_is, general, hermitian, sparse
+
+from .helpers import assert_refresh_is_set_up
 
 
 def dense_blocks(a, labels):
@@ -66,19 +67,8 @@ def test_grids_and_trees_are_flattened():
 
 @pytest.mark.parametrize("definite", [True, False])
 def test_refresh_traced_and_batched_equals_set_up(definite):
-    a = hermitian(20)
-    matrix, make, x = sparse(a, *([PSD] if definite else [])), BlockJacobi(6), jnp.arange(20.0)
-    inverse, other = make(matrix), matrix.with_values(matrix.values * 1.5)
-    np.testing.assert_allclose(inverse.refresh(other).mv(x), inverse.mv(x) / 1.5, rtol=1e-13)
-    both = jnp.stack([matrix.values, other.values])
-    batched = jax.vmap(lambda values: make(matrix.with_values(values)).mv(x))(both)
-    np.testing.assert_allclose(batched, [inverse.mv(x), inverse.mv(x) / 1.5], rtol=1e-13)
-    _, scanned = jax.lax.scan(
-        lambda inverse, values: ((new := inverse.refresh(matrix.with_values(values))), new.mv(x)),
-        eqx.filter_jit(make)(matrix),
-        both,
-    )
-    np.testing.assert_allclose(scanned, batched, rtol=1e-13)
+    matrix = sparse(hermitian(20), *([PSD] if definite else []))
+    inverse = assert_refresh_is_set_up(BlockJacobi(6), matrix, rtol=1e-13)
     with pytest.raises(ValueError, match="`refresh` needs an operator with the pattern"):
         inverse.refresh(sparse(general(20, seed=3)))
 

@@ -91,6 +91,7 @@ def test_under_jit_dependent_directions_are_left_out():
 #: A class in the place of a constructor.
 WRONG: Any = pc.Jacobi
 GRID = ns.SparseLinearOperator.from_scipy(grid_matrix(4), PSD)
+SKEW = ns.SparseLinearOperator.from_scipy(np.eye(16, k=1))
 W = jnp.asarray(RNG.standard_normal((2, 16)))
 
 
@@ -102,13 +103,9 @@ W = jnp.asarray(RNG.standard_normal((2, 16)))
         (lambda: pc.Deflation(W[:, :9])(GRID), ValueError, r"shape `\(k, 16\)`, but has \(2, 9\)"),
         (lambda: pc.Deflation(jnp.stack([W[0], W[0]]))(GRID), ValueError, "dependent.*only 1 directions"),
         (lambda: pc.Deflation(jnp.nan * W)(GRID), ValueError, "not finite"),
-        (lambda: pc.Deflation(W)(GRID + GRID.transpose() * 0 + _skew()), ValueError, "not tagged so"),
+        (lambda: pc.Deflation(W)(SKEW), ValueError, "not tagged so"),
     ],
 )
 def test_bad_input(make, error, words):
     with pytest.raises(error, match=words):
         make()
-
-
-def _skew() -> ns.SparseLinearOperator:
-    return ns.SparseLinearOperator.from_scipy(np.diag(np.ones(15), 1))

@@ -150,11 +150,17 @@ def test_failures_keep_their_reason():
         lx.linear_solve(NEUMANN, jnp.asarray(F), ns.Projected(ns.CG(1e-10, max_steps=3)))
     solution = solve(NEUMANN, np.full((10, 10), np.nan), ns.Projected(ns.CG(1e-10)))
     assert solution.result == lx.RESULTS.nonfinite_input
+    matrix = ns.as_sparse(NEUMANN)
+    broken = lx.TaggedLinearOperator(matrix.with_values(jnp.nan * matrix.values), PSD)
+    solution = solve(broken, F.ravel(), ns.Projected(ns.CG(1e-10)))
+    assert solution.stats["reason"] == ns.linear.REASONS.nonfinite_operator
 
 
 DIRICHLET = ns.StencilLinearOperator.poisson((6, 6), 1.0)
 UNTAGGED = lx.MatrixLinearOperator(jnp.asarray(deficient()[0]))
 ONES = jnp.ones((10, 10))
+#: Regular, with an eigenvalue of 1e-8 on constants, of which projection would rob the solution.
+NEARLY = ns.gallery.hard.nearly_singular(0, (10, 10), shift=1e-8).operator
 
 
 @pytest.mark.parametrize(
@@ -170,7 +176,11 @@ ONES = jnp.ones((10, 10))
         (lambda: ns.Projected(ns.CG(1e-8), [ONES, 2 * ONES]).init(NEUMANN, {}), "vector 1 is zero.*depends"),
         (lambda: ns.Projected(ns.CG(1e-8), 0 * ONES).init(NEUMANN, {}), "vector 0 is zero"),
         (lambda: ns.Projected(ns.CG(1e-8), jnp.nan * ONES).init(NEUMANN, {}), "vector 0 is zero, not finite"),
-        (lambda: ns.Projected(ns.CG(1e-8), ONES, [ONES, ONES]).init(NEUMANN, {}), "vector 1|as many vectors"),
+        (
+            lambda: ns.Projected(ns.CG(1e-8), ONES, [ONES, F]).init(NEUMANN, {}),
+            "as many vectors as `nullspace`, 1",
+        ),
+        (lambda: ns.Projected(ns.CG(1e-8)).init(NEARLY, {}), "not mapped to zero"),
         (lambda: ns.Projected(ns.CG(1e-8), "constants"), "is \"constant\" or vectors, but is 'constants'"),
     ],
 )

@@ -1,6 +1,5 @@
 """Block diagonal preconditioning of saddle points: against its definition, and inside MINRES."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -12,6 +11,8 @@ import nsolve as ns
 from nsolve.gallery import hard
 from nsolve.preconditioners import IncompleteLU, Jacobi, SaddlePoint, ThresholdCholesky
 from tests.test_incomplete import DTYPES, PSD, assert_is, dense_ic, hermitian, sparse
+
+from .helpers import assert_refresh_is_set_up
 
 KEY = jax.random.key(0)
 EXACT = {"block": ns.SparseCholesky(), "schur": ns.SparseCholesky()}
@@ -107,22 +108,9 @@ def test_systems_of_the_gallery():
 
 @pytest.mark.parametrize("parts", [{}, {"block": Jacobi(), "schur": ThresholdCholesky(1e-2)}])
 def test_refresh_traced_and_batched_equals_set_up(parts):
-    matrix, make, x = operator(saddle()), SaddlePoint(20, **parts), jnp.arange(28.0)
-    factor = jnp.where(matrix.pattern.rows == matrix.pattern.indices, 1.5, 1.0)
-    inverse, other = make(matrix), matrix.with_values(matrix.values * factor)
-    expected = make(other).mv(x)
-    np.testing.assert_allclose(inverse.refresh(other).mv(x), expected, rtol=1e-12)
-    traced = eqx.filter_jit(lambda inverse, other: inverse.refresh(other).mv(x))
-    np.testing.assert_allclose(traced(inverse, other), expected, rtol=1e-12)
-    both = jnp.stack([matrix.values, other.values])
-    batched = jax.vmap(lambda values: make(matrix.with_values(values)).mv(x))(both)
-    np.testing.assert_allclose(batched, [inverse.mv(x), expected], rtol=1e-12)
-    _, scanned = jax.lax.scan(
-        lambda inverse, values: ((new := inverse.refresh(matrix.with_values(values))), new.mv(x)),
-        eqx.filter_jit(make)(matrix),
-        both,
-    )
-    np.testing.assert_allclose(scanned, batched, rtol=1e-12)
+    matrix = operator(saddle())
+    diagonal = jnp.where(matrix.pattern.rows == matrix.pattern.indices, 1.5, 1.0)
+    assert_refresh_is_set_up(SaddlePoint(20, **parts), matrix, diagonal)
 
 
 def test_a_state_serves_many_vectors_and_derivatives():

@@ -1,6 +1,5 @@
 """Overlapping Schwarz preconditioning against its definition, and its steps inside the solvers."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -10,6 +9,8 @@ import pytest
 import nsolve as ns
 from nsolve.preconditioners import BlockJacobi, Schwarz, local
 from tests.test_incomplete import DTYPES, PSD, assert_is, general, hermitian, relative_error, sparse
+
+from .helpers import assert_refresh_is_set_up
 
 
 def dense_schwarz(a, labels, overlap, variant="additive", coarse=True):
@@ -115,18 +116,7 @@ def test_restricted_and_overlapping_need_fewer_steps():
 
 @pytest.mark.parametrize("variant", ["additive", "restricted"])
 def test_refresh_traced_and_batched_equals_set_up(variant):
-    matrix, make, x = sparse(hermitian(20, 0.1), PSD), Schwarz(4, variant=variant), jnp.arange(20.0)
-    inverse, other = make(matrix), matrix.with_values(matrix.values * 1.5)
-    np.testing.assert_allclose(inverse.refresh(other).mv(x), inverse.mv(x) / 1.5, rtol=1e-12)
-    both = jnp.stack([matrix.values, other.values])
-    batched = jax.vmap(lambda values: make(matrix.with_values(values)).mv(x))(both)
-    np.testing.assert_allclose(batched, [inverse.mv(x), inverse.mv(x) / 1.5], rtol=1e-12)
-    _, scanned = jax.lax.scan(
-        lambda inverse, values: ((new := inverse.refresh(matrix.with_values(values))), new.mv(x)),
-        eqx.filter_jit(make)(matrix),
-        both,
-    )
-    np.testing.assert_allclose(scanned, batched, rtol=1e-12)
+    inverse = assert_refresh_is_set_up(Schwarz(4, variant=variant), sparse(hermitian(20, 0.1), PSD))
     with pytest.raises(ValueError, match="`refresh` needs an operator with the pattern"):
         inverse.refresh(sparse(general(20, seed=3)))
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -13,6 +12,7 @@ import scipy.sparse as sp
 import nsolve as ns
 from nsolve.gallery import finite_elements
 from nsolve.preconditioners import Jacobi, SparseApproximateInverse, sparse_inverse
+from tests.helpers import assert_refresh_is_set_up
 from tests.test_incomplete import (
     DTYPES,
     PSD,
@@ -146,22 +146,9 @@ def test_it_scales_with_the_matrix(tags, scale):
 
 @pytest.mark.parametrize("tags", [(PSD,), ()])
 def test_refresh_traced_and_batched_equals_set_up(tags):
-    matrix, make, x = sparse(hermitian(20), *tags), SparseApproximateInverse(), jnp.arange(20.0)
-    factor = jnp.where(matrix.pattern.rows == matrix.pattern.indices, 1.5, 1.0)
-    inverse, other = make(matrix), matrix.with_values(matrix.values * factor)
-    expected = make(other).mv(x)
-    np.testing.assert_allclose(inverse.refresh(other).mv(x), expected, rtol=1e-12)
-    traced = eqx.filter_jit(lambda inverse, other: inverse.refresh(other).mv(x))
-    np.testing.assert_allclose(traced(inverse, other), expected, rtol=1e-12)
-    both = jnp.stack([matrix.values, other.values])
-    batched = jax.vmap(lambda values: make(matrix.with_values(values)).mv(x))(both)
-    np.testing.assert_allclose(batched, [inverse.mv(x), expected], rtol=1e-12)
-    _, scanned = jax.lax.scan(
-        lambda inverse, values: ((new := inverse.refresh(matrix.with_values(values))), new.mv(x)),
-        eqx.filter_jit(make)(matrix),
-        both,
-    )
-    np.testing.assert_allclose(scanned, batched, rtol=1e-12)
+    matrix = sparse(hermitian(20), *tags)
+    diagonal = jnp.where(matrix.pattern.rows == matrix.pattern.indices, 1.5, 1.0)
+    assert_refresh_is_set_up(SparseApproximateInverse(), matrix, diagonal)
 
 
 @pytest.mark.parametrize("tags", [(PSD,), ()])

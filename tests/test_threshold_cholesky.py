@@ -16,6 +16,7 @@ from nsolve.direct import memory
 from nsolve.direct.ordering import minimum_degree
 from nsolve.kernels import threshold_cholesky as kernel
 from nsolve.preconditioners import IncompleteCholesky, ThresholdCholesky
+from tests.helpers import assert_refresh_is_set_up
 from tests.test_incomplete import (
     DTYPES,
     PSD,
@@ -102,23 +103,9 @@ def test_without_numba(monkeypatch, dtype):
 
 
 def test_refresh_traced_and_batched_equals_set_up():
-    a = sparse(hermitian(25), PSD)
-    make, x = ThresholdCholesky(0.05), jnp.arange(25.0)
-    inverse, other = make(a), a.with_values(a.values * jnp.where(a.pattern.rows == a.pattern.indices, 2, 1))
-    expected = make(other).mv(x)
-    assert relative_error(inverse.mv(x), expected) > 0.1
-    np.testing.assert_allclose(inverse.refresh(other).mv(x), expected, rtol=1e-13)
-    traced = eqx.filter_jit(lambda inverse, other: inverse.refresh(other).mv(x))
-    np.testing.assert_allclose(traced(inverse, other), expected, rtol=1e-13)
-    both = jnp.stack([a.values, other.values])
-    batched = jax.vmap(lambda values: make(a.with_values(values)).mv(x))(both)
-    np.testing.assert_allclose(batched, [inverse.mv(x), expected], rtol=1e-13)
-    _, scanned = jax.lax.scan(
-        lambda inverse, values: ((new := inverse.refresh(a.with_values(values))), new.mv(x)),
-        eqx.filter_jit(make)(a),
-        both,
-    )
-    np.testing.assert_allclose(scanned, batched, rtol=1e-13)
+    matrix = sparse(hermitian(25), PSD)
+    diagonal = jnp.where(matrix.pattern.rows == matrix.pattern.indices, 2.0, 1.0)
+    assert_refresh_is_set_up(ThresholdCholesky(0.05), matrix, diagonal, rtol=1e-13)
 
 
 @pytest.mark.parametrize("dominance", [0.0, 0.05])

@@ -23,7 +23,7 @@ from jaxtyping import Array, PyTree
 from .._reasons import CODES, blamed
 from .._stopping import power_of_two_scale, scaled_back, start_from, tolerance
 from .._vectors import Vector, axpy, norm, safe_divide, scale, size, subtract, where
-from ..monitor import AbstractMonitor, Watch, Watched
+from ..monitor import GO_ON, AbstractMonitor, Watched, opened
 
 #: `||A^H r|| / (||A|| ||r||)`, in units of rounding, below which a system is taken to have no solution.
 _STATIONARY = 16
@@ -33,7 +33,6 @@ _ROUNDING = 2
 _PATIENCE = 2
 #: Steps, besides as many as the smaller dimension, for which `A^H r` may fail to fall.
 _IDLE = 100
-_RUNNING = -1
 
 
 class Products(NamedTuple):
@@ -235,7 +234,7 @@ def solve_least_squares(
         if watched is not None:
             code = jnp.where(watched.goes_on, code, watched.reason)
             running &= watched.goes_on
-        code = jnp.where(running, _RUNNING, code)
+        code = jnp.where(running, GO_ON, code)
         code = jnp.where(converged, CODES["converged"], code)
         kept = where(
             worse & ~converged,
@@ -250,22 +249,14 @@ def solve_least_squares(
         return _Outer(x, r, normal, r_norm, n_norm, gain, condition, caution, counters, history, watched)
 
     normal0 = products.adjoint(r0)
-    start_converged = jnp.isfinite(norm0) & (norm0 <= tol)
-    stops = start_converged | ~jnp.isfinite(norm0) | (max_steps <= 0)
-    code = jnp.where(stops, CODES["max_steps"], _RUNNING)
-    watch = watched = None
-    if monitor is not None:
-        watch = Watch(monitor, name, max_steps, unit_of_b, b_norm, tol)
-        watched = watch.begun(norm0)
-        code = jnp.where(watched.goes_on | stops, code, watched.reason)
-    code = jnp.where(start_converged, CODES["converged"], code)
+    watch, watched, code = opened(monitor, name, max_steps, unit_of_b, b_norm, tol, norm0)
     zero, one = jnp.zeros_like(norm0), jnp.ones_like(norm0)
     gain = zero
     if products.preconditioner is not None:  # which keeps the iteration from the large part of `A`
         gain = safe_divide(norm(products.forward(normal0)), norm(normal0))
     counters = jnp.stack([*jnp.zeros(3, jnp.int32), code.astype(jnp.int32)])
     outer = _Outer(x0, r0, normal0, norm0, norm(normal0), gain, one, one, counters, history, watched)
-    outer = jax.lax.while_loop(lambda outer: outer.counters[3] == _RUNNING, cycle, outer)
+    outer = jax.lax.while_loop(lambda outer: outer.counters[3] == GO_ON, cycle, outer)
 
     num_steps, num_cycles, _, code = outer.counters
     failed = code != CODES["converged"]

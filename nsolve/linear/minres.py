@@ -171,5 +171,5 @@ class MINRES(AbstractIterativeSolver):
             start=lambda x, r, memory: start(x, r)._replace(growth=(Condition.begin(memory), memory)),
             memory=one,
             remember=lambda s: jnp.maximum(s.growth[0].estimate, s.growth[1]),
-            report=lambda memory, stats: {"condition": memory},
+            report=lambda memory, stats: {"condition": jnp.where(stats["num_steps"] > 0, memory, jnp.nan)},
         )

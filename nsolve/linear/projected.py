@@ -24,6 +24,8 @@ from ..preconditioners.base import constant
 from .base import AbstractIterativeSolver, as_vector, size_of
 from .sor import SOR
 
+#: Of a product that is zero up to rounding, the norm in units of rounding of the operator's size.
+_ZERO = 1e3
 #: Vectors whose components along the others are all but this share are dependent on them.
 _DEPENDENT = 1e-6
 
@@ -72,9 +74,10 @@ class Projected(lx.AbstractLinearSolver[System]):
       They need not be orthonormal.  `"constant"`, the default, is the vector of ones.
     * `left`: those that `A^H` maps to zero, where the operator is not Hermitian by its tags: as many.
 
-    Both are checked by products.  Vectors that are not mapped to zero, up to the root of rounding, are a
-    `ValueError`; where they are traced, the solve ends with `REASONS.wrong_nullspace`.  Missing ones do no
-    harm that the residual would not show.
+    Both are checked by products.  Vectors that are not mapped to zero, up to a thousand units of rounding of
+    the operator's largest entries, are a `ValueError`: of an operator that is merely nearly singular they
+    would be missing in the solution.  Where they are traced, as `lx.linear_solve` does, the solve ends with
+    `REASONS.wrong_nullspace`.  Null vectors that are left out do no harm that the residual would not show.
 
     **Stopping rule:** the solver's, with the part of `b` that has a solution in the place of `b`; where that
     is rounding, the solution is zero.  **Options:** the solver's.  **Statistics:** the solver's;
@@ -106,11 +109,11 @@ class Projected(lx.AbstractLinearSolver[System]):
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> System:
         inner = self.solver.precondition(operator, options)
         spaces = self._spaces(operator, inner.operator)
-        if not isinstance(spaces.excess, Tracer) and not spaces.excess <= 1:
+        if not isinstance(spaces.excess, Tracer) and spaces.excess > 1:
             which = "`nullspace`" if self.left is None else "`nullspace` or `left`"
             raise ValueError(
                 f"`Projected`: {which} holds vectors that are not mapped to zero (off by "
-                f"{float(spaces.excess):.1e} times what rounding explains). `nsolve.diagnose(A)` tells "
+                f"{float(spaces.excess):.1e} times more than rounding explains). `nsolve.diagnose(A)` tells "
                 "whether constants are."
             )
         preconditioner = inner.preconditioner
@@ -141,7 +144,7 @@ class Projected(lx.AbstractLinearSolver[System]):
             adjoint = lx.conj(linear).transpose()
             gaps += [norm_of_any_size(adjoint.mv(_basis.vector(left, k))) for k in range(len(gaps))]
         gap = jnp.max(jnp.stack(gaps))
-        return _Spaces(right, left, gap / (size * jnp.sqrt(jnp.finfo(gap.dtype).eps)))
+        return _Spaces(right, left, gap / (_ZERO * jnp.finfo(gap.dtype).eps * size))
 
     def compute(
         self, state: System, vector: Vector, options: dict[str, Any]
@@ -168,7 +171,7 @@ class Projected(lx.AbstractLinearSolver[System]):
         kept = (code != CODES["converged"]) | (residual_norm <= target)
         value = where(kept, projected, value)
         residual_norm = jnp.where(kept, residual_norm, stats["residual_norm"])
-        code = jnp.where(spaces.excess <= 1, code, CODES["wrong_nullspace"])
+        code = jnp.where(spaces.excess > 1, CODES["wrong_nullspace"], code)  # what is NaN has its own reason
         if solve_throws():
             value = raise_in_words(
                 f"Projected {type(self.solver).__name__}", value, code, safe_divide(residual_norm, size)

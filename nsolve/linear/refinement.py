@@ -16,7 +16,7 @@ from .._variable import AbstractVariablePreconditioner
 from .._vectors import Vector, axpy, norm, scale, subtract, zeros_like
 from ..monitor import AbstractMonitor
 from ..operators.base import AbstractOperator
-from ..operators.precision import cast, cast_array, narrower
+from ..operators.precision import cast, cast_array, narrower, require_real
 from ..preconditioners.base import constant
 from ..preconditioners.variable import as_preconditioner
 from .base import AbstractIterativeSolver, Work, constant_field
@@ -156,10 +156,7 @@ class IterativeRefinement(AbstractIterativeSolver):
                 "`IterativeRefinement(inner=...)` must be a linear solver such as `ns.CG(rtol=1e-4)`, or a "
                 f"preconditioner constructor such as `ns.preconditioners.Multigrid()`, but is {inner!r}."
             )
-        if not jnp.issubdtype(self.dtype, jnp.floating):
-            raise TypeError(
-                f"`IterativeRefinement(dtype=...)` must be a real floating-point type, but is {self.dtype}."
-            )
+        require_real(self.dtype, "IterativeRefinement(dtype=...)")
         if self.restart is not None and (not isinstance(self.restart, int) or self.restart < 1):
             raise ValueError(
                 "`IterativeRefinement(restart=...)` must be None or an integer >= 1, but is "

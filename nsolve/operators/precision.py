@@ -64,6 +64,12 @@ def cast_structure(structure: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, narrower(leaf.dtype, dtype)), structure)
 
 
+def require_real(dtype: Any, name: str) -> None:
+    """Raises unless a precision is told by a real type."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"`{name}` must be a real floating-point type, but is {dtype}.")
+
+
 def narrower(given: Any, dtype: Any) -> jnp.dtype:
     """The type of the real precision `dtype`, complex where `given` is; `given` where that is no wider."""
     given, dtype = jnp.dtype(given), jnp.dtype(dtype)

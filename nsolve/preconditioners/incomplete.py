@@ -177,9 +177,8 @@ def require_positive_diagonal(matrix: SparseLinearOperator, who: str, instead: s
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
-            f"`{who}` needs a positive definite matrix, but entry {row} of the "
-            f"diagonal is {diagonal[row]}. If the matrix is negative definite, factorise `-A`; "
-            f"otherwise use `{instead}`."
+            f"`{who}` needs a positive diagonal, but entry {row} of the diagonal is {diagonal[row]}. If the "
+            f"matrix is negative definite, use `-A`; otherwise `{instead}`."
         )
 
 

@@ -9,7 +9,7 @@ import lineax as lx
 from jaxtyping import Array
 
 from .._stopping import power_of_two_scale
-from ..operators.precision import cast, cast_array, narrower
+from ..operators.precision import cast, cast_array, narrower, require_real
 from .base import AbstractApproximateInverse, AbstractPreconditioner, array_structure, constant
 
 
@@ -51,8 +51,8 @@ class LowPrecision(AbstractPreconditioner):
 
         ns.CG(rtol=1e-10, preconditioner=ns.preconditioners.LowPrecision(ns.preconditioners.Multigrid()))
 
-    A preconditioner need not be accurate: where its time goes to memory or arithmetic, as that of a multigrid
-    cycle on a large grid, half the digits take half of it.  The solve, its residuals and its stopping rule
+    A preconditioner need not be accurate.  It pays where time goes to memory, of which half the digits need
+    half, as for a multigrid cycle on a large grid.  The solve, its residuals and its stopping rule
     stay in the precision of the operator.  For all but very ill-conditioned operators (beyond one over the
     low precision's rounding, 1e7 for float32) it takes as many steps as in full precision, or one more.
     See `IterativeRefinement` for a whole solve in low precision.
@@ -80,10 +80,7 @@ class LowPrecision(AbstractPreconditioner):
                 "`LowPrecision(inner=...)` must be a preconditioner constructor, such as `Multigrid()`, "
                 f"but is {self.inner!r}."
             )
-        if not jnp.issubdtype(self.dtype, jnp.floating):
-            raise TypeError(
-                f"`LowPrecision(dtype=...)` must be a real floating-point type, but is {self.dtype}."
-            )
+        require_real(self.dtype, "LowPrecision(dtype=...)")
 
     def build(self, operator: lx.AbstractLinearOperator) -> LowPrecisionInverse:
         structure = array_structure(operator, "LowPrecision")

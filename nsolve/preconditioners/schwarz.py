@@ -33,7 +33,7 @@ class Schwarz(AbstractPreconditioner):
     `M = sum R_i^T A_i^-1 R_i + R_0^T (R_0 A R_0^T)^-1 R_0`.
 
     For sparse matrices of meshes and other graphs with few neighbours: stronger than `BlockJacobi` by its
-    overlap, and with the coarse space the steps stay bounded as subdomains of one size become more.  All is
+    overlap, and with the coarse space the steps level off as subdomains of one size become more.  All is
     batched products of dense matrices, so that it suits accelerators.
 
     * `subdomains`: how many, found by halving the matrix's graph again and again in reverse Cuthill-McKee

@@ -6,8 +6,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array
 
 from ..._extras import needed
@@ -15,7 +13,7 @@ from ...operators.base import hermitian_tag, is_hermitian, tags_of
 from ...operators.convert import entries_of
 from ...operators.sparse import SparseLinearOperator
 from ..base import AbstractApproximateInverse, AbstractPreconditioner, array_structure, constant
-from ..incomplete import require_diagonal_entries
+from ..incomplete import require_diagonal_entries, require_positive_diagonal
 
 _TAGS = {lx.positive_semidefinite_tag, lx.symmetric_tag, hermitian_tag}
 _METHODS = {"ruge_stuben": 0.3, "smoothed_aggregation": 0.08}
@@ -91,7 +89,7 @@ class AlgebraicMultigrid(AbstractPreconditioner):
         self._require_method(operator, structure.dtype)
         matrix = entries_of(constant(operator), who)
         require_diagonal_entries(matrix.pattern, who)
-        _require_positive_diagonal(matrix, who)
+        require_positive_diagonal(matrix, who, "ThresholdLU")
         theta = _METHODS[self.method] if self.theta is None else self.theta
         recipe = Recipe(self.method, theta=theta, block_size=float(self.block_size))
         vectors = self._vectors(matrix)
@@ -134,17 +132,3 @@ class AlgebraicMultigrid(AbstractPreconditioner):
                 "and imaginary parts as vectors of their own."
             )
         return [vectors.reshape(n, -1).T.ravel().astype(matrix.dtype)]
-
-
-def _require_positive_diagonal(matrix: SparseLinearOperator, who: str) -> None:
-    """Refuses a concrete diagonal with an entry that is not positive; what is not finite is found later."""
-    if isinstance(values := matrix.diagonal(), Tracer):
-        return
-    diagonal = np.asarray(values)
-    bad = np.real(diagonal) <= 0
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(
-            f"`{who}` needs a positive diagonal, but entry {row} of it is {diagonal[row]}. If the matrix is "
-            "negative definite, solve with `-A`; otherwise use `ThresholdLU`."
-        )
