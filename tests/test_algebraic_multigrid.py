@@ -299,7 +299,7 @@ def test_bad_input_is_named(monkeypatch):
         smoothed(sparse(general(6)))
     with pytest.raises(ValueError, match="real matrices.*complex128.*smoothed_aggregation"):
         AlgebraicMultigrid()(sparse(hermitian(6, dtype="complex128"), PSD))
-    with pytest.raises(ValueError, match="entry 2 of it is -1.*-A"):
+    with pytest.raises(ValueError, match="entry 2 of the diagonal is -1.*-A"):
         AlgebraicMultigrid()(a.with_values(a.values.at[a.pattern.diagonal_positions[2]].set(-1.0)))
     with pytest.raises(ValueError, match="row 1 of the pattern has none"):
         AlgebraicMultigrid()(sparse(np.array([[1.0, 1, 0], [1, 0, 1], [0, 1, 1]]), PSD))
