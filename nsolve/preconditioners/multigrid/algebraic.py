@@ -84,7 +84,8 @@ class AlgebraicMultigrid(AbstractPreconditioner):
         from ._algebraic_inverse import AlgebraicMultigridInverse
 
         who = "AlgebraicMultigrid"
-        needed("pyamg", "amg", f"`{who}`")
+        if self.method == "smoothed_aggregation":
+            needed("pyamg", "amg", f'`{who}(method="smoothed_aggregation")`')
         structure = array_structure(operator, who)
         self._require_method(operator, structure.dtype)
         matrix = entries_of(constant(operator), who)
