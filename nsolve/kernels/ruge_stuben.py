@@ -8,8 +8,8 @@ kernels that coarsen take numbers in double precision.
 Ruge and Stüben (1987), doi:10.1137/1.9781611971057.ch4.
 """
 
+import itertools
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -18,14 +18,12 @@ import numpy as np
 from .. import _ffi
 from ._numba import compiled
 
-#: What is not decided yet, what is about to be dropped.
-_OPEN, _SOON = -1, -2
 #: Fewer rows are not shared among threads.
 _FEW = 4096
 #: What a Galerkin product gains from more of them is little: it waits for the memory.
 _THREADS = 4
-#: Longer rows are not sorted by insertion.
-_LONG = 48
+#: Where numbers are known to be positive: numba would test signed ones for counting from the end.
+_U = np.uint64
 #: Unknowns that are numbered so near to each other are found in a cache.
 _NEAR = 2**15
 #: From this share of far entries on the unknowns are numbered anew.
@@ -114,73 +112,78 @@ def _transposed_pattern(indptr, indices):
 
 @compiled
 def _first_pass(s_indptr, s_indices, t_indptr, t_indices):
-    """1 for what is kept, 0 for what is dropped: each time the one that most of the others hang on, those
-    that are dropped already twice."""
+    """1 for what is kept, 0 for what is dropped: kept is each time what most others hang on, those that are
+    dropped already counted twice."""
     n = s_indptr.size - 1
-    weight = np.empty(n, np.int32)
-    largest = 0
+    kept = np.zeros(n, np.int8)
+    # Of each unknown its weight, once it is decided -1 less that, and its place among
+    # all, in order of their weights; of each weight where its interval begins and how long it is.
+    state, ordered, largest = np.empty(2 * n, np.int32), np.empty(n, np.int32), 0
     for i in range(n):
-        weight[i] = t_indptr[i + 1] - t_indptr[i]
-        largest = max(largest, weight[i])
-    # Unknowns in order of their weights; of each weight where its interval begins and how long it is.
+        state[2 * i] = t_indptr[i + 1] - t_indptr[i]
+        largest = max(largest, state[2 * i])
     first, count = np.zeros(2 * largest + 2, np.int32), np.zeros(2 * largest + 2, np.int32)
     for i in range(n):
-        count[weight[i]] += 1
+        count[state[2 * i]] += 1
     for w in range(1, first.size):
         first[w] = first[w - 1] + count[w - 1]
     count[:] = 0
-    ordered, at, kept = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int8)
     for i in range(n):
-        w = weight[i]
-        at[i] = first[w] + count[w]
-        ordered[at[i]] = i
+        w = state[2 * i]
+        place = first[w] + count[w]
+        state[2 * i + 1], ordered[place] = place, i
         count[w] += 1
-        kept[i] = 0 if w == 0 else _OPEN
+        if w == 0:
+            state[2 * i] = -1  # dropped, since nothing hangs on it
+    dropped = np.empty(largest, np.int32)
     for top in range(n - 1, -1, -1):
         i = ordered[top]
-        count[weight[i]] -= 1
-        if kept[i] == 0:
+        w = state[2 * i]
+        if w < 0:
+            count[-1 - w] -= 1
             continue
-        if weight[i] == 0:
-            kept[i] = 0
-            continue
-        kept[i] = 1
-        for k in range(t_indptr[i], t_indptr[i + 1]):
-            if kept[t_indices[k]] == _OPEN:
-                kept[t_indices[k]] = _SOON
+        if w == 0:
+            break
+        count[w] -= 1
+        kept[i], state[2 * i] = 1, -1 - w
+        size = 0
         for k in range(t_indptr[i], t_indptr[i + 1]):
             j = t_indices[k]
-            if kept[j] != _SOON:
-                continue
-            kept[j] = 0
+            if state[2 * j] >= 0:
+                state[2 * j] = -1 - state[2 * j]
+                dropped[size] = j
+                size += 1
+        for k in range(size):
+            j = dropped[k]
             for m in range(s_indptr[j], s_indptr[j + 1]):
                 other = s_indices[m]
-                if kept[other] != _OPEN:
+                w = state[2 * other]
+                if w < 0:
                     continue
                 # To the end of its interval, which then begins the next one.
-                w = weight[other]
-                place, last = at[other], first[w] + count[w] - 1
+                place, last = state[2 * other + 1], first[w] + count[w] - 1
                 swapped = ordered[last]
                 ordered[place], ordered[last] = swapped, other
-                at[swapped], at[other] = place, last
+                state[2 * swapped + 1] = place
+                state[2 * other], state[2 * other + 1] = w + 1, last
                 count[w] -= 1
                 count[w + 1] += 1
                 first[w + 1] = last
-                weight[other] = w + 1
         for k in range(s_indptr[i], s_indptr[i + 1]):
             j = s_indices[k]
-            w = weight[j]
-            if kept[j] != _OPEN or w == 0:
+            w = state[2 * j]
+            if w <= 0:
                 continue
-            place, last = at[j], first[w]
+            # And to the beginning of its interval, which then ends the one before it.
+            place, last = state[2 * j + 1], first[w]
             swapped = ordered[last]
             ordered[place], ordered[last] = swapped, j
-            at[swapped], at[j] = place, last
+            state[2 * swapped + 1] = place
+            state[2 * j], state[2 * j + 1] = w - 1, last
             count[w] -= 1
             count[w - 1] += 1
             first[w] += 1
             first[w - 1] = first[w] - count[w - 1]
-            weight[j] = w - 1
     return kept
 
 
@@ -291,6 +294,15 @@ def _transposed(indptr, indices, values, columns):
 
 
 @compiled
+def _first_gap(size):
+    """Of Shell's sort: 1, 4, 13, 40, and so on."""
+    gap = 1
+    while 9 * gap + 3 < size:
+        gap = 3 * gap + 1
+    return gap
+
+
+@compiled
 def _product_bound(first, last, indptr, indices, p_indptr):
     """Of the entries in rows `first` to `last` of `A P`."""
     bound = 0
@@ -310,14 +322,14 @@ def _product(
     at = np.zeros(columns, np.int32)  # of a column in the row, if it is there
     for i in range(first, last):
         start, size = place, 0
-        for m in range(p_indptr[i], p_indptr[i + 1]):
+        for m in range(_U(p_indptr[i]), _U(p_indptr[i + 1])):
             at[p_indices[m]] = size
             found[start + size] = p_indices[m]
             result[start + size] = diagonal[i] * p_values[m]
             size += 1
-        for k in range(indptr[i], indptr[i + 1]):
+        for k in range(_U(indptr[i]), _U(indptr[i + 1])):
             j, value = indices[k], values[k]
-            for m in range(p_indptr[j], p_indptr[j + 1]):
+            for m in range(_U(p_indptr[j]), _U(p_indptr[j + 1])):
                 column = p_indices[m]
                 q = at[column]
                 if q < size and found[start + q] == column:
@@ -356,9 +368,9 @@ def _restricted(first, last, r_indptr, r_indices, r_values, begin, end, indices,
     place = 0
     for i in range(first, last):
         size = 0
-        for k in range(r_indptr[i], r_indptr[i + 1]):
+        for k in range(_U(r_indptr[i]), _U(r_indptr[i + 1])):
             j, value = r_indices[k], r_values[k]
-            for m in range(begin[j], end[j]):
+            for m in range(_U(begin[j]), _U(end[j])):
                 column = indices[m]
                 q = at[column]
                 if q < size and row[q] == column:
@@ -368,15 +380,15 @@ def _restricted(first, last, r_indptr, r_indices, r_values, begin, end, indices,
                     row[size] = column
                     total[size] = value * values[m]
                     size += 1
-        if size > _LONG:
-            row[:size].sort()
-        else:
-            for k in range(1, size):
-                column, m = row[k], k - 1
+        gap = _first_gap(size)
+        while gap > 0:  # Shell's sort, of short rows by insertion
+            for k in range(gap, size):
+                column, m = row[k], k - gap
                 while m >= 0 and row[m] > column:
-                    row[m + 1] = row[m]
-                    m -= 1
-                row[m + 1] = column
+                    row[m + gap] = row[m]
+                    m -= gap
+                row[m + gap] = column
+            gap //= 3
         middle[i - first] = -1
         for k in range(size):
             column = row[k]
@@ -444,21 +456,18 @@ def _reordered(indptr, indices, values, order):
         start, old = starts[i], indptr[order[i]]
         size = indptr[order[i] + 1] - old
         starts[i + 1] = start + size
-        if size > _LONG:
-            columns = np.empty(size, np.int32)
-            for k in range(size):
-                columns[k] = rank[indices[old + k]]
-            ascending = np.argsort(columns)
-            for k in range(size):
-                found[start + k] = columns[ascending[k]]
-                result[start + k] = values[old + ascending[k]]
-            continue
         for k in range(size):
-            column, value, m = rank[indices[old + k]], values[old + k], start + k - 1
-            while m >= start and found[m] > column:
-                found[m + 1], result[m + 1] = found[m], result[m]
-                m -= 1
-            found[m + 1], result[m + 1] = column, value
+            found[start + k] = rank[indices[old + k]]
+            result[start + k] = values[old + k]
+        gap = _first_gap(size)
+        while gap > 0:
+            for k in range(start + gap, start + size):
+                column, value, m = found[k], result[k], k - gap
+                while m >= start and found[m] > column:
+                    found[m + gap], result[m + gap] = found[m], result[m]
+                    m -= gap
+                found[m + gap], result[m + gap] = column, value
+            gap //= 3
     return starts, found, result
 
 
@@ -555,36 +564,40 @@ def _reordered_matrix(matrix: Any, order: np.ndarray) -> Any:
     return sp.csr_array((values, indices, indptr), shape=matrix.shape)
 
 
-def _in_parts(work: Callable[[int, int], Any], n: int) -> list[Any]:
-    """`work` on rows `first` to `last`, in threads where there are many rows: compiled functions take no
-    lock."""
-    count = 1 if n < _FEW else min(_THREADS, os.cpu_count() or 1)
-    bounds = [n * k // count for k in range(count + 1)]
-    if count == 1:
-        return [work(0, n)]
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(work, bounds[:-1], bounds[1:]))
-
-
 def _galerkin(indptr, indices, values, diagonal, p_indptr, p_indices, p_values, columns):
     n = len(diagonal)
-    matrix, across = (indptr, indices, values, diagonal), (p_indptr, p_indices, p_values)
-    r_indptr, r_indices, r_values = _transposed(*across, columns)
-    bounds = _in_parts(lambda *rows: (rows[0], _product_bound(*rows, indptr, indices, p_indptr)), n)
-    size = sum(bound for _, bound in bounds)
+    # In threads where there are many rows: compiled functions take no lock.
+    count = 1 if n < _FEW else min(_THREADS, os.cpu_count() or 1)
+    if count == 1:
+        return _in_parts(map, 1, indptr, indices, values, diagonal, p_indptr, p_indices, p_values, columns)
+    with ThreadPoolExecutor(count) as pool:
+        return _in_parts(
+            pool.map, count, indptr, indices, values, diagonal, p_indptr, p_indices, p_values, columns
+        )
+
+
+def _in_parts(each, count, indptr, indices, values, diagonal, p_indptr, p_indices, p_values, columns):
+    n, matrix, across = len(diagonal), (indptr, indices, values, diagonal), (p_indptr, p_indices, p_values)
+    rows = [n * k // count for k in range(count + 1)]
+    bounds = [_product_bound(*part, indptr, indices, p_indptr) for part in itertools.pairwise(rows)]
+    places = np.cumsum([0, *bounds])
     # What is never touched takes no memory.
     begin, end = np.empty(n, np.int64), np.empty(n, np.int64)
-    found, result = np.empty(size, np.int32), np.empty(size)
-    places = {first: sum(bound for _, bound in bounds[:k]) for k, (first, _) in enumerate(bounds)}
+    found, result = np.empty(places[-1], np.int32), np.empty(places[-1])
 
-    def multiply(first: int, last: int) -> None:
-        _product(first, last, places[first], *matrix, *across, begin, end, found, result, columns)
+    def multiply(k: int) -> None:
+        part = rows[k], rows[k + 1], places[k]
+        _product(*part, *matrix, *across, begin, end, found, result, columns)
 
-    def restrict(first: int, last: int) -> Any:
-        return _restricted(first, last, r_indptr, r_indices, r_values, begin, end, found, result, columns)
+    r_indptr, r_indices, r_values = _transposed(*across, columns)
 
-    _in_parts(multiply, n)
-    parts = _in_parts(restrict, columns)
+    def restrict(k: int) -> Any:
+        part = columns * k // count, columns * (k + 1) // count
+        return _restricted(*part, r_indptr, r_indices, r_values, begin, end, found, result, columns)
+
+    for _ in each(multiply, range(count)):
+        pass
+    parts = list(each(restrict, range(count)))
     starts = np.cumsum([0, *(len(part[2]) for part in parts)])
     ends, middle = (
         np.concatenate([part[k] + start for part, start in zip(parts, starts, strict=False)]).astype(np.int32)
