@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 import nsolve as ns
 from nsolve import _ffi
 from nsolve.direct import memory
+from nsolve.direct.hierarchy import Level, _arrays
+from nsolve.kernels import gauss_seidel, ruge_stuben
 from nsolve.preconditioners import AlgebraicMultigrid, Multigrid
 from tests.test_incomplete import PSD, assert_is, general, hermitian, relative_error, sparse, tolerance
 from tests.test_ruge_stuben import reference_levels
@@ -99,6 +101,37 @@ def test_unsymmetric_and_transposed():
     )
     assert solution.stats["num_steps"] < 20
     assert np.linalg.norm(matrix @ solution.value - b) < 1e-9 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("case", ["real", "complex", "empty row"])
+def test_the_lower_triangle_of_a_hermitian_matrix_is_enough(case, compiled, monkeypatch):
+    monkeypatch.setattr(_ffi, "_usable", compiled)
+    rng, n = np.random.default_rng(0), 60
+    a = hermitian(n, 0.1, "complex128" if case == "complex" else "float64")
+    if case == "empty row":
+        a[4], a[:, 4] = 0, 0
+    p = sp.random_array((n, 20), density=0.1, rng=rng, format="csr").astype(a.dtype)
+    matrix = sp.csr_array(a)
+    indices = [part.astype(np.int32) for part in (matrix.indptr, matrix.indices, p.indptr, p.indices)]
+    level = Level(
+        ruge_stuben.split(sp.csr_array((matrix.data, indices[1], indices[0]))),
+        ruge_stuben.Interpolation(*indices[2:], p.data, 20),
+    )
+    whole = _arrays(level, a.dtype)
+    half = gauss_seidel.lower(whole)
+    assert len(half[1]) < 0.6 * len(whole[2])
+    b, c = (
+        rng.standard_normal(size).astype(a.dtype) * (1 + 2j if case == "complex" else 1) for size in (n, 20)
+    )
+    (x, coarse), (y, rough) = ([np.empty_like(b), np.empty_like(c)] for _ in range(2))
+    gauss_seidel.down(whole, b, x, coarse)
+    gauss_seidel.down_by_half(half, b, y, rough)
+    np.testing.assert_allclose(y, x, rtol=1e-13)
+    np.testing.assert_allclose(rough, coarse, rtol=1e-12, atol=1e-13)
+    gauss_seidel.up(whole, b, x, c)
+    gauss_seidel.up_by_half(half, y, c)
+    np.testing.assert_allclose(y, x, rtol=1e-12, atol=1e-13)
 
 
 def test_complex_with_its_near_nullspace():

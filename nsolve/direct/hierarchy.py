@@ -79,10 +79,12 @@ class _Cycle:
         if coarsest.size <= _DENSE:
             self._inverse = _pseudo_inverse(coarsest.scipy.toarray(), hermitian, dtype)
             levels = levels[:-1]
-        self._levels = [_arrays(level, dtype) for level in levels]
+        self._levels, self._by_half = [_arrays(level, dtype) for level in levels], hermitian
         self.is_sound = all(
             np.isfinite(level[4]).all() and np.isfinite(level[7]).all() for level in self._levels
         )
+        if hermitian:
+            self._levels = [gauss_seidel.lower(level) for level in self._levels]
         if self._inverse is not None:
             self.is_sound = self.is_sound and bool(np.isfinite(self._inverse).all())
 
@@ -94,13 +96,17 @@ class _Cycle:
             return b if self._inverse is None else self._inverse @ b
         level, x = self._levels[k], np.empty_like(b)
         coarse = np.empty(self._width(k), b.dtype)
-        gauss_seidel.down(level, b, x, coarse)
-        gauss_seidel.up(level, b, x, self._visit(k + 1, coarse))
+        if self._by_half:
+            gauss_seidel.down_by_half(level, b, x, coarse)
+            gauss_seidel.up_by_half(level, x, self._visit(k + 1, coarse))
+        else:
+            gauss_seidel.down(level, b, x, coarse)
+            gauss_seidel.up(level, b, x, self._visit(k + 1, coarse))
         return x
 
     def _width(self, k: int) -> int:
         if k + 1 < len(self._levels):
-            return self._levels[k + 1][4].size
+            return self._levels[k + 1][-4].size  # of the inverse diagonal
         return 0 if self._inverse is None else len(self._inverse)
 
 
