@@ -96,6 +96,8 @@ def on_host(compiled: Callable, portable: Callable, *arguments: Any) -> Any:
     if _usable:
         try:
             return compiled(*arguments)
+        except MemoryError:
+            raise
         except Exception as error:
             give_up("numba cannot compile a kernel", error)
     return portable(*arguments)

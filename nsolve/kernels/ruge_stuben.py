@@ -266,16 +266,6 @@ def _interpolation(indptr, indices, values, diagonal, s_indptr, s_indices, kept)
 
 
 @compiled
-def _coarsen(indptr, indices, values, diagonal, theta):
-    """`P` by rows, and how many columns it has."""
-    s_indptr, s_indices = _strong(indptr, indices, values, theta)
-    t_indptr, t_indices = _transposed_pattern(s_indptr, s_indices)
-    kept = _first_pass(s_indptr, s_indices, t_indptr, t_indices)
-    _second_pass(s_indptr, s_indices, kept)
-    return _interpolation(indptr, indices, values, diagonal, s_indptr, s_indices, kept)
-
-
-@compiled
 def _transposed(indptr, indices, values, columns):
     starts = np.zeros(columns + 1, np.int32)
     found, moved = np.empty(indices.size, np.int32), np.empty(indices.size)
@@ -564,6 +554,14 @@ def _reordered_matrix(matrix: Any, order: np.ndarray) -> Any:
     return sp.csr_array((values, indices, indptr), shape=matrix.shape)
 
 
+def _coarsen(indptr, indices, values, diagonal, theta):
+    s_indptr, s_indices = _strong(indptr, indices, values, theta)
+    t_indptr, t_indices = _transposed_pattern(s_indptr, s_indices)
+    kept = _first_pass(s_indptr, s_indices, t_indptr, t_indices)
+    _second_pass(s_indptr, s_indices, kept)
+    return _interpolation(indptr, indices, values, diagonal, s_indptr, s_indices, kept)
+
+
 def _galerkin(indptr, indices, values, diagonal, p_indptr, p_indices, p_values, columns):
     n = len(diagonal)
     # In threads where there are many rows: compiled functions take no lock.
@@ -599,6 +597,8 @@ def _in_parts(each, count, indptr, indices, values, diagonal, p_indptr, p_indice
         pass
     parts = list(each(restrict, range(count)))
     starts = np.cumsum([0, *(len(part[2]) for part in parts)])
+    if starts[-1] > np.iinfo(np.int32).max:
+        raise MemoryError("A Galerkin product has more entries than can be numbered.")
     ends, middle = (
         np.concatenate([part[k] + start for part, start in zip(parts, starts, strict=False)]).astype(np.int32)
         for k in (0, 1)
