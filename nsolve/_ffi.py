@@ -91,14 +91,16 @@ def call(kernel: Kernel, static: Any, *arguments: Any, like: Sequence[Any]) -> S
     return _call.bind(*arguments, kernel=kernel, static=static, results=results, axes=(), sizes=())
 
 
-def on_host(compiled: Callable, portable: Callable, *arrays: np.ndarray) -> Any:
+def on_host(compiled: Callable, portable: Callable, *arguments: Any) -> Any:
     """The same choice for work on concrete arrays of the host."""
     if _usable:
         try:
-            return compiled(*arrays)
+            return compiled(*arguments)
+        except MemoryError:
+            raise
         except Exception as error:
             give_up("numba cannot compile a kernel", error)
-    return portable(*arrays)
+    return portable(*arguments)
 
 
 _call = Primitive("nsolve_kernel")

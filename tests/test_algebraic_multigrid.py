@@ -1,4 +1,4 @@
-"""Algebraic multigrid against PyAMG's own cycle on its own levels, and inside the solvers."""
+"""Algebraic multigrid against the products that define a cycle, on others' levels, and inside the solvers."""
 
 import sys
 
@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 import nsolve as ns
 from nsolve import _ffi
 from nsolve.direct import memory
+from nsolve.direct.hierarchy import Level, _arrays
+from nsolve.kernels import gauss_seidel, ruge_stuben
 from nsolve.preconditioners import AlgebraicMultigrid, Multigrid
 from tests.test_incomplete import PSD, assert_is, general, hermitian, relative_error, sparse, tolerance
+from tests.test_ruge_stuben import reference_levels
 
 pyamg = pytest.importorskip("pyamg")
 
@@ -46,7 +49,7 @@ def elastic():
 
 
 def cycle(matrix, method="ruge_stuben", theta=None, near_nullspace=None, block_size=1):
-    """The dense inverse that one cycle is, by the products of its definition on PyAMG's levels."""
+    """The dense inverse that one cycle is, by the products of its definition on others' levels."""
     if method == SMOOTHED:
         theta = 0.08 if theta is None else theta
         given = matrix if block_size == 1 else matrix.tobsr((block_size, block_size))
@@ -55,14 +58,16 @@ def cycle(matrix, method="ruge_stuben", theta=None, near_nullspace=None, block_s
         ml = pyamg.smoothed_aggregation_solver(
             given, near_nullspace, strength=strength, smooth=smooth, max_coarse=100
         )
+        levels = [(level.A, getattr(level, "P", None)) for level in ml.levels]
     else:
-        strength = "classical", {"theta": 0.3 if theta is None else theta, "norm": "min"}
-        splitting = "RS", {"second_pass": True}
-        ml = pyamg.ruge_stuben_solver(matrix, strength, splitting, "direct", max_coarse=100)
-    assert len(ml.levels) > 1
-    inverse = np.linalg.pinv(ml.levels[-1].A.toarray())
-    for level in ml.levels[-2::-1]:
-        a, p = level.A.toarray(), level.P.toarray()
+        levels = [
+            (level.matrix, level.interpolation)
+            for level in reference_levels(matrix, 0.3 if theta is None else theta)
+        ]
+    assert len(levels) > 1
+    inverse = np.linalg.pinv(levels[-1][0].toarray())
+    for a, p in levels[-2::-1]:
+        a, p = a.toarray(), p.toarray()
         unit = np.eye(len(a))
         before, after = np.linalg.inv(np.tril(a)), np.linalg.inv(np.triu(a))
         coarse = p @ inverse @ p.conj().T
@@ -96,6 +101,37 @@ def test_unsymmetric_and_transposed():
     )
     assert solution.stats["num_steps"] < 20
     assert np.linalg.norm(matrix @ solution.value - b) < 1e-9 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("case", ["real", "complex", "empty row"])
+def test_the_lower_triangle_of_a_hermitian_matrix_is_enough(case, compiled, monkeypatch):
+    monkeypatch.setattr(_ffi, "_usable", compiled)
+    rng, n = np.random.default_rng(0), 60
+    a = hermitian(n, 0.1, "complex128" if case == "complex" else "float64")
+    if case == "empty row":
+        a[4], a[:, 4] = 0, 0
+    p = sp.random_array((n, 20), density=0.1, rng=rng, format="csr").astype(a.dtype)
+    matrix = sp.csr_array(a)
+    indices = [part.astype(np.int32) for part in (matrix.indptr, matrix.indices, p.indptr, p.indices)]
+    level = Level(
+        ruge_stuben.split(sp.csr_array((matrix.data, indices[1], indices[0]))),
+        ruge_stuben.Interpolation(*indices[2:], p.data, 20),
+    )
+    whole = _arrays(level, a.dtype)
+    half = gauss_seidel.lower(whole)
+    assert len(half[1]) < 0.6 * len(whole[2])
+    b, c = (
+        rng.standard_normal(size).astype(a.dtype) * (1 + 2j if case == "complex" else 1) for size in (n, 20)
+    )
+    (x, coarse), (y, rough) = ([np.empty_like(b), np.empty_like(c)] for _ in range(2))
+    gauss_seidel.down(whole, b, x, coarse)
+    gauss_seidel.down_by_half(half, b, y, rough)
+    np.testing.assert_allclose(y, x, rtol=1e-13)
+    np.testing.assert_allclose(rough, coarse, rtol=1e-12, atol=1e-13)
+    gauss_seidel.up(whole, b, x, c)
+    gauss_seidel.up_by_half(half, y, c)
+    np.testing.assert_allclose(y, x, rtol=1e-12, atol=1e-13)
 
 
 def test_complex_with_its_near_nullspace():
@@ -247,14 +283,12 @@ def test_a_singular_matrix_whose_vector_is_consistent(method):
 
 def test_it_shows_its_levels():
     inverse = AlgebraicMultigrid()(sparse(laplacian(40).toarray(), PSD))
-    ml = pyamg.ruge_stuben_solver(
-        laplacian(40), ("classical", {"theta": 0.3, "norm": "min"}), ("RS", {"second_pass": True}), "direct",
-        max_coarse=100,
-    )  # fmt: skip
+    levels = [level.matrix for level in reference_levels(laplacian(40))]
     lines = repr(inverse).splitlines()
-    assert f"operator complexity {ml.operator_complexity():.2f}" in lines[0] and "ruge_stuben" in lines[0]
+    complexity = sum(matrix.nnz for matrix in levels) / levels[0].nnz
+    assert f"operator complexity {complexity:.2f}" in lines[0] and "ruge_stuben" in lines[0]
     assert [line.split()[:3] for line in lines[2:]] == [
-        [str(k), str(level.A.shape[0]), str(level.A.nnz)] for k, level in enumerate(ml.levels)
+        [str(k), str(matrix.shape[0]), str(matrix.nnz)] for k, matrix in enumerate(levels)
     ]
     alone = repr(AlgebraicMultigrid()(sparse(np.diag(np.arange(1.0, 601)), PSD)))
     assert "one level: nothing is coarsened" in alone and len(alone.splitlines()) == 3
@@ -320,5 +354,6 @@ def test_bad_input_is_named(monkeypatch):
         with pytest.raises(ValueError, match=message):
             AlgebraicMultigrid(**options)
     monkeypatch.setitem(sys.modules, "pyamg", None)
-    with pytest.raises(ModuleNotFoundError, match=r"`AlgebraicMultigrid` needs pyamg.*nsolve\[amg\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"smoothed_aggregation.*needs pyamg.*nsolve\[amg\]"):
         smoothed(a)
+    AlgebraicMultigrid()(a)  # does without

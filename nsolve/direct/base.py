@@ -222,7 +222,8 @@ def factorised(
 
     if pattern.indptr.dtype != np.int32:
         raise ValueError(f"`{name}` can number at most 2^31 - 2 entries, but the matrix has {pattern.nnz}.")
-    deficient = structural_deficiency(pattern)
+    # What hierarchies are made of has a diagonal.
+    deficient = "" if recipe.kind in HIERARCHIES else structural_deficiency(pattern)
     if deficient:
         raise ValueError(f"`{name}`: the matrix is singular whatever the values of its entries: {deficient}.")
     if pattern.shape[0] > _NEVER_LARGE and recipe.kind not in INCOMPLETE + HIERARCHIES:

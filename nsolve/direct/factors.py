@@ -135,7 +135,9 @@ def factorise(
     hierarchy wants them."""
     structure = structure_of(matrix.indptr, matrix.indices)
     factors, quality = _factors_of(structure, matrix.data, recipe, vectors)
-    if factors is not None:
+    if factors is not None and recipe.kind in HIERARCHIES:  # what they give is not refined
+        factors.structures += (structure,)
+    elif factors is not None:
         factors.measure(structure, matrix.data)
     return factors, quality
 
@@ -152,6 +154,13 @@ def _factors_of(
         matrix = structure.matrix(values).copy()
         matrix.eliminate_zeros()
         structure, values = structure_of(matrix.indptr, matrix.indices), matrix.data
+    if recipe.kind in HIERARCHIES:
+        from .hierarchy import hierarchy  # here, since it imports numba
+
+        made, quality = hierarchy(structure.matrix(values), recipe, vectors)
+        if made is None:
+            return None, quality
+        return Factors(made, None, made.order, made.order, values.dtype), quality
     if structure.is_singular:  # SuperLU may run out of bounds there
         return None, singular
     if recipe.kind == "incomplete":
@@ -161,11 +170,6 @@ def _factors_of(
 
         triangles, quality = threshold_cholesky(structure.matrix(values), recipe)
         return None if triangles is None else Factors(triangles, None, None, None, values.dtype), quality
-    if recipe.kind in HIERARCHIES:
-        from .hierarchy import hierarchy  # here, since it imports numba
-
-        made, quality = hierarchy(structure.matrix(values), recipe, vectors)
-        return None if made is None else Factors(made, None, None, None, values.dtype), quality
     scaled = _Scaled(structure, values, None)
     if not _is_balanced(structure, values):
         scaling = equilibrate(scaled.matrix, recipe.kind == "cholesky", max_steps=3)

@@ -1,8 +1,10 @@
-"""Hierarchies of algebraic multigrid, set up by PyAMG, and the cycle that runs on them, on the host.
+"""Hierarchies of algebraic multigrid, and the cycle that runs on them, on the host.
 
-Bell, Olson, Schroder & Southworth, *PyAMG: Algebraic Multigrid Solvers in Python* (2023),
-doi:10.21105/joss.05495; Ruge & Stüben (1987), doi:10.1137/1.9781611971057.ch4; Vaněk, Mandel & Brezina
-(1996), doi:10.1007/BF02238511.
+Ruge and Stüben's are set up by compiled kernels, smoothed aggregation's by PyAMG.
+
+Ruge & Stüben (1987), doi:10.1137/1.9781611971057.ch4; Vaněk, Mandel & Brezina (1996),
+doi:10.1007/BF02238511; Bell, Olson, Schroder & Southworth, *PyAMG: Algebraic Multigrid Solvers in Python*
+(2023), doi:10.21105/joss.05495.
 """
 
 import functools
@@ -12,14 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._reasons import CODES
-from ..kernels import gauss_seidel
+from ..kernels import gauss_seidel, ruge_stuben
 from ..kernels._numba import INDEX
+from ..kernels.ruge_stuben import Interpolation, Matrix
 from .factors import Quality, Recipe, Side
 
 #: A matrix is coarsened until so few unknowns are left.
 COARSEST = 100
 #: A coarsest level of so many unknowns is inverted; where a matrix cannot be coarsened, sweeps have to do.
 _DENSE = 500
+#: A hierarchy has at most so many levels.
+_LEVELS = 30
 #: Eigenvalues of the coarsest level below so many units of rounding are taken for those of a null space.
 _NULL = 1e3
 
@@ -27,23 +32,23 @@ _NULL = 1e3
 class Level(NamedTuple):
     """A matrix, and what interpolates from the next level; None on the coarsest."""
 
-    matrix: Any
-    interpolation: Any
+    matrix: Matrix
+    interpolation: Interpolation | None
 
 
 class Hierarchy:
     """One V-cycle from zero with a sweep of Gauss and Seidel on each level, forward before and backward after
     the coarser one: `M` is Hermitian where the matrix is."""
 
-    def __init__(self, levels: list[Level], dtype: Any):
+    def __init__(self, levels: list[Level], dtype: Any, order: np.ndarray | None = None):
         self._dtype, self._given = np.dtype(dtype), levels
+        #: In which the levels have the unknowns, None for that of the matrix.
+        self.order = order
         #: Unknowns and entries of each level.
-        self.table = [(level.matrix.shape[0], int(level.matrix.nnz)) for level in levels]
+        self.table = [(level.matrix.size, level.matrix.nnz) for level in levels]
         self.nnz = sum(entries for _, entries in self.table)
-        self.nnz += sum(int(level.interpolation.nnz) for level in levels[:-1])
-        self._sizes = [size for size, _ in self.table]
-        finest = levels[0].matrix
-        self._hermitian = (finest != finest.conj().T).nnz == 0
+        self.nnz += sum(len(across.values) for _, across in levels if across is not None)
+        self._hermitian = ruge_stuben.is_hermitian(levels[0].matrix)
         self._cycle = _Cycle(levels, self._dtype, self._hermitian)
         if self._hermitian:
             self._given = []
@@ -63,7 +68,7 @@ class Hierarchy:
     @functools.cached_property
     def _adjoint(self) -> "_Cycle":
         """The same of the adjoint matrix: a forward sweep there is the adjoint of a backward one here."""
-        levels = [Level(level.matrix.conj().T.tocsr(), level.interpolation) for level in self._given]
+        levels = [Level(_split(level.matrix.scipy.conj().T), level.interpolation) for level in self._given]
         return _Cycle(levels, self._dtype, False)
 
 
@@ -71,13 +76,15 @@ class _Cycle:
     def __init__(self, levels: list[Level], dtype: Any, hermitian: bool):
         coarsest = levels[-1].matrix
         self._inverse = None
-        if coarsest.shape[0] <= _DENSE:
-            self._inverse = _pseudo_inverse(coarsest.toarray(), hermitian, dtype)
+        if coarsest.size <= _DENSE:
+            self._inverse = _pseudo_inverse(coarsest.scipy.toarray(), hermitian, dtype)
             levels = levels[:-1]
-        self._levels = [_arrays(level, dtype) for level in levels]
+        self._levels, self._by_half = [_arrays(level, dtype) for level in levels], hermitian
         self.is_sound = all(
             np.isfinite(level[4]).all() and np.isfinite(level[7]).all() for level in self._levels
         )
+        if hermitian:
+            self._levels = [gauss_seidel.lower(level) for level in self._levels]
         if self._inverse is not None:
             self.is_sound = self.is_sound and bool(np.isfinite(self._inverse).all())
 
@@ -89,34 +96,33 @@ class _Cycle:
             return b if self._inverse is None else self._inverse @ b
         level, x = self._levels[k], np.empty_like(b)
         coarse = np.empty(self._width(k), b.dtype)
-        gauss_seidel.down(level, b, x, coarse)
-        gauss_seidel.up(level, b, x, self._visit(k + 1, coarse))
+        if self._by_half:
+            gauss_seidel.down_by_half(level, b, x, coarse)
+            gauss_seidel.up_by_half(level, x, self._visit(k + 1, coarse))
+        else:
+            gauss_seidel.down(level, b, x, coarse)
+            gauss_seidel.up(level, b, x, self._visit(k + 1, coarse))
         return x
 
     def _width(self, k: int) -> int:
         if k + 1 < len(self._levels):
-            return self._levels[k + 1][4].size
+            return self._levels[k + 1][-4].size  # of the inverse diagonal
         return 0 if self._inverse is None else len(self._inverse)
 
 
 def _arrays(level: Level, dtype: Any) -> tuple[np.ndarray, ...]:
     """What the sweeps read."""
-    import scipy.sparse as sp  # slow to import
-
-    matrix, n = level.matrix, level.matrix.shape[0]
-    diagonal, rows = matrix.diagonal(), np.repeat(np.arange(n), np.diff(matrix.indptr))
-    off = rows != matrix.indices
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[off], minlength=n))])
-    middle = indptr[:-1] + np.bincount(rows[matrix.indices < rows], minlength=n)
+    (indptr, middle, indices, values, diagonal), across = level
     # A coarse unknown that stands for nothing has an empty row.
     inverse = np.divide(1, diagonal, where=diagonal != 0, out=np.zeros_like(diagonal))
     inverse[(diagonal == 0) & (np.diff(indptr) > 0)] = np.nan
-    across = level.interpolation if level.interpolation is not None else sp.csr_array((n, 0), dtype=dtype)
+    if across is None:
+        across = Interpolation(np.zeros_like(indptr), indices[:0], values[:0], 0)
     return (
-        *(part.astype(INDEX) for part in (indptr, middle, matrix.indices[off])),
-        *(part.astype(dtype) for part in (matrix.data[off], inverse)),
-        *(part.astype(INDEX) for part in (across.indptr, across.indices)),
-        across.data.astype(dtype),
+        *(part.view(INDEX) for part in (indptr, middle, indices)),
+        *(part.astype(dtype, copy=False) for part in (values, inverse)),
+        *(part.view(INDEX) for part in across[:2]),
+        across.values.astype(dtype, copy=False),
     )
 
 
@@ -146,40 +152,63 @@ def hierarchy(matrix: Any, recipe: Recipe, candidates: np.ndarray | None) -> tup
         vectors = candidates.reshape(-1, matrix.shape[0]).T
     if not (diagonal.real > 0).all() or (vectors is not None and not np.isfinite(vectors).all()):
         return None, failed
-    wide = matrix.astype(np.promote_types(matrix.dtype, np.float64))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what comes out is judged below
-        levels = [_as_level(level) for level in _levels(wide, recipe, vectors)]
-    made = Hierarchy(levels, matrix.dtype)
+    wide, order = matrix.astype(np.promote_types(matrix.dtype, np.float64)), None  # a copy
+    theta = round(recipe.theta, 6)  # it may have been rounded
+    if recipe.kind == "ruge_stuben":
+        order = ruge_stuben.nearby(wide)
+        levels = _kept(wide if order is None else ruge_stuben.reordered(wide, order), theta)
+    else:
+        levels = _aggregated(wide, theta, int(recipe.block_size), vectors)
+    made = Hierarchy(levels, matrix.dtype, order)
     if not made.is_sound:
         return None, failed
     return made, Quality(CODES["converged"], 0.0, made.nnz)
 
 
-def _levels(matrix: Any, recipe: Recipe, candidates: np.ndarray | None) -> list[Any]:
+def _kept(matrix: Any, theta: float) -> list[Level]:
+    """By keeping some of the unknowns of each level, as Ruge and Stüben do."""
+    levels, matrix = [], ruge_stuben.split(matrix)
+    while matrix.size > COARSEST and len(levels) + 1 < _LEVELS:
+        across = ruge_stuben.coarsen(matrix, theta)
+        if across.columns in (0, matrix.size):
+            break
+        levels.append(Level(matrix, across))
+        matrix = ruge_stuben.galerkin(matrix, across)
+    return [*levels, Level(matrix, None)]
+
+
+def _aggregated(matrix: Any, theta: float, block: int, candidates: np.ndarray | None) -> list[Level]:
+    """By smoothed aggregation."""
     import pyamg
 
-    theta = round(recipe.theta, 6)  # it may have been rounded
-    rest: dict[str, Any] = {"max_coarse": COARSEST, "presmoother": None, "postsmoother": None}
-    if recipe.kind == "ruge_stuben":
-        strength = "classical", {"theta": theta, "norm": "min"}
-        splitting = "RS", {"second_pass": True}
-        return pyamg.ruge_stuben_solver(matrix, strength, splitting, "direct", **rest).levels
-    block = int(recipe.block_size)
-    return pyamg.smoothed_aggregation_solver(
-        matrix if block == 1 else matrix.tobsr((block, block)),
-        candidates,
-        strength=("symmetric", {"theta": theta}),
-        smooth=("jacobi", {"omega": 4 / 3, "weighting": "local"}),  # the default draws random numbers
-        **rest,
-    ).levels
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what comes out is judged by others
+        levels = pyamg.smoothed_aggregation_solver(
+            matrix if block == 1 else matrix.tobsr((block, block)),
+            candidates,
+            strength=("symmetric", {"theta": theta}),
+            smooth=("jacobi", {"omega": 4 / 3, "weighting": "local"}),  # the default draws random numbers
+            max_coarse=COARSEST,
+            presmoother=None,
+            postsmoother=None,
+        ).levels
+    return [
+        Level(_split(level.A), _interpolation(level.P) if hasattr(level, "P") else None) for level in levels
+    ]
 
 
-def _as_level(level: Any) -> Level:
-    matrices = []
-    for matrix in (level.A, getattr(level, "P", None)):
-        if matrix is not None:
-            matrix = matrix.tocsr()
-            matrix.sum_duplicates()
-        matrices.append(matrix)
-    return Level(*matrices)
+def _split(matrix: Any) -> Matrix:
+    return ruge_stuben.split(_canonical(matrix))
+
+
+def _interpolation(matrix: Any) -> Interpolation:
+    matrix = _canonical(matrix)
+    return Interpolation(matrix.indptr, matrix.indices, matrix.data, matrix.shape[1])
+
+
+def _canonical(matrix: Any) -> Any:
+    """Of any format, as a `csr_array` with indices that the kernels know."""
+    matrix = matrix.tocsr()
+    matrix.sum_duplicates()
+    matrix.indptr, matrix.indices = (part.astype(np.int32) for part in (matrix.indptr, matrix.indices))
+    return matrix

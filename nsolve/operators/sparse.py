@@ -297,7 +297,10 @@ class SparseLinearOperator(AbstractOperator):
         )
 
     def diagonal(self) -> Array:
-        return take(with_zero(self.values), self.pattern.diagonal_positions)
+        values, positions = self.values, self.pattern.diagonal_positions
+        if isinstance(values, Tracer):
+            return take(with_zero(values), positions)
+        return jax.device_put(np.append(np.asarray(values), values.dtype.type(0))[positions])  # not compiled
 
     def tridiagonal(self) -> tuple[Array, Array, Array]:
         values = with_zero(self.values)

@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Inexact, Int
 
 from .._vectors import take
-from .pattern import SparsityPattern
+from .pattern import SparsityPattern, per_pattern
 
 #: Groups of longer rows are summed by a loop over slots instead of unrolled code.
 _UNROLLED_WIDTH = 16
@@ -166,19 +166,29 @@ def store(values: Array | np.ndarray, pattern: SparsityPattern, empty: int = 0) 
 
 def read(entries: Entries, pattern: SparsityPattern) -> Array:
     """The values in CSR order: the inverse of `store`."""
+    where = _slots_of_entries(pattern)
+    values = [block.values for block in entries.blocks]
+    if not any(isinstance(block, Tracer) for block in values):  # on the host: nothing to compile
+        return jax.device_put(np.concatenate([np.asarray(block).reshape(-1) for block in values])[where])
+    return take(jnp.concatenate([block.reshape(-1) for block in values]), where)
+
+
+@per_pattern
+def _slots_of_entries(pattern: SparsityPattern) -> np.ndarray:
+    """Among all slots, block by block."""
     if pattern.diagonal_offsets is not None:
         slots = [diagonal_slots(pattern)]
     else:
         slots = [row_slots(pattern, rows) for rows in pattern.buckets]
-    where = np.empty(pattern.nnz + 1, np.int64)  # the last place collects the empty slots
+    size = sum(positions.size for positions in slots)
+    # The last place collects the empty slots.
+    where = np.empty(pattern.nnz + 1, np.int32 if size < 2**31 else np.int64)
     start = 0
     for positions in slots:
-        where[positions.reshape(-1)] = np.arange(start, start + positions.size)
-        start += positions.size
-    values = [block.values.reshape(-1) for block in entries.blocks]
-    if not any(isinstance(block, Tracer) for block in values):  # on the host: nothing to compile
-        return jax.device_put(np.concatenate([np.asarray(block) for block in values])[where[:-1]])
-    return take(jnp.concatenate(values), where[:-1])
+        stop = start + positions.size
+        where[positions.reshape(-1)] = np.arange(start, stop, dtype=where.dtype)
+        start = stop
+    return where[:-1]
 
 
 def with_zero(values: Array) -> Array:
@@ -186,12 +196,16 @@ def with_zero(values: Array) -> Array:
     return jnp.append(values, jnp.zeros((), values.dtype))
 
 
+@per_pattern
 def diagonal_slots(pattern: SparsityPattern) -> np.ndarray:
     """Positions of the entries in `(diagonals, rows)` slots."""
     assert pattern.diagonal_offsets is not None
     positions = np.full((len(pattern.diagonal_offsets), pattern.shape[0]), pattern.nnz, pattern.indptr.dtype)
-    offsets = pattern.indices.astype(np.int64) - pattern.rows
-    positions[np.searchsorted(pattern.diagonal_offsets, offsets), pattern.rows] = np.arange(pattern.nnz)
+    # The number of each diagonal; those below the main one are counted from the end.
+    number = np.zeros(2 * pattern.shape[0], np.int8)
+    number[np.asarray(pattern.diagonal_offsets)] = np.arange(len(pattern.diagonal_offsets))
+    numbers = number[pattern.indices - pattern.rows]
+    positions[numbers, pattern.rows] = np.arange(pattern.nnz, dtype=positions.dtype)
     return positions
 
 

@@ -1,4 +1,4 @@
-"""Algebraic multigrid: a hierarchy by PyAMG, and a cycle that nothing is compiled for."""
+"""Algebraic multigrid: a hierarchy and a cycle that XLA compiles nothing for."""
 
 from typing import Any, Literal
 
@@ -23,12 +23,12 @@ class AlgebraicMultigrid(AbstractPreconditioner):
     """Algebraic multigrid preconditioner: one symmetric V(1,1)-cycle, of the entries of a matrix alone.
 
     For diffusion without a grid (meshes, graphs) and for coefficients that jump from cell to cell, on which
-    `Multigrid` needs hundreds of steps. Needs PyAMG: `pip install 'nsolve[amg]'`.
+    `Multigrid` needs hundreds of steps.
 
     * `method`: `"ruge_stuben"` keeps some of the unknowns on the next level, by two passes, and interpolates
       the others from their strongly coupled neighbours; for real matrices that are close to M-matrices, also
       unsymmetric ones. `"smoothed_aggregation"` joins neighbours, for Hermitian matrices; the one for
-      elasticity, with its `near_nullspace`.
+      elasticity, with its `near_nullspace`. It needs PyAMG: `pip install 'nsolve[amg]'`.
     * `theta`: from which share of the largest coupling on one counts as strong, 0.3; for aggregation, of the
       geometric mean of both diagonal entries, 0.08.
     * `near_nullspace`: for aggregation, the vectors that the matrix maps to nearly zero, `(n,)` or `(n, k)`;
@@ -40,13 +40,15 @@ class AlgebraicMultigrid(AbstractPreconditioner):
     cannot be coarsened, since no coupling is strong, gets the sweeps alone, which `print(M)` then tells.
 
     All work is done on the host, as for `SparseLU`: it may be traced and batched, and nothing is compiled for
-    a new matrix; `M.refresh` sets up anew. `M` is constant under differentiation. On accelerators vectors
-    travel to the host and back.
+    a new matrix; `M.refresh` sets up anew. Where neighbours are numbered far apart, as mesh generators may
+    do, the levels have the unknowns in another order. `M` is constant under differentiation. On accelerators
+    vectors travel to the host and back.
 
-    **Cost:** set-up that of some tens of products; each application that of about two products for each unit
-    of operator complexity, which `print(M)` shows. **Raises** `ValueError` for a diagonal entry that is
-    missing from the pattern or, of a concrete operator, not positive, naming the row; `ModuleNotFoundError`
-    without PyAMG. In a traced operator, and for NaN or Inf anywhere, `M` holds NaN and the solve reports it.
+    **Cost:** set-up that of some twenty applications, a part of it in threads; each application that of two
+    or three products for each unit of operator complexity, which `print(M)` shows. **Raises** `ValueError`
+    for a diagonal entry that is missing from the pattern or, of a concrete operator, not positive, naming the
+    row; `ModuleNotFoundError` for aggregation without PyAMG. In a traced operator, and for NaN or Inf
+    anywhere, `M` holds NaN and the solve reports it.
 
     Ruge and Stüben (1987), doi:10.1137/1.9781611971057.ch4; Vaněk, Mandel and Brezina (1996),
     doi:10.1007/BF02238511; Bell, Olson, Schroder and Southworth (2023), doi:10.21105/joss.05495.
@@ -84,7 +86,8 @@ class AlgebraicMultigrid(AbstractPreconditioner):
         from ._algebraic_inverse import AlgebraicMultigridInverse
 
         who = "AlgebraicMultigrid"
-        needed("pyamg", "amg", f"`{who}`")
+        if self.method == "smoothed_aggregation":
+            needed("pyamg", "amg", f'`{who}(method="smoothed_aggregation")`')
         structure = array_structure(operator, who)
         self._require_method(operator, structure.dtype)
         matrix = entries_of(constant(operator), who)
