@@ -1,8 +1,6 @@
 """Multigrid that looks at its coefficients: black-box interpolation, bounds, and where it turns algebraic."""
 
-import importlib.util
 import itertools
-import warnings
 
 import equinox as eqx
 import jax
@@ -13,7 +11,6 @@ import pytest
 import scipy.linalg
 
 import nsolve as ns
-from nsolve import _ffi
 from nsolve.preconditioners.multigrid import galerkin, hybrid, plan, smoothers
 from nsolve.preconditioners.multigrid.black_box import coarsen_plane
 from nsolve.preconditioners.multigrid.stencils import Kind, as_operator, masked
@@ -119,7 +116,6 @@ def counted(problem, preconditioner, rtol=1e-8):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_islands_are_found_and_coarsened_by_the_matrix(name):
-    pytest.importorskip("pyamg")
     problem = ns.gallery.diffusion(0, FAMILIES[name](128))
     preconditioner = Multigrid()(problem.operator)
     assert preconditioner.plan.algebraic and 1 <= len(preconditioner.levels) <= 2
@@ -167,7 +163,6 @@ def test_anisotropy_along_an_axis_is_not_halved_across():
 
 @pytest.mark.parametrize(("epsilon", "angle"), [(1e-3, 30), (1e-3, 45)])
 def test_where_factors_are_no_smoother_the_matrix_decides(epsilon, angle):
-    pytest.importorskip("pyamg")
     problem = ns.gallery.rotated_anisotropy(0, (63, 64), epsilon, np.deg2rad(angle))
     preconditioner = Multigrid()(problem.operator)
     assert preconditioner.plan.algebraic and not preconditioner.levels
@@ -177,7 +172,6 @@ def test_where_factors_are_no_smoother_the_matrix_decides(epsilon, angle):
 @pytest.mark.parametrize("options", [{"algebraic": 0}, {"algebraic": 1}, {"smoother": "incomplete_cholesky"}])
 @pytest.mark.parametrize("boundary", ["dirichlet", "neumann", "periodic"])
 def test_every_cycle_is_symmetric_and_positive(options, boundary, monkeypatch):
-    pytest.importorskip("pyamg")
     monkeypatch.setattr(plan, "_COARSEST", {True: 30, False: 30})
     field = np.exp(2 * np.random.default_rng(1).normal(size=(16, 14)))
     operator = StencilLinearOperator.diffusion(field, 1.0, boundary)
@@ -192,7 +186,6 @@ def test_every_cycle_is_symmetric_and_positive(options, boundary, monkeypatch):
 
 @pytest.mark.parametrize("options", [{"algebraic": 1}, {"smoother": "incomplete_cholesky"}])
 def test_refresh_is_set_up_anew_also_traced(options):
-    pytest.importorskip("pyamg")
     first, second = (m_matrix((20, 18), seed=k, symmetric=True) for k in (0, 1))
     vector = jnp.asarray(np.random.default_rng(5).normal(size=(20, 18)))
     expected = Multigrid(**options)(second).mv(vector)
@@ -205,7 +198,6 @@ def test_refresh_is_set_up_anew_also_traced(options):
 
 
 def test_inactive_cells_above_algebraic_grids():
-    pytest.importorskip("pyamg")
     field = np.asarray(ns.gallery.blocks(0, (40, 40), size=3, contrast=1e4))
     field[5:17, 8:20] = 0
     problem = ns.gallery.diffusion(0, field)
@@ -214,23 +206,11 @@ def test_inactive_cells_above_algebraic_grids():
 
 
 def test_the_hierarchy_is_shown():
-    pytest.importorskip("pyamg")
     problem = ns.gallery.diffusion(0, FAMILIES["blocks of 3"](128))
     text = repr(Multigrid()(problem.operator)).splitlines()
     assert "operator complexity" in text[0] and "128 x 128" in text[2] and "Chebyshev" in text[2]
     assert "64 x 64" in text[3] and "Gauss-Seidel" in text[3] and "of the matrix" in text[4]
     assert max(map(len, text)) <= 100
-
-
-def test_without_pyamg_a_warning_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(_ffi, "_said", set())
-    problem = ns.gallery.diffusion(0, FAMILIES["blocks of 3"](128))
-    with pytest.warns(RuntimeWarning, match=r"pip install 'nsolve\[amg\]'"):
-        assert not Multigrid()(problem.operator).plan.algebraic
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Multigrid(algebraic=None)(problem.operator)
 
 
 def test_turning_depends_on_all_levels_above():

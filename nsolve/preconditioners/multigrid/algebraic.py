@@ -22,8 +22,8 @@ _METHODS = {"ruge_stuben": 0.3, "smoothed_aggregation": 0.08}
 class AlgebraicMultigrid(AbstractPreconditioner):
     """Algebraic multigrid preconditioner: one symmetric V(1,1)-cycle, of the entries of a matrix alone.
 
-    For diffusion without a grid (meshes, graphs) and for coefficients that jump from cell to cell, on which
-    `Multigrid` needs hundreds of steps.
+    For diffusion without a grid: on meshes and graphs. On grids `Multigrid` is faster, and turns to this one
+    by itself where coefficients jump from cell to cell.
 
     * `method`: `"ruge_stuben"` keeps some of the unknowns on the next level, by two passes, and interpolates
       the others from their strongly coupled neighbours; for real matrices that are close to M-matrices, also

@@ -120,7 +120,7 @@ class Multigrid(AbstractPreconditioner):
     * Weakly coupled axes are left alone until the others are as coarse (semicoarsening).
     * A grid whose points cannot stand for all of the finer one's (islands of large coefficients that no
       point lies on, as compatible relaxation finds) is coarsened by its matrix instead, and so are all below
-      it: `AlgebraicMultigrid`, which needs PyAMG (`pip install 'nsolve[amg]'`; without, a warning).
+      it: `AlgebraicMultigrid`.
     * In the plane, coupling that is strong in a direction between the axes is smoothed by IC(0).
 
     While tracing, nothing can be looked at: all axes are halved, all levels are geometric, and smoothing is

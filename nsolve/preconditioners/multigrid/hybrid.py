@@ -5,7 +5,6 @@ large coefficients that no kept point lies on cannot be represented by any inter
 relaxation finds them; from there on the coarse points are chosen by the matrix.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,6 @@ import lineax as lx
 from jaxtyping import Array
 
 from ..._arrays import is_traced
-from ..._ffi import warn_once
 from ...operators.sparse import SparseLinearOperator
 from ...operators.stencil import StencilLinearOperator
 from .algebraic import AlgebraicMultigrid
@@ -60,27 +58,13 @@ def turns_algebraic(shares: Sequence[Any], dim: int) -> bool:
     it."""
     first, last = float(shares[0]), float(shares[-1])
     if len(shares) == 1:
-        missed = last > _FINEST
-    else:
-        missed = first <= _ROUGH and last > (_PLANE if dim <= 2 else _SPACE)
-    return missed and _has_pyamg()
+        return last > _FINEST
+    return first <= _ROUGH and last > (_PLANE if dim <= 2 else _SPACE)
 
 
 def is_weak(smoother: Any) -> bool:
     """Whether incomplete factors are so far from the operator that the matrix had better be coarsened."""
-    return float(smoother.weight) < _WEAK and _has_pyamg()
-
-
-def _has_pyamg() -> bool:
-    if importlib.util.find_spec("pyamg") is None:
-        warn_once(
-            "hybrid",
-            "`Multigrid` would need algebraic coarse grids for these coefficients, set up by PyAMG, which is "
-            "not installed: many more steps may be needed. `pip install 'nsolve[amg]'` brings it; "
-            "`Multigrid(algebraic=None)` does without, and without this warning.",
-        )
-        return False
-    return True
+    return float(smoother.weight) < _WEAK
 
 
 def algebraic_tail(stencil: Stencil, kind: Kind) -> AlgebraicTail:
