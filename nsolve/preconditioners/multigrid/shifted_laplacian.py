@@ -143,7 +143,7 @@ class ShiftedLaplacian(AbstractPreconditioner):
     (interpolation of high order).
     """
 
-    shift: float = eqx.field(default=0.05, static=True)
+    shift: float = eqx.field(default=0.02, static=True)
     levels: int | None = eqx.field(default=None, static=True)
     wavenumber_squared: Any = None
 
@@ -234,38 +234,36 @@ def _galerkin(level: WaveLevel) -> StencilLinearOperator:
 
     A spline reaches two points, so with the operator's reach `r` two of them meet up to `2 + r / 2` coarse
     points apart."""
-    fine = level.operator
+    fine, dim = level.operator, len(level.operator.shape)
     shape = _coarser(fine.shape)
-    reach, teeth = [], []
+    reach = []
     for axis, (n, m) in enumerate(zip(fine.shape, shape, strict=True)):
         r = max(abs(offset[axis]) for offset in fine.offsets)
-        r = min(2 + r // 2 if n != m else r, m - 1)
-        reach.append(r)
-        teeth.append(min(2 * r + 1, m))
-    places = [np.arange(m) for m in shape]
+        reach.append(min(r if n == m else 2 + r // 2, m - 1))
+    apart = [min(2 * r + 1, m) for r, m in zip(reach, shape, strict=True)]
 
     def product(colour):
         comb = jnp.ones(shape, bool)
-        for axis, period in enumerate(teeth):
+        for axis, period in enumerate(apart):
             comb = comb & (jax.lax.broadcasted_iota(colour.dtype, shape, axis) % period == colour[axis])
-        comb = comb.astype(fine.dtype)
-        return level.restrict(fine.mv(level.prolong(comb)))
+        return level.restrict(fine.mv(level.prolong(comb.astype(fine.dtype))))
 
-    colours = np.stack(np.meshgrid(*map(np.arange, teeth), indexing="ij"), -1).reshape(-1, len(shape))
-    products = jax.lax.map(product, jnp.asarray(colours)).reshape(*teeth, *shape)
-    here = np.ix_(*places)
-    stencil = {}
-    for offset in itertools.product(*(range(-r, r + 1) for r in reach)):
-        at = [place + step for place, step in zip(places, offset, strict=True)]
-        colour = np.ix_(*(k % period for k, period in zip(at, teeth, strict=True)))
-        found = products[(*colour, *here)]
-        for axis, (k, m) in enumerate(zip(at, shape, strict=True)):
-            along = tuple(-1 if other == axis else 1 for other in range(len(shape)))
-            found = jnp.where(jnp.asarray((k >= 0) & (k < m)).reshape(along), found, 0)
-        stencil[offset] = found
-    return StencilLinearOperator(
-        tuple(stencil.values()), tuple(stencil), shape, fine.periodic, fine.tags & {lx.symmetric_tag}
-    )
+    colours = np.stack(np.meshgrid(*map(np.arange, apart), indexing="ij"), -1).reshape(-1, dim)
+    products = jax.lax.map(product, jnp.asarray(colours)).reshape(*apart, *shape)
+    combs, offset_names, points = "abc"[:dim], "xyz"[:dim], "ijk"[:dim]
+    for axis, (r, m, period) in enumerate(zip(reach, shape, apart, strict=True)):
+        # Which comb has its tooth so far from a point; none where that is outside of the grid.
+        column = np.arange(m) + np.arange(-r, r + 1)[:, None, None]
+        inside = (column >= 0) & (column < m)
+        chosen = jnp.asarray(inside & (column % period == np.arange(period)[:, None]), fine.dtype)
+        named = offset_names[:axis] + combs[axis:] + points
+        comb, name, point = combs[axis], offset_names[axis], points[axis]
+        subscripts = f"{name}{comb}{point},{named}->{named.replace(comb, name)}"
+        products = jnp.einsum(subscripts, chosen, products, precision="highest")
+    table = products.reshape(-1, *shape)
+    offsets = tuple(itertools.product(*(range(-r, r + 1) for r in reach)))
+    tags = fine.tags & {lx.symmetric_tag}
+    return StencilLinearOperator(tuple(table), offsets, shape, fine.periodic, tags)
 
 
 def _coarser(shape: tuple[int, ...]) -> tuple[int, ...]:
