@@ -242,25 +242,33 @@ def _galerkin(level: WaveLevel) -> StencilLinearOperator:
         reach.append(min(r if n == m else 2 + r // 2, m - 1))
     apart = [min(2 * r + 1, m) for r, m in zip(reach, shape, strict=True)]
 
-    def product(colour):
-        comb = jnp.ones(shape, bool)
+    def comb(colour):
+        found = jnp.ones(shape, bool)
         for axis, period in enumerate(apart):
-            comb = comb & (jax.lax.broadcasted_iota(colour.dtype, shape, axis) % period == colour[axis])
-        return level.restrict(fine.mv(level.prolong(comb.astype(fine.dtype))))
+            found = found & (jax.lax.broadcasted_iota(colour.dtype, shape, axis) % period == colour[axis])
+        return found.astype(fine.dtype)
 
-    colours = np.stack(np.meshgrid(*map(np.arange, apart), indexing="ij"), -1).reshape(-1, dim)
-    products = jax.lax.map(product, jnp.asarray(colours)).reshape(*apart, *shape)
-    combs, offset_names, points = "abc"[:dim], "xyz"[:dim], "ijk"[:dim]
+    def product(some):
+        # A loop for each: XLA's CPU compiler would fuse the stencil into each of its readers.
+        for function in (comb, level.prolong, fine.mv, level.restrict):
+            some = jax.lax.map(function, some)
+        return some
+
+    colours = np.stack(np.meshgrid(*map(np.arange, apart), indexing="ij"), -1)
+    colours = jnp.asarray(colours.reshape(apart[0], -1, dim))
+    products = jax.lax.map(product, colours).reshape(*apart, *shape)
+    combs, points, inside = [], [], jnp.ones((1,) * 2 * dim, bool)
     for axis, (r, m, period) in enumerate(zip(reach, shape, apart, strict=True)):
-        # Which comb has its tooth so far from a point; none where that is outside of the grid.
-        column = np.arange(m) + np.arange(-r, r + 1)[:, None, None]
-        inside = (column >= 0) & (column < m)
-        chosen = jnp.asarray(inside & (column % period == np.arange(period)[:, None]), fine.dtype)
-        named = offset_names[:axis] + combs[axis:] + points
-        comb, name, point = combs[axis], offset_names[axis], points[axis]
-        subscripts = f"{name}{comb}{point},{named}->{named.replace(comb, name)}"
-        products = jnp.einsum(subscripts, chosen, products, precision="highest")
-    table = products.reshape(-1, *shape)
+        # Which comb has its tooth so far from a point; offsets lie along `axis`, points along `dim + axis`.
+        sizes = [1] * 2 * dim
+        sizes[axis], sizes[dim + axis] = 2 * r + 1, m
+        column = np.arange(m) + np.arange(-r, r + 1)[:, None]
+        combs.append((column % period).reshape(sizes))
+        sizes[axis] = 1
+        points.append(np.arange(m).reshape(sizes))
+        sizes[axis] = 2 * r + 1
+        inside = inside & jnp.asarray((column >= 0) & (column < m)).reshape(sizes)
+    table = jnp.where(inside, products[(*combs, *points)], 0).reshape(-1, *shape)
     offsets = tuple(itertools.product(*(range(-r, r + 1) for r in reach)))
     tags = fine.tags & {lx.symmetric_tag}
     return StencilLinearOperator(tuple(table), offsets, shape, fine.periodic, tags)
