@@ -15,16 +15,6 @@ from nsolve.preconditioners.multigrid import shifted_laplacian as module
 SHAPE = (13, 16)
 
 
-def sponge(shape, width=6):
-    """Absorption that grows towards all walls."""
-    depth = np.zeros(shape)
-    for axis, n in enumerate(shape):
-        i = np.arange(n)
-        along = np.clip(1 - (np.minimum(i, n - 1 - i) + 1) / (width + 1), 0, 1) ** 2
-        depth = np.maximum(depth, np.expand_dims(along, [k for k in range(len(shape)) if k != axis]))
-    return depth
-
-
 def wedge(shape):
     """Slowness of three layers whose speeds differ by up to two, with slanted interfaces."""
     x, y = np.meshgrid(*((np.arange(n) + 0.5) / n for n in shape), indexing="ij")
@@ -34,7 +24,7 @@ def wedge(shape):
 def waves(shape=SHAPE, points=12, width=6, dtype=None):
     """So many points a wavelength where waves are shortest."""
     count = (shape[0] + 1) / points
-    return ns.gallery.helmholtz(0, shape, count, wedge(shape), sponge(shape, width), dtype)
+    return ns.gallery.helmholtz(0, shape, count, wedge(shape), ns.gallery.sponge(shape, width), dtype)
 
 
 def splines(n):
@@ -86,7 +76,7 @@ def solved(operator, vector, solver, preconditioner=None):
 
 @pytest.mark.parametrize("shape", [(29,), SHAPE, (8, 9, 8)])
 def test_coarse_operators_are_galerkin_products(shape):
-    problem = ns.gallery.helmholtz(0, shape, 1.5, 1.0, sponge(shape))
+    problem = ns.gallery.helmholtz(0, shape, 1.5, 1.0, ns.gallery.sponge(shape, 6))
     inverse = ShiftedLaplacian(0.1, levels=3)(problem.operator)
     a = np.asarray(problem.operator.as_matrix())
     a = a + 0.1j * np.diag(np.broadcast_to(problem.parts["wave_number"] ** 2, shape).ravel())
@@ -102,7 +92,8 @@ def test_coarse_operators_are_galerkin_products(shape):
 
 def test_it_is_the_cycle_of_dense_matrices_symmetric_and_conjugate():
     problem = waves((17, 16))
-    inverse = ShiftedLaplacian(0.3, levels=3)(problem.operator)
+    square = problem.parts["wave_number"] ** 2
+    inverse = ShiftedLaplacian(0.3, 3, square)(problem.operator)
     assert [level.operator.shape for level in inverse.levels] == [(17, 16), (8, 8)]
     matrix, expected = dense(inverse), dense_inverse(problem, 0.3, 3)
     scale = abs(expected).max()
@@ -122,8 +113,9 @@ def test_transpose_of_what_is_not_symmetric():
     matrix = dense(inverse)
     assert abs(matrix - matrix.T).max() > 1e-3 * abs(matrix).max()
     np.testing.assert_allclose(dense(inverse.transpose()), matrix.T, atol=1e-12 * abs(matrix).max())
-    twice = inverse.transpose().refresh(operator.transpose())
-    np.testing.assert_allclose(dense(twice), matrix.T, atol=1e-10 * abs(matrix).max())
+    refreshed = dense(inverse.transpose().refresh(operator.transpose()))
+    rebuilt = dense(ShiftedLaplacian(levels=3)(operator.transpose()))
+    np.testing.assert_allclose(refreshed, rebuilt, atol=1e-12 * abs(matrix).max())
 
 
 def test_the_solution_is_that_of_the_dense_system():
@@ -150,7 +142,7 @@ def test_few_steps_where_others_need_hundreds():
 
 @pytest.mark.parametrize("points, levels", [(6, 2), (12, 3), (24, 4), (48, 4)])
 def test_the_coarsest_grid_resolves_the_wave(points, levels, monkeypatch):
-    monkeypatch.setattr(module, "_COARSEST", 60)
+    monkeypatch.setattr(module, "_COARSEST", 64)
     problem = waves((64, 64), points)
     inverse = ShiftedLaplacian()(problem.operator)
     assert len(inverse.levels) + 1 == levels
@@ -161,10 +153,14 @@ def test_the_coarsest_grid_resolves_the_wave(points, levels, monkeypatch):
 def test_unresolved_waves_are_slow():
     problem, solver = waves((64, 64)), ns.GMRES(rtol=1e-6, max_steps=100)
     steps = [
-        int(solved(problem.operator, problem.vector, solver, ShiftedLaplacian(levels=k)(problem.operator)).stats["num_steps"])
+        int(
+            solved(
+                problem.operator, problem.vector, solver, ShiftedLaplacian(levels=k)(problem.operator)
+            ).stats["num_steps"]
+        )
         for k in (3, 4)
     ]
-    assert steps[0] <= 10 and steps[1] > 40
+    assert steps[0] <= 10 and steps[1] > 3 * steps[0]
 
 
 def test_wave_numbers_and_the_sign_of_absorption_are_read_off():
@@ -186,7 +182,7 @@ def test_finite_volumes_and_stretched_coordinates():
     n, points = 64, 12
     k = 2 * np.pi / points
     i = np.arange(n)
-    stretch = 1 + 1j * 3 * np.clip(1 - (np.minimum(i, n - 1 - i) + 0.5) / 12, 0, 1) ** 2
+    stretch = 1 + 1j * np.clip(1 - (np.minimum(i, n - 1 - i) + 0.5) / 12, 0, 1) ** 2
     along, across = stretch[:, None] * np.ones(n), stretch[None, :] * np.ones((n, 1))
     diffusion = ns.StencilLinearOperator.diffusion((across / along, along / across))
     operator = diffusion.add_diagonal(jnp.asarray(-along * across * k**2))
@@ -264,9 +260,7 @@ BAD = {
         "periodic axis",
     ),
     "both signs": (
-        lambda: ShiftedLaplacian()(
-            waves().operator.add_diagonal(-2j * jnp.max(jnp.asarray(wedge(SHAPE))) ** 2 * 1e3)
-        ),
+        lambda: ShiftedLaplacian()(waves().operator.add_diagonal(-1j * jnp.asarray(wedge(SHAPE) + 0j))),
         "damps waves at some points and amplifies",
     ),
     "shape": (lambda: ShiftedLaplacian(wavenumber_squared=jnp.ones((3, 4)))(waves().operator), "of shape"),

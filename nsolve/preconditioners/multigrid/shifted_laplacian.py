@@ -1,6 +1,7 @@
 """Multigrid for waves: the shifted Laplacian, on grids that all resolve the wave."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Any
@@ -59,7 +60,7 @@ class ShiftedLaplacianInverse(AbstractApproximateInverse):
     levels: tuple[WaveLevel, ...]
     coarse: AbstractApproximateInverse
     constructor: "ShiftedLaplacian"
-    offsets: tuple[Offset, ...] = eqx.field(static=True)
+    offsets: frozenset[Offset] = eqx.field(static=True)
     structure: jax.ShapeDtypeStruct = eqx.field(static=True)
     tags: frozenset[object] = eqx.field(static=True)
 
@@ -70,7 +71,7 @@ class ShiftedLaplacianInverse(AbstractApproximateInverse):
 
     def refresh(self, operator: lx.AbstractLinearOperator) -> "ShiftedLaplacianInverse":
         stencil = _as_waves(operator)
-        if (stencil.in_structure(), stencil.offsets) != (self.structure, self.offsets):
+        if (stencil.in_structure(), frozenset(stencil.offsets)) != (self.structure, self.offsets):
             raise ValueError(
                 "`operator` must have the grid and the stencil that this multigrid was made for, "
                 f"{self.structure}, but is {stencil}. Build a new one with `ShiftedLaplacian()(operator)`."
@@ -82,7 +83,7 @@ class ShiftedLaplacianInverse(AbstractApproximateInverse):
         if lx.is_symmetric(self):
             return self
         levels, coarse = tuple(level.transpose() for level in self.levels), self.coarse.transpose()
-        offsets = tuple(tuple(-k for k in offset) for offset in self.offsets)
+        offsets = frozenset(tuple(-k for k in offset) for offset in self.offsets)
         return dataclasses.replace(self, levels=levels, coarse=coarse, offsets=offsets)
 
     def conj(self) -> "ShiftedLaplacianInverse":
@@ -107,12 +108,12 @@ class ShiftedLaplacian(AbstractPreconditioner):
     a little in the preconditioner: one V(2,2)-cycle on `A -+ i shift k^2`.
 
     For complex stencils of waves with absorption, such as `gallery.helmholtz` with a `damping`, also with a
-    varying speed; with `FGMRES` or `GMRES`. Two-dimensional waves are a direct solver's as long as their
-    factors fit: `SparseLU` on the whole grid takes some ten times the memory of the coarsest grid here, and
-    in three dimensions far more.
+    varying speed; with `FGMRES` or `GMRES`. On 256 x 256 points, 12 a wavelength, about eight steps reduce
+    the residual to 1e-6. For one medium on such a grid `SparseLU` takes as long; on larger ones, and in three
+    dimensions, its factors are what this avoids.
 
-    * `shift`: how much of `k^2` is added as damping, at least 0. The smaller, the fewer steps where the
-      coarsest grid resolves the waves well; 0.1 to 0.5 where it hardly does.
+    * `shift`: how much of `k^2` is added as damping, at least 0. The smaller, the fewer steps, and 0 is best
+      where hardly anything absorbs; with fewer than ten points a wavelength 0.05 may be better than less.
     * `levels`: grids, each of half the points along each axis, of which the last is solved by sparse LU
       factors. It must resolve the shortest wave, by three points or so: with less the steps run into
       hundreds. By default so many that it has at least 2.4, as concrete coefficients tell; while tracing
@@ -122,7 +123,8 @@ class ShiftedLaplacian(AbstractPreconditioner):
       and at the edge of the grid the value of the nearest inner point.
 
     The shift takes the sign that the imaginary parts of these sums have, that of absorption: positive where
-    waves depend on time by `exp(-i omega t)`, negative for `exp(i omega t)`.
+    waves depend on time by `exp(i omega t)`, negative for `exp(-i omega t)`. Layers may be a damping or
+    coordinates stretched by complex factors `s`, which slow it down where `abs(s)` exceeds two.
 
     Interpolation is by cubic splines along the axes, not by the operator, and coarse operators are Galerkin
     products: they carry waves of three points a wavelength with little error in their length, where linear
@@ -130,9 +132,10 @@ class ShiftedLaplacian(AbstractPreconditioner):
     (`A^T = A`), and never definite.
 
     **Cost:** set-up some 40 products with `A` in two dimensions and 170 in three, and a factorisation of
-    `(2 to 7)^d` entries a row on the coarsest grid; an application about 15 products and two triangular
+    up to `7^d` entries a row on the coarsest grid; an application about 15 products and two triangular
     solves there. All but the factors may run on accelerators; these are made and used on the host, as for
-    `SparseLU`. `refresh` may be traced and batched.
+    `SparseLU`. `refresh` may be traced and batched; `M` is constant under differentiation. Compiled once for
+    a grid, in some seconds; in three dimensions, where coarse stencils have 125 and 343 points, in a minute.
 
     **Raises** `ValueError` for operators that are no stencils or are periodic, for real ones (give a complex
     one, `A * (1 + 0j)`, and a complex right-hand side), and for concrete ones that damp waves at some points
@@ -171,7 +174,8 @@ class ShiftedLaplacian(AbstractPreconditioner):
         levels, coarsest = _hierarchy(shifted, count)
         coarse = SparseLU().build(coarsest)
         tags = tags_of(stencil) & {lx.symmetric_tag}
-        return ShiftedLaplacianInverse(levels, coarse, self, stencil.offsets, stencil.in_structure(), tags)
+        offsets, structure = frozenset(stencil.offsets), stencil.in_structure()
+        return ShiftedLaplacianInverse(levels, coarse, self, offsets, structure, tags)
 
     def _wavenumbers(self, stencil: StencilLinearOperator) -> tuple[Array, Array]:
         """`k^2` at each point, and the sign of absorption."""
@@ -221,7 +225,7 @@ def _hierarchy(operator: StencilLinearOperator, count: int):
     levels = []
     for _ in range(count - 1):
         diagonal = operator.diagonal().reshape(operator.shape)
-        total = sum(abs(c) for c in operator.coefficients)
+        total = functools.reduce(jnp.add, map(abs, operator.coefficients))
         largest = jnp.max(jnp.broadcast_to(total, operator.shape) / abs(diagonal))  # Gershgorin
         level = WaveLevel(operator, chebyshev_jacobi(1 / diagonal, largest, operator.dtype))
         levels.append(level)
@@ -303,8 +307,7 @@ def _restricted(fine: Array, axis: int) -> Array:
 
 def _row_sums(stencil: StencilLinearOperator) -> Array:
     """Of the rows whose neighbours are all inside of the grid; others take the nearest one's."""
-    total = sum(jnp.asarray(c) for c in stencil.coefficients)
-    total = jnp.broadcast_to(total, stencil.shape)
+    total = jnp.broadcast_to(functools.reduce(jnp.add, stencil.coefficients), stencil.shape)
     for axis, n in enumerate(stencil.shape):
         below = max(max(-offset[axis], 0) for offset in stencil.offsets)
         above = max(max(offset[axis], 0) for offset in stencil.offsets)
