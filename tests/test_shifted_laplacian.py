@@ -1,6 +1,8 @@
 """Multigrid for waves: its operators against dense formulas, and steps that unpreconditioned solvers do not
 reach."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -274,5 +276,9 @@ def test_bad_input_is_named(name):
     call, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_shift_that_is_no_number():
+    word: Any = "0.1"
     with pytest.raises(TypeError, match="must be a number"):
-        ShiftedLaplacian("0.1")
+        ShiftedLaplacian(word)

@@ -212,7 +212,7 @@ class ShiftedLaplacian(AbstractPreconditioner):
         if is_traced(square) or is_traced(stencil.coefficients):
             return min(_UNKNOWN + 1, most)
         # Of waves along the axes; `diagonal + k^2` is that of the Laplacian, 2 d / h^2.
-        laplacian = np.asarray(stencil.diagonal()).real.reshape(stencil.shape) + np.asarray(square)
+        laplacian = np.asarray(stencil.diagonal().real).reshape(stencil.shape) + np.asarray(square)
         angle = np.sqrt(2 * len(stencil.shape) * np.max(np.asarray(square) / laplacian))
         points = 2 * math.pi / angle if angle > 0 else math.inf
         halvings = max(0, math.floor(math.log2(points / _RESOLVED))) if points < math.inf else most
