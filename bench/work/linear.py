@@ -112,6 +112,33 @@ def lognormal3d(size: int, seed: int, contrast: float = 1e4, correlation: float 
     return _lognormal("lognormal3d", (size,) * 3, seed, contrast, correlation)
 
 
+def media2d(size: int, seed: int, law: str = "blocks", cells: int = 3, contrast: float = 1e4) -> System:
+    """-div(a grad u) on the unit square, finite volumes, Dirichlet, in a medium `a` drawn by a law of
+    `MEDIA`."""
+    return _medium("media2d", (size,) * 2, seed, law, cells, contrast)
+
+
+def media3d(size: int, seed: int, law: str = "blocks", cells: int = 8, contrast: float = 1e4) -> System:
+    """-div(a grad u) on the unit cube, as `media2d`."""
+    return _medium("media3d", (size,) * 3, seed, law, cells, contrast)
+
+
+def rotated2d(size: int, seed: int, angle: float = 30.0, epsilon: float = 1e-2) -> System:
+    """Diffusion that is `epsilon` times as strong across an axis turned by `angle` degrees, bilinear elements
+    on `size`^2 interior nodes."""
+    system = gallery.rotated_anisotropy(seed, (size,) * 2, epsilon, np.deg2rad(angle), float)
+    return _system("rotated2d", size, system, SPD, stencil=True)
+
+
+def pressure3d(size: int, seed: int, balls: int = 12) -> System:
+    """The pressure of a fluid between obstacles, under a free surface: 7 points, a fifth of the cells or so
+    solid, a third air."""
+    shape = (size,) * 3
+    solid = gallery.balls([seed, 1], shape, balls, (0.08, 0.2))
+    air = gallery.free_surface([seed, 2], shape)
+    return _system("pressure3d", size, gallery.pressure(seed, solid, air, dtype=float), SPD, stencil=True)
+
+
 def convection_diffusion2d(size: int, seed: int, peclet: float = 100.0) -> System:
     """-laplace(u) + peclet w . grad u with the recirculating wind w = (2y(1-x^2), -2x(1-y^2)) on
     (-1, 1)^2, first-order upwind, Dirichlet: an M-matrix that is not symmetric."""
@@ -231,6 +258,28 @@ def _lognormal(name: str, shape: tuple[int, ...], seed: int, contrast: float, co
     return System(name, shape[0], matrix, rhs, SPD, shape, stencil)
 
 
+#: The media of `media2d` and `media3d`: a seed, the shape, cells along an axis of a block, contrast.
+MEDIA: dict[str, Callable[..., Any]] = {
+    "blocks": lambda seed, shape, cells, contrast: gallery.blocks(
+        [seed, 1], shape, cells, contrast, 0.7 if cells == 2 else 0.5, float
+    ),
+    "checkerboard": lambda seed, shape, cells, contrast: gallery.checkerboard(shape, cells, contrast, float),
+    "smooth": lambda seed, shape, cells, contrast: gallery.lognormal([seed, 1], shape, 2.0, dtype=float),
+    "rough": lambda seed, shape, cells, contrast: gallery.lognormal(
+        [seed, 1], shape, 2.0, "exponential", 0.02, float
+    ),
+    "white": lambda seed, shape, cells, contrast: gallery.lognormal(
+        [seed, 1], shape, 2.0, "white", dtype=float
+    ),
+}
+
+
+def _medium(name: str, shape: tuple[int, ...], seed: int, law: str, cells: int, contrast: float) -> System:
+    check_name("medium", law, MEDIA)
+    coefficient = MEDIA[law](seed, shape, cells, contrast)
+    return _system(name, shape[0], gallery.diffusion(seed, coefficient), SPD, stencil=True)
+
+
 def _from_matrix(name: str, matrix: sp.csr_array, seed: int) -> System:
     matrix = matrix.astype(np.complex128 if np.iscomplexobj(matrix.data) else np.float64)
     n = matrix.shape[0]
@@ -327,6 +376,10 @@ PROBLEMS: dict[str, Callable[..., System]] = {
     "anisotropic3d": anisotropic3d,
     "lognormal2d": lognormal2d,
     "lognormal3d": lognormal3d,
+    "media2d": media2d,
+    "media3d": media3d,
+    "rotated2d": rotated2d,
+    "pressure3d": pressure3d,
     "convection_diffusion2d": convection_diffusion2d,
     "helmholtz2d": helmholtz2d,
     "heat2d": heat2d,

@@ -307,7 +307,7 @@ def _transposed(operator: StencilLinearOperator):
     return tuple(coefficients), tuple(offsets)
 
 
-@bounded_cache(8)
+@bounded_cache(16)
 def _assembly(shape: tuple[int, ...], offsets: tuple[Offset, ...], periodic: tuple[bool, ...]):
     """The pattern, the entries' places among the stacked coefficients, and which share a slot."""
     size = int(np.prod(shape))

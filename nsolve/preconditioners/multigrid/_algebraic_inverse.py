@@ -9,14 +9,22 @@ from ...direct.base import DirectInverse
 class AlgebraicMultigridInverse(DirectInverse):
     """One cycle of algebraic multigrid; printed, it shows its levels."""
 
-    def __repr__(self) -> str:
+    @property
+    def table(self) -> list[tuple[int, int]]:
+        """Unknowns and nonzeros of each level; empty while tracing, and where there is no hierarchy."""
         from ...kernels import factors
 
+        state = self.state
+        if isinstance(state.key, Tracer) or np.ndim(state.key) > 1:
+            return []
+        return factors.table(state.recipe, state.indptr, state.indices, state.values, state.key)
+
+    def __repr__(self) -> str:
         state, made = self.state, self.constructor
         head = f"AlgebraicMultigrid preconditioner ({getattr(made, 'method', '')}, {self.in_size()} unknowns)"
         if isinstance(state.key, Tracer) or np.ndim(state.key) > 1:
             return head
-        table = factors.table(state.recipe, state.indptr, state.indices, state.values, state.key)
+        table = self.table
         if not table:
             return f"{head}: no hierarchy"
         total = sum(entries for _, entries in table)

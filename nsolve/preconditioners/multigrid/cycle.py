@@ -4,12 +4,11 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import is_traced
 from ...operators.stencil import StencilLinearOperator
-from .smoothers import ChebyshevJacobi
+from .apart import apart, not_nan
+from .smoothers import ChebyshevJacobi, IncompleteSmoother
 from .transfer import AxisInterpolation, coarser, fitted
 
 
@@ -17,7 +16,7 @@ class Level(eqx.Module):
     """A grid: its operator, smoother, and interpolation from the next coarser one by axes."""
 
     operator: StencilLinearOperator
-    smoother: ChebyshevJacobi
+    smoother: ChebyshevJacobi | IncompleteSmoother
     interpolations: tuple[AxisInterpolation, ...]
 
     def restrict(self, r: Array) -> Array:
@@ -74,36 +73,14 @@ def padded_v_cycle(
 
 def _down(level: Level, b: Array) -> tuple[Array, Array]:
     """What smoothing finds from zero, and the residual that it leaves, on the next coarser grid."""
-    defined = _not_nan(level.smoother.inverse_diagonal, b)
-    x = _apart(defined, lambda b: level.smoother.from_zero(level.operator, b), b)
-    r = _apart(defined, lambda x, b: b - level.operator.mv(x), x, b)
+    defined = not_nan(level.smoother.inverse_diagonal, b)
+    x = apart(defined, lambda b: level.smoother.from_zero(level.operator, b), b)
+    r = apart(defined, lambda x, b: b - level.operator.mv(x), x, b)
     return x, level.restrict(r)
 
 
 def _up(level: Level, x: Array, b: Array, e: Array) -> Array:
     """The correction from the next coarser grid, smoothed."""
-    defined = _not_nan(level.smoother.inverse_diagonal, b)
-    x = _apart(defined, lambda x, e: x + level.prolong(e), x, e)
+    defined = not_nan(level.smoother.inverse_diagonal, b)
+    x = apart(defined, lambda x, e: x + level.prolong(e), x, e)
     return level.smoother.improve(level.operator, x, b)
-
-
-def _not_nan(diagonal: Array, b: Array) -> Array:
-    # Values known to the compiler would let it see through `_apart`.
-    known = b if not is_traced(diagonal) else diagonal
-    corner = known[(0,) * known.ndim]
-    return corner == corner
-
-
-def _apart(defined: Array, function: Callable[..., Array], x: Array, *others: Array) -> Array:
-    """`function(x, *others)`, compiled on its own; NaN where the level is undefined anyway.
-
-    XLA's CPU compiler fuses a stencil into each of its readers, neighbours and transfers, and
-    computes it over and over: the cycle is then far slower than its parts.  It ignores
-    optimisation barriers there, but never fuses across a branch.
-    """
-    return jax.lax.platform_dependent(
-        x,
-        *others,
-        cpu=lambda *a: jax.lax.cond(defined, function, lambda x, *_: x * jnp.nan, *a),
-        default=lambda *a: jax.lax.optimization_barrier(function(*a)),
-    )

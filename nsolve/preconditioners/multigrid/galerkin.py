@@ -1,148 +1,188 @@
 """Coarse grids of varying stencils: operator-dependent interpolation and Galerkin products.
 
-One axis is coarsened at a time.  A dropped point is interpolated along that axis by its own row of
-the operator, summed over the other axes (the collapse of black-box multigrid; Dendy 1982,
-doi:10.1016/0021-9991(82)90057-2), so that fluxes stay continuous across jumps of the coefficient.
-The next axis then sees the Galerkin product `P^T A P` of the one before.  Against Dendy's form,
-which takes all axes at once, this needs only short sums, never leaves the `3^d`-point stencils, and
-halves any subset of the axes.
+In the plane both axes are halved at once (`black_box`). Elsewhere one axis is coarsened at a time: a dropped
+point is interpolated along that axis by its own row of the operator, summed over the other axes (the collapse
+of black-box multigrid; Dendy 1982, doi:10.1016/0021-9991(82)90057-2), so that fluxes stay continuous across
+jumps of the coefficient, and the next axis then sees the Galerkin product `P^T A P` of the one before. This
+needs only short sums, never leaves the `3^d`-point stencils, and halves any subset of the axes.
 
-A stencil here is a dictionary from offsets to full arrays, in which entries that leave the grid are
-zero.  NumPy arrays stay on the host; traced ones are traced.
+A stencil here is a dictionary from offsets to full arrays, in which entries that leave the grid are zero.
+Small ones are NumPy's and stay on the host; each level of a larger one is a compiled program, which all grids
+of its size share.
 """
 
 import dataclasses
 import itertools
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 
 from ..._arrays import cut, is_traced, namespace, padded
 from ...operators.finite_volumes import Offset
 from ...operators.stencil import StencilLinearOperator
+from .apart import apart, not_nan
+from .black_box import coarsen_plane
 from .coarse import dense_inverse
+from .compatible import unrelaxed
 from .cycle import Level
+from .hybrid import algebraic_tail, is_weak, turns_algebraic
 from .plan import Coarsening
-from .smoothers import chebyshev_jacobi
+from .smoothers import chebyshev_jacobi, incomplete_smoother, power_bound
+from .stencils import Kind, Stencil, as_operator, diagonal_of, masked, neighbour
 from .transfer import AxisInterpolation, fitted, kept_size, lower, split, upper
 
-Stencil = dict[Offset, Any]
+#: Grids of so few points are set up by NumPy, where they are known.
+_SMALL = 64**2
 
 
-def galerkin_hierarchy(operator: StencilLinearOperator, plan: Coarsening):
-    """All levels and the coarsest grid's solver."""
-    periodic = operator.periodic
-    xp = jnp if any(map(is_traced, operator.coefficients)) else np
+def galerkin_hierarchy(operator: StencilLinearOperator, plan: Coarsening, decide: bool):
+    """All levels, the coarsest grid's solver, and the plan, which ends where a grid turns algebraic; where
+    `decide` says so, it is looked at whether one does."""
+    stencil, kind, dim = masked_stencil(operator), Kind.of(operator), len(operator.shape)
+    levels, found, small = [], [], None
+    for axes in plan.steps[: len(plan.steps) - plan.shared]:
+        level, coarser, share = coarsen(stencil, axes, kind, plan)
+        found.append(share)
+        if decide and (is_weak(level.smoother) if plan.incomplete else turns_algebraic(found, dim)):
+            plan = plan.cut(len(levels), operator)
+            break
+        levels.append(level)
+        stencil = coarser
+    if plan.shared:
+        small, coarsest, shares = _coarsen_padded(stencil, plan, kind)
+        shares = [*found, *(np.asarray(shares) if decide else ())]
+        turns = [decide and turns_algebraic(shares[: len(levels) + k + 1], dim) for k in range(plan.shared)]
+        if any(turns):  # the levels above it are made again, in their own sizes
+            plan, small = plan.cut(len(levels) + turns.index(True), operator), None
+            stencil = {offset: np.asarray(c) for offset, c in stencil.items()}
+            for axes in plan.steps[len(levels) :]:
+                level, stencil, _ = coarsen(stencil, axes, kind)
+                levels.append(level)
+        else:
+            stencil = coarsest
+    if plan.algebraic:
+        return on_top(levels, operator), None, algebraic_tail(stencil, kind), plan
+    return on_top(levels, operator), small, dense_inverse(as_operator(stencil, kind)), plan
+
+
+def on_top(levels: list[Level], operator: StencilLinearOperator) -> tuple[Level, ...]:
+    """The first level with the operator that it was made from, not a copy."""
+    return tuple(dataclasses.replace(level, operator=operator) for level in levels[:1]) + tuple(levels[1:])
+
+
+def masked_stencil(operator: StencilLinearOperator) -> Stencil:
+    """Full arrays, with zeros where an offset leaves the grid: NumPy's where the operator is concrete and so
+    small that compiling would take longer than it saves."""
+    small = math.prod(operator.shape) <= _SMALL and not any(map(is_traced, operator.coefficients))
+    xp, mask = (np, masked) if small else (jnp, _compiled_masked)
     stencil = {
         offset: xp.asarray(c) for offset, c in zip(operator.offsets, operator.coefficients, strict=True)
     }
-    stencil = masked(stencil, operator.shape, periodic)
-    apart = len(plan.steps) - plan.shared
-    levels, small = [], None
-    for axes in plan.steps[:apart]:
-        level, stencil = _coarsen(stencil, axes, operator)
-        levels.append(level)
-    if levels:  # what it was made from, not a copy
-        levels[0] = dataclasses.replace(levels[0], operator=operator)
-    if plan.shared:
-        small, stencil = _coarsen_padded(stencil, plan, operator)
-    return tuple(levels), small, dense_inverse(_as_operator(stencil, operator))
+    return mask(stencil, operator.shape, operator.periodic)
 
 
-def _coarsen(stencil: Stencil, axes: tuple[int, ...], finest: StencilLinearOperator):
-    """A level, and the stencil of the next coarser grid."""
-    periodic = finest.periodic
-    operator, diagonal = _as_operator(stencil, finest), _diagonal(stencil, periodic)
+def coarsen(stencil: Stencil, axes: tuple[int, ...], kind: Kind, plan: Coarsening | None = None):
+    """A level, the stencil of the next coarser grid, and the share of points that only that grid can smooth
+    (`unrelaxed`; NaN where the operator is not known to be positive)."""
+    compiled = any(isinstance(c, jax.Array) for c in stencil.values())
+    make = _compiled_coarse_parts if compiled else _coarse_parts
+    smoother, interpolations, coarse, share = make(stencil, axes, kind)
+    if plan is not None and plan.incomplete:
+        smoother = incomplete_smoother(stencil, kind, plan.flipped)
+    return Level(as_operator(stencil, kind), smoother, interpolations), coarse, share
+
+
+def _coarse_parts(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
+    periodic = kind.periodic
+    diagonal, dim = diagonal_of(stencil, periodic), len(periodic)
     xp = namespace(diagonal)
+    defined = not_nan(diagonal, diagonal)
+
+    def run(function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments) if xp is np else apart(defined, function, *arguments)
+
     empty = diagonal == 0  # where the grid is padded
     inverse_diagonal = xp.where(empty, 0, 1 / xp.where(empty, 1, diagonal))
-    row_sums = xp.asarray(sum(abs(c) for c in stencil.values()))
-    largest = (row_sums * abs(inverse_diagonal)).max()  # Gershgorin
+    row_sums = xp.asarray(sum(abs(c) for c in stencil.values())) * abs(inverse_diagonal)
+    largest, share = row_sums.max(), xp.asarray(np.nan)  # Gershgorin
+    if kind.definite and not jnp.iscomplexobj(diagonal):
+        if len(stencil) > 2 * dim + 1:  # else Gershgorin's is sharp
+            bound = partial(power_bound, periodic=periodic)
+            largest = xp.minimum(largest, run(bound, stencil, inverse_diagonal, row_sums / largest))
+        share = run(partial(unrelaxed, axes=axes, periodic=periodic), stencil, inverse_diagonal)
     interpolations = []
     # Entries below the diagonal are those above it, read from the other row.
-    mirrored = lx.is_symmetric(finest) and not any(periodic)
-    for axis in axes:
-        size = next(iter(stencil.values())).shape[axis]
-        left, right, stencil = coarsen_axis(stencil, axis, periodic, mirrored)
-        interpolations.append(
-            AxisInterpolation(
-                left=jnp.asarray(left),
-                centre=jnp.ones((1,) * left.ndim, left.dtype),
-                right=jnp.asarray(right),
-                axis=axis,
-                size=size,
-                periodic=periodic[axis],
-            )
-        )
-    smoother = chebyshev_jacobi(inverse_diagonal, largest, finest.dtype)
-    return Level(operator, smoother, tuple(interpolations)), stencil
+    mirrored = kind.symmetric and not any(periodic)
+    seams = any(wraps and n % 2 for wraps, n in zip(periodic, diagonal.shape, strict=True))
+    steps = [axes] if dim == 2 and axes == (0, 1) and not seams else [(axis,) for axis in axes]
+    for together in steps:
+        coarsened = partial(_halved, axes=together, periodic=periodic, mirrored=mirrored)
+        interpolation, stencil = run(coarsened, stencil)
+        interpolations.append(jax.tree.map(jnp.asarray, interpolation))
+    smoother = chebyshev_jacobi(inverse_diagonal, largest, diagonal.dtype)
+    return smoother, tuple(interpolations), stencil, share
 
 
-def _coarsen_padded(stencil: Stencil, plan: Coarsening, finest: StencilLinearOperator):
-    """Several levels of one size, stacked, and the stencil of the coarsest grid."""
+def _halved(stencil: Stencil, axes: tuple[int, ...], periodic: tuple[bool, ...], mirrored: bool):
+    """The interpolation from the grid with these axes halved, and the stencil there."""
+    if len(axes) == 2:
+        interpolation, coarse = coarsen_plane(stencil, periodic, mirrored)
+    else:
+        interpolation, coarse = coarsen_axis(stencil, axes[0], periodic, mirrored)
+    return interpolation, _completed(coarse, periodic) if mirrored else coarse
+
+
+_compiled_masked, _compiled_coarse_parts = eqx.filter_jit(masked), eqx.filter_jit(_coarse_parts)
+
+
+def _completed(coarse: Stencil, periodic: tuple[bool, ...]) -> Stencil:
+    """The entries below the diagonal, too."""
+    for offset, coefficient in tuple(coarse.items()):
+        back = tuple(-k for k in offset)
+        coarse[back] = coarse.get(back, neighbour(coefficient, back, periodic))
+    return coarse
+
+
+def _coarsen_padded(stencil: Stencil, plan: Coarsening, kind: Kind):
+    """Several levels of one size, stacked, the stencil of the coarsest grid, and the levels' shares of points
+    as `coarsen` gives them."""
     axes, shape = plan.steps[-1], next(iter(stencil.values())).shape
-    xp = namespace(next(iter(stencil.values())))
+    xp, dtype = namespace(*stencil.values()), next(iter(stencil.values())).dtype
     reach = [(-1, 0, 1) if axis in axes else (0,) for axis in range(len(shape))]
     reach = [sorted({k for o in stencil for k in (o[axis],)} | set(r)) for axis, r in enumerate(reach)]
-    empty = xp.zeros(shape, finest.dtype)
+    empty = xp.zeros(shape, dtype)
     full = {offset: stencil.get(offset, empty) for offset in itertools.product(*reach)}
 
-    def step(stencil, _):
-        level, coarse = _coarsen(stencil, axes, finest)
-        return {offset: fitted(coarse[offset], shape) for offset in stencil}, level
-
     if xp is np:
-        levels = []
+        made = []
         for _ in range(plan.shared):
-            full, level = step(full, None)
-            levels.append(level)
-        stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *levels)
+            full, level = _step(full, axes, kind)
+            made.append(level)
+        stacked, shares = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *made)
     else:
-        full, stacked = jax.lax.scan(step, full, None, plan.shared)
-    return stacked, {offset: fitted(c, plan.coarsest) for offset, c in full.items()}
+        full, (stacked, shares) = _steps(full, axes, kind, plan.shared)
+    return stacked, {offset: fitted(c, plan.coarsest) for offset, c in full.items()}, shares
 
 
-def _as_operator(stencil: Stencil, finest: StencilLinearOperator) -> StencilLinearOperator:
-    return StencilLinearOperator(
-        coefficients=tuple(jnp.asarray(c) for c in stencil.values()),
-        offsets=tuple(stencil),
-        shape=next(iter(stencil.values())).shape,
-        periodic=finest.periodic,
-        tags=finest.tags,
-    )
-
-
-def _diagonal(stencil: Stencil, periodic: tuple[bool, ...]):
-    """The centre, and on periodic axes of one point their neighbours, which are the same."""
+def _step(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
+    level, coarse, share = coarsen(stencil, axes, kind)
     shape = next(iter(stencil.values())).shape
-    return _total(
-        *(
-            coefficient
-            for offset, coefficient in stencil.items()
-            if all(k == 0 or w and n == 1 for k, n, w in zip(offset, shape, periodic, strict=True))
-        )
-    )
+    return {offset: fitted(coarse[offset], shape) for offset in stencil}, (level, share)
 
 
-def masked(stencil: Stencil, shape: tuple[int, ...], periodic: tuple[bool, ...]) -> Stencil:
-    """Full arrays, with zeros where an offset leaves the grid."""
-    full = {}
-    for offset, coefficient in stencil.items():
-        coefficient = namespace(coefficient).broadcast_to(coefficient, shape)
-        for axis, (step, wraps) in enumerate(zip(offset, periodic, strict=True)):
-            if step and not wraps:
-                n = shape[axis]
-                inside = cut(coefficient, axis, max(0, -step), n - max(0, step))
-                coefficient = padded(inside, axis, max(0, -step), max(0, step))
-        full[offset] = coefficient
-    return full
+@eqx.filter_jit
+def _steps(stencil: Stencil, axes: tuple[int, ...], kind: Kind, count: int):
+    return jax.lax.scan(lambda stencil, _: _step(stencil, axes, kind), stencil, None, count)
 
 
 def coarsen_axis(stencil: Stencil, axis: int, periodic: tuple[bool, ...], mirrored: bool = False):
-    """Interpolation weights `(left, right)` along an axis, and the stencil of `P^T A P`.
+    """The interpolation along an axis, and the stencil of `P^T A P`.
 
     Where the operator is symmetric, `mirrored` spares half of the work.
     """
@@ -165,7 +205,7 @@ def coarsen_axis(stencil: Stencil, axis: int, periodic: tuple[bool, ...], mirror
     for across, parts in rows.items():
         zero = None, None
         below, centre, above = (parts.get(step, zero) for step in (-1, 0, 1))
-        l_across, r_across = (_shifted(w, across, periodic) for w in (left, right))
+        l_across, r_across = (neighbour(w, across, periodic) for w in (left, right))
         # A P: a kept point's row reaches the kept points below, itself and above, by step ...
         row = {
             -1: _product(below[0], below_kept(l_across)),
@@ -196,11 +236,8 @@ def coarsen_axis(stencil: Stencil, axis: int, periodic: tuple[bool, ...], mirror
             offset = across[:axis] + (step,) + across[axis + 1 :]
             if coefficient is not None and not (mirrored and offset < (0,) * len(offset)):
                 coarse[offset] = coefficient
-    if mirrored:
-        for offset, coefficient in tuple(coarse.items()):
-            back = tuple(-k for k in offset)
-            coarse[back] = coarse.get(back, _shifted(coefficient, back, periodic))
-    return left, right, coarse
+    centre = namespace(left).ones((1,) * left.ndim, left.dtype)
+    return AxisInterpolation(left, centre, right, axis, n, wraps), coarse
 
 
 def _weights(rows: dict, axis: int, wraps: bool):
@@ -215,18 +252,6 @@ def _weights(rows: dict, axis: int, wraps: bool):
     safe = xp.where(centre == 0, 1, centre)
     left, right = (xp.where(centre == 0, 0, xp.clip(-x / safe, 0, 1)) for x in (below, above))
     return left.astype(dtype), right.astype(dtype)
-
-
-def _shifted(x: Any, offset: Offset, periodic: tuple[bool, ...]) -> Any:
-    """`x[i + offset]`, zero outside or wrapped around."""
-    for axis, (step, wraps) in enumerate(zip(offset, periodic, strict=True)):
-        if step and wraps:
-            x = namespace(x).roll(x, -step, axis)
-        elif step:
-            n = x.shape[axis]
-            inside = cut(x, axis, max(0, step), n - max(0, -step))
-            x = padded(inside, axis, max(0, -step), max(0, step))
-    return x
 
 
 def _only(x: Any, axis: int, index: int) -> Any:

@@ -1,9 +1,11 @@
-"""Geometric multigrid on stencils, as a preconditioner."""
+"""Multigrid on stencils, as a preconditioner."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jaxtyping import Array
@@ -16,9 +18,13 @@ from ..base import AbstractApproximateInverse, AbstractPreconditioner
 from .constant import constant_hierarchy, is_constant
 from .cycle import Level, padded_v_cycle, v_cycle
 from .galerkin import galerkin_hierarchy
+from .hybrid import AlgebraicTail, may_decide
 from .plan import Coarsening, plan_coarsening
 from .transfer import coarser
 
+_INCOMPLETE = "incomplete_cholesky"
+_HIERARCHIES = constant_hierarchy, galerkin_hierarchy
+_COMPILED = eqx.filter_jit(constant_hierarchy), eqx.filter_jit(galerkin_hierarchy)
 #: What is true of the cycle where it is true of the operator.
 _TAGS = {lx.positive_semidefinite_tag, lx.negative_semidefinite_tag, lx.symmetric_tag}
 
@@ -71,23 +77,32 @@ class MultigridInverse(AbstractApproximateInverse):
 
     def __repr__(self) -> str:
         shared = [] if self.small is None else [self.small] * self.plan.shared
-        shape, sizes, points = self.structure.shape, [], []
+        shape, sizes, entries = self.structure.shape, [], []
         rows = ["level  grid               unknowns  points  smoother, or solver"]
         for k, (level, axes) in enumerate(zip([*self.levels, *shared], self.plan.steps, strict=True)):
             sizes.append(int(np.prod(shape)))
-            points.append(len(set(level.operator.offsets)))
+            points = len(set(level.operator.offsets))
+            entries.append(points * sizes[-1])
             grid = " x ".join(map(str, shape))
-            rows.append(f"{k:<7}{grid:<17}{sizes[-1]:>10}{points[-1]:>8}  2 + 2 Chebyshev-Jacobi sweeps")
+            rows.append(f"{k:<7}{grid:<17}{sizes[-1]:>10}{points:>8}  {level.smoother}")
             shape = coarser(shape, axes, level.operator.periodic)
-        grid = " x ".join(map(str, self.plan.coarsest))
-        rows.append(f"{len(sizes):<7}{grid:<17}{int(np.prod(self.plan.coarsest)):>10}{'':>8}  {self.coarse}")
-        work = sum(s * p for s, p in zip(sizes, points, strict=True))
-        complexity = work / (sizes[0] * points[0]) if sizes else 1.0
+        if isinstance(self.coarse, AlgebraicTail):
+            for k, (unknowns, nonzeros) in enumerate(self.coarse.table, len(rows) - 1):
+                entries.append(nonzeros)
+                what = "of the matrix" if k > len(sizes) else " x ".join(map(str, self.plan.coarsest))
+                points = nonzeros / unknowns
+                rows.append(f"{k:<7}{what:<17}{unknowns:>10}{points:>8.1f}  1 + 1 Gauss-Seidel sweeps")
+        else:
+            grid = " x ".join(map(str, self.plan.coarsest))
+            size = int(np.prod(self.plan.coarsest))
+            rows.append(f"{len(sizes):<7}{grid:<17}{size:>10}{'':>8}  {self.coarse}")
+        complexity = sum(entries) / entries[0] if entries else 1.0
         return "\n".join([f"Multigrid preconditioner: V(2,2), operator complexity {complexity:.2f}", *rows])
 
 
 class Multigrid(AbstractPreconditioner):
-    """Geometric multigrid preconditioner: one symmetric V(2,2)-cycle.
+    """Multigrid preconditioner on grids: one symmetric V-cycle, geometric as far as the coefficients allow,
+    algebraic below.
 
     The method of choice for diffusion on grids: the number of steps does not grow with the grid.
     Takes any `StencilLinearOperator` whose offsets lie in {-1, 0, 1}, on grids of any size, with
@@ -96,40 +111,85 @@ class Multigrid(AbstractPreconditioner):
     * Constant symmetric stencils of `2d + 1` points: linear interpolation, coarse operators in
       one-dimensional arrays, fast diagonalisation on the coarsest grid (at most 4096 points).
       Memory is that of a few vectors.
-    * All others: interpolation by the operator itself, Galerkin coarse operators with `3^d` points,
-      a dense inverse on the coarsest grid (at most 64 points).  Convection should be mild.
-    * Set-up runs on the host, without compilation, where the coefficients are concrete; where they
-      are traced (a solver that builds its preconditioner itself traces them) it is compiled.
-    * Weakly coupled axes are left alone until the others are as coarse (semicoarsening).  Which
-      ones is read off concrete coefficients; while tracing all axes are halved.  So on anisotropic
-      problems call `Multigrid()(operator)` outside of `jit` and hand the result to the solver;
-      `refresh` keeps the choice.
+    * All others: interpolation by the operator itself (Dendy's, in the plane of both axes at once),
+      Galerkin coarse operators with `3^d` points, a dense inverse on the coarsest grid (at most 64
+      points).  Convection should be mild.
 
-    Smoothing is a Chebyshev polynomial in `D^-1 A` of degree two before and after, with eigenvalue
-    bounds by Gershgorin's theorem, so that the cycle is positive definite when `A` is.  Singular
-    operators (Neumann, periodic) are solved up to the constants on the coarsest grid.  Inactive cells
-    (see `StencilLinearOperator.diffusion`) are no matter, where obstacles are a few cells wide; with
-    single cells strewn over the grid more steps are needed.
+    What is concrete is looked at, where the operator is tagged positive semidefinite and runs on a CPU:
 
-    One application costs about 5 products with `A` and the transfers, times 1.33 in 2-D and 1.14 in
-    3-D; on varying coefficients coarse products are wider.  An operator that is not a stencil, or a
-    wider one, is a `ValueError`.
+    * Weakly coupled axes are left alone until the others are as coarse (semicoarsening).
+    * A grid whose points cannot stand for all of the finer one's (islands of large coefficients that no
+      point lies on, as compatible relaxation finds) is coarsened by its matrix instead, and so are all below
+      it: `AlgebraicMultigrid`, which needs PyAMG (`pip install 'nsolve[amg]'`; without, a warning).
+    * In the plane, coupling that is strong in a direction between the axes is smoothed by IC(0).
+
+    While tracing, nothing can be looked at: all axes are halved, all levels are geometric, and smoothing is
+    pointwise. A solver that builds its preconditioner itself traces it. So on such problems call
+    `Multigrid()(operator)` outside of `jit` and hand the result to the solver; `print` shows what was
+    chosen, and `refresh` keeps it.  Or say it:
+
+    * `algebraic`: the number of the first algebraic level, 0 for the finest, or None for no such; `"auto"`.
+    * `smoother`: `"chebyshev"`, a polynomial in `D^-1 A` of degree two before and after, by eigenvalue bounds
+      of Gershgorin or, if lower, of the power method; `"incomplete_cholesky"`, a step with IC(0) before and
+      after, on CPUs; `"auto"`.
+
+    The cycle is positive definite when `A` is.  Singular operators (Neumann, periodic) are solved up to the
+    constants on the coarsest grid.  Inactive cells (see `StencilLinearOperator.diffusion`) are no matter,
+    where obstacles are a few cells wide; with single cells strewn over the grid more steps are needed.
+
+    Set-up of grids of more than 64^2 points is compiled, once for each size of a level.  One application
+    costs about 5 products with `A` and the transfers, times 1.33 in 2-D and 1.14 in 3-D; on varying
+    coefficients coarse products are wider; algebraic levels are as dear as a few times so many unknowns of a
+    grid.  An operator that is not a stencil, or a wider one, is a `ValueError`.
 
     Dendy, *Black box multigrid*, J. Comput. Phys. 48 (1982), doi:10.1016/0021-9991(82)90057-2;
-    Trottenberg, Oosterlee, Schueller, *Multigrid* (2001), chapters 2, 5 and 7.
+    Trottenberg, Oosterlee, Schueller, *Multigrid* (2001), chapters 2, 5 and 7; Brandt, *General highly
+    accurate algebraic coarsening*, Electron. Trans. Numer. Anal. 10 (2000), 1-20 (compatible relaxation).
     """
+
+    algebraic: Literal["auto"] | int | None = eqx.field(default="auto", static=True)
+    smoother: Literal["auto", "chebyshev", "incomplete_cholesky"] = eqx.field(default="auto", static=True)
+
+    def __check_init__(self):
+        level = self.algebraic
+        number = isinstance(level, int) and not isinstance(level, bool) and level >= 0
+        if not number and level not in ("auto", None):
+            raise ValueError(
+                "`Multigrid(algebraic=...)` must be 'auto', None, or the number of the first algebraic "
+                f"level, but is {level!r}."
+            )
+        if self.smoother not in ("auto", "chebyshev", _INCOMPLETE):
+            raise ValueError(
+                "`Multigrid(smoother=...)` must be 'auto', 'chebyshev' or 'incomplete_cholesky', but is "
+                f"{self.smoother!r}."
+            )
 
     def build(self, operator: lx.AbstractLinearOperator) -> MultigridInverse:
         stencil = _as_stencil(operator)
-        return _build(stencil, plan_coarsening(stencil, is_constant(stencil)))
+        asked = {"algebraic": isinstance(self.algebraic, int), "smoother": self.smoother == _INCOMPLETE}
+        real = not jnp.issubdtype(stencil.dtype, jnp.complexfloating)
+        for name in (name for name, is_asked in asked.items() if is_asked):
+            if not (real and lx.is_positive_semidefinite(operator)):
+                raise ValueError(
+                    f"`Multigrid({name}={getattr(self, name)!r})` takes real operators that are tagged "
+                    f"positive semidefinite, but was given {stencil}. If it is, say so: "
+                    "`lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)`."
+                )
+        decide = self.algebraic == "auto" and may_decide(stencil)
+        plan = plan_coarsening(stencil, is_constant(stencil), self.smoother, decide)
+        if isinstance(self.algebraic, int):
+            plan = plan.cut(self.algebraic, stencil)
+        return _build(stencil, plan, decide)
 
 
-def _build(stencil: StencilLinearOperator, plan: Coarsening) -> MultigridInverse:
-    hierarchy = constant_hierarchy if plan.constant else galerkin_hierarchy
-    if any(map(is_traced, stencil.coefficients)):
-        # One compilation, even where a transformation traces without `jit`.
-        hierarchy = eqx.filter_jit(hierarchy)
-    levels, small, coarse = hierarchy(stencil, plan)
+def _build(stencil: StencilLinearOperator, plan: Coarsening, decide: bool = False) -> MultigridInverse:
+    traced = any(map(is_traced, stencil.coefficients))
+    # One compilation, even where a transformation traces without `jit`.
+    constant, galerkin = _COMPILED if traced else _HIERARCHIES
+    if plan.constant:
+        levels, small, coarse = constant(stencil, plan)
+    else:
+        levels, small, coarse, plan = galerkin(stencil, plan, decide and not traced)
     tags = tags_of(stencil) & _TAGS
     return MultigridInverse(levels, small, coarse, plan, stencil.in_structure(), tags)
 

@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from ..._arrays import is_traced
-from ...operators.finite_volumes import unit_offset
 from ...operators.stencil import StencilLinearOperator
-from .transfer import kept_size
+from .transfer import coarser, kept_size
 
 #: Points at which coarsening stops: fast diagonalisation takes more than a dense inverse, whose
 #: elimination stays within one thread at 64.
@@ -20,6 +20,9 @@ _SHORTEST = 4
 _SHARED = 64**2
 #: Axes coupled less than this, relative to the strongest, are not coarsened yet.
 _STRONG = 0.3
+#: Where coupling is so many times stronger in one direction than across, point smoothing fails; so little
+#: correlated, axes are those of the coupling.
+_TURNED, _ALIGNED = 15, 0.3
 
 
 class Coarsening(NamedTuple):
@@ -33,12 +36,34 @@ class Coarsening(NamedTuple):
     steps: tuple[tuple[int, ...], ...]
     coarsest: tuple[int, ...]
     shared: int
+    #: Whether algebraic multigrid takes over on the coarsest grid.
+    algebraic: bool = False
+    #: Whether smoothing is by incomplete factorisation, and this along a flipped first axis.
+    incomplete: bool = False
+    flipped: bool = False
+
+    def cut(self, count: int, operator: StencilLinearOperator) -> "Coarsening":
+        """The first steps alone; algebraic multigrid takes over the grid below."""
+        steps, shape = self.steps[:count], operator.shape
+        for axes in steps:
+            shape = coarser(shape, axes, operator.periodic)
+        return Coarsening(False, steps, shape, 0, True, self.incomplete, self.flipped)
 
 
-def plan_coarsening(operator: StencilLinearOperator, constant: bool) -> Coarsening:
-    """Halves all axes that are strongly coupled, until a direct solver can take over."""
+def plan_coarsening(
+    operator: StencilLinearOperator, constant: bool, smoother: str, decide: bool
+) -> Coarsening:
+    """Halves all axes that are strongly coupled, until a direct solver can take over; `decide` says whether
+    the smoother may be chosen by the coefficients, and algebraic levels."""
     shape, periodic = list(operator.shape), operator.periodic
-    strength = _coupling(operator)
+    tensor = _second_moment(operator)
+    incomplete = smoother == "incomplete_cholesky"
+    strength = np.diag(tensor).tolist()
+    if decide and not constant:
+        incomplete = incomplete or (smoother == "auto" and _ratio_off_axes(tensor) > _TURNED)
+    flipped = incomplete and len(shape) == 2 and bool(tensor[0, 1] < 0)
+    if incomplete:  # which asks for no semicoarsening
+        strength = [1.0] * len(shape)
     steps, sizes = [], []
     while np.prod(shape) > _COARSEST[constant] or max(shape) > _LONGEST[constant]:
         long = [axis for axis, n in enumerate(shape) if n > _SHORTEST]
@@ -49,19 +74,32 @@ def plan_coarsening(operator: StencilLinearOperator, constant: bool) -> Coarseni
             shape[axis] = kept_size(shape[axis], periodic[axis])
             strength[axis] /= 4
         steps.append(axes)
-    may_share = not constant and not any(periodic)
+    may_share = not (constant or incomplete or any(periodic))
     same = [k for k, size in enumerate(sizes) if k and size <= _SHARED and set(steps[k:]) == {steps[-1]}]
-    return Coarsening(constant, tuple(steps), tuple(shape), len(same) if may_share and len(same) > 1 else 0)
+    shared = len(same) if may_share and len(same) > 1 else 0
+    return Coarsening(constant, tuple(steps), tuple(shape), shared, False, incomplete, flipped)
 
 
-def _coupling(operator: StencilLinearOperator) -> list[float]:
-    """Typical size of the coefficients along each axis; equal where they are traced."""
+def _second_moment(operator: StencilLinearOperator) -> np.ndarray:
+    """`-1/2 sum_o a_o o o^T`, in the mean over the grid: of a diffusion its tensor, in units of the spacings;
+    the identity where coefficients are traced."""
     dim = len(operator.shape)
-    coupling = [0.0] * dim
     if any(map(is_traced, operator.coefficients)):
-        return [1.0] * dim
+        return np.eye(dim)
+    moment = np.zeros((dim, dim))
     for offset, coefficient in zip(operator.offsets, operator.coefficients, strict=True):
-        for axis in range(dim):
-            if offset in (unit_offset(dim, axis, -1), unit_offset(dim, axis, 1)):
-                coupling[axis] += float(np.mean(np.abs(coefficient)))
-    return coupling
+        if any(offset):
+            moment -= float(jnp.mean(jnp.real(coefficient))) / 2 * np.outer(offset, offset)
+    return moment
+
+
+def _ratio_off_axes(tensor: np.ndarray) -> float:
+    """How much stronger coupling is in one direction than across it, where that is no direction of the grid;
+    else 1."""
+    scale = np.sqrt(np.abs(np.diag(tensor)))
+    if tensor.shape != (2, 2) or not (scale > 0).all():
+        return 1.0
+    if abs(tensor[0, 1]) < _ALIGNED * scale[0] * scale[1]:
+        return 1.0
+    low, high = np.linalg.eigvalsh(tensor)
+    return float(high / low) if low > 0 else np.inf

@@ -1,4 +1,4 @@
-"""Interpolation between grids, one axis at a time.
+"""Interpolation between grids, one axis at a time or two at once.
 
 Along an axis of `n` points every second one is kept: those with odd indices, so that every dropped
 point has a kept one or a wall on each side, for even `n` as well as for odd.  A periodic axis of
@@ -32,22 +32,58 @@ class AxisInterpolation(eqx.Module):
 
     def prolong(self, coarse: Array) -> Array:
         """`P x`."""
-        axis, n, m = self.axis, self.size, coarse.shape[self.axis]
-        below, above = _extended(coarse, axis, self.periodic, n % 2)
+        axis, n = self.axis, self.size
+        below, above = around(coarse, axis, n, self.periodic)
         between = self.left * below + self.right * above
-        kept = self.centre * coarse
-        if self.periodic and n % 2:
-            return cut(_interleave(kept, cut(between, axis, 1, m + 1), axis), axis, 0, n)
-        if n % 2:
-            return cut(_interleave(between, padded(kept, axis, 0, 1), axis), axis, 0, n)
-        return _interleave(lower(between, axis, m), kept, axis)
+        return _joined(self.centre * coarse, between, axis, n, self.periodic)
 
     def restrict(self, fine: Array) -> Array:
         """`P^T x`."""
         kept, between = split(fine, self.axis, self.periodic)
-        m = kept.shape[self.axis]
-        to_above = lower(self.right * between, self.axis, m)
-        return to_above + self.centre * kept + upper(self.left * between, self.axis, m)
+        return self.centre * kept + _gathered(self.left * between, self.right * between, self.axis, kept)
+
+
+class PlaneInterpolation(eqx.Module):
+    """Interpolation `P` along both axes of a plane: `m x m'` kept points to `n x n'`.
+
+    Points between two kept ones along one axis take `left` and `right` of their values, `along` for each
+    axis; those in the middle of four take `corners`, by the sides along both axes.  Arrays have as many
+    entries as `split` gives along the axes on which a point lies between.
+    """
+
+    along: tuple[tuple[Array, Array], tuple[Array, Array]]
+    corners: tuple[tuple[Array, Array], tuple[Array, Array]]
+    size: tuple[int, int] = eqx.field(static=True)
+    periodic: tuple[bool, bool] = eqx.field(static=True)
+
+    def prolong(self, coarse: Array) -> Array:
+        """`P x`."""
+        (n, m), (wraps, across) = self.size, self.periodic
+        sides = around(coarse, 0, n, wraps)
+        pairs = [around(side, 1, m, across) for side in sides]
+        first = sum(w * side for w, side in zip(self.along[0], sides, strict=True))
+        second = sum(w * side for w, side in zip(self.along[1], around(coarse, 1, m, across), strict=True))
+        middle = sum(
+            w * corner
+            for weights, pair in zip(self.corners, pairs, strict=True)
+            for w, corner in zip(weights, pair, strict=True)
+        )
+        kept = _joined(coarse, second, 1, m, across)
+        return _joined(kept, _joined(first, middle, 1, m, across), 0, n, wraps)
+
+    def restrict(self, fine: Array) -> Array:
+        """`P^T x`."""
+        wraps, across = self.periodic
+        rows, between = split(fine, 0, wraps)
+        (kept, second), (first, middle) = (split(part, 1, across) for part in (rows, between))
+        # What each row between two kept ones gives to the one below it, and to the one above.
+        to_below, to_above = (
+            weight * first + _gathered(left * middle, right * middle, 1, first)
+            for weight, (left, right) in zip(self.along[0], self.corners, strict=True)
+        )
+        left, right = self.along[1]
+        rest = _gathered(left * second, right * second, 1, kept)
+        return kept + rest + _gathered(to_below, to_above, 0, kept)
 
 
 def kept_size(n: int, periodic: bool) -> int:
@@ -98,15 +134,31 @@ def fitted(x: Any, shape: tuple[int, ...]) -> Any:
     return x
 
 
-def _extended(coarse: Array, axis: int, periodic: bool, odd: int) -> tuple[Array, Array]:
-    """The kept neighbours below and above each of the between-points."""
-    m = coarse.shape[axis]
-    if not periodic and odd:
-        return padded(coarse, axis, 1, 0), padded(coarse, axis, 0, 1)
+def around(kept: Any, axis: int, size: int, periodic: bool) -> tuple[Any, Any]:
+    """The kept points below and above each of the between-points of an axis of `size` points."""
+    m = kept.shape[axis]
+    if not periodic and size % 2:
+        return padded(kept, axis, 1, 0), padded(kept, axis, 0, 1)
     if not periodic:
-        return padded(cut(coarse, axis, 0, m - 1), axis, 1, 0), coarse
-    first, last = cut(coarse, axis, 0, 1), cut(coarse, axis, m - 1, m)
-    return jnp.concatenate([last, coarse], axis), jnp.concatenate([coarse, first], axis)
+        return padded(cut(kept, axis, 0, m - 1), axis, 1, 0), kept
+    first, last = cut(kept, axis, 0, 1), cut(kept, axis, m - 1, m)
+    joined = namespace(kept).concatenate
+    return joined([last, kept], axis), joined([kept, first], axis)
+
+
+def _gathered(to_below: Any, to_above: Any, axis: int, kept: Any) -> Any:
+    """What between-points give to the kept points on their two sides."""
+    m = kept.shape[axis]
+    return lower(to_above, axis, m) + upper(to_below, axis, m)
+
+
+def _joined(kept: Any, between: Any, axis: int, n: int, periodic: bool) -> Array:
+    """Kept points and those between them in their order: the inverse of `split`."""
+    if periodic and n % 2:
+        return cut(_interleave(kept, cut(between, axis, 1, kept.shape[axis] + 1), axis), axis, 0, n)
+    if n % 2:
+        return cut(_interleave(between, padded(kept, axis, 0, 1), axis), axis, 0, n)
+    return _interleave(lower(between, axis, kept.shape[axis]), kept, axis)
 
 
 def _interleave(even: Array, odd: Array, axis: int) -> Array:
