@@ -225,6 +225,21 @@ def test_damped_waves():
     assert jnp.iscomplexobj(vector) and np.std(vector.imag) > 0.5
 
 
+def test_a_sponge_lets_waves_leave():
+    """On a line, where leaving waves are `exp(-i k |x|)` in the convention of `exp(i omega t)`."""
+    n, points = 239, 24
+    damping = gallery.sponge((n,), 2 * points)
+    assert damping[0] > 0.9 and not damping[2 * points : -2 * points].any() and damping.shape == (n,)
+    np.testing.assert_array_equal(damping, damping[::-1])
+    operator = gallery.helmholtz(KEY, (n,), 240 / points, damping=damping).operator
+    u = np.linalg.solve(operator.as_matrix(), np.eye(n)[n // 2])
+    inside = u[130:190]
+    assert np.ptp(abs(inside)) < 0.05 * abs(inside).max()  # no standing wave: nothing comes back
+    np.testing.assert_allclose(np.diff(np.unwrap(np.angle(inside))), -2 * np.pi / points, rtol=0.05)
+    square = np.asarray(gallery.sponge((9, 7), 3, strength=2.0))
+    assert square[4, 3] == 0 and square[0, 3] == square[4, 0] == square[0, 0] == 2 * (1 - 1 / 4) ** 2
+
+
 def test_rotated_anisotropy_is_pyamgs():
     stencil = pytest.importorskip("pyamg.gallery").diffusion_stencil_2d(1e-2, 0.4, type="FE")
     operator = gallery.rotated_anisotropy(0, (9, 9), 1e-2, 0.4).operator
@@ -352,6 +367,8 @@ MISTAKES = [
     (lambda: gallery.heat(KEY, S, dt=-1.0), ValueError, "`dt` must be positive"),
     (lambda: gallery.helmholtz(KEY, S, waves=-1.0), ValueError, "`waves` must be at least zero"),
     (lambda: gallery.helmholtz(KEY, S, damping=-A), ValueError, "`damping` must be"),
+    (lambda: gallery.sponge(S, 0), ValueError, "`width` must be at least 1"),
+    (lambda: gallery.sponge(S, 3, -1.0), ValueError, "`strength` must be at least zero"),
     (lambda: gallery.balls(KEY, S, radius=(0.2, 0.1)), ValueError, "`radius` must be the least and"),
     (lambda: gallery.balls(KEY, S, radius=(0.0, 0.1)), ValueError, "`radius` must be positive"),
     (lambda: gallery.boxes(KEY, S, count=0), ValueError, "`count` must be at least 1"),
@@ -388,6 +405,7 @@ TRACED = {
     "peclet": (lambda v: gallery.convection_diffusion(KEY, S, v), 30.0),
     "dt": (lambda v: gallery.heat(KEY, S, v), 0.1),
     "waves": (lambda v: gallery.helmholtz(KEY, S, v, v, v), 0.4),
+    "strength": (lambda v: gallery.sponge(S, 3, v), 0.4),
     "level": (lambda v: gallery.free_surface(KEY, S, v, v), 0.4),
     "shift": (lambda v: gallery.random_spd(KEY, 9, 3, v), 0.1),
     "length": (lambda v: gallery.kernel_matrix(KEY, 9, 2, "gaussian", v, v), 0.1),

@@ -23,6 +23,7 @@ from .hard import circuit as circuit
 from .hard import kkt as kkt
 from .hard import stokes as stokes
 from .helmholtz import helmholtz as helmholtz
+from .helmholtz import sponge as sponge
 from .kernels import kernel_matrix as kernel_matrix
 from .obstacles import balls as balls
 from .obstacles import boxes as boxes

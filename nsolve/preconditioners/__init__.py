@@ -12,6 +12,7 @@ from .incomplete import IncompleteLU as IncompleteLU
 from .jacobi import Jacobi as Jacobi
 from .multigrid import AlgebraicMultigrid as AlgebraicMultigrid
 from .multigrid import Multigrid as Multigrid
+from .multigrid import ShiftedLaplacian as ShiftedLaplacian
 from .nystrom import Nystrom as Nystrom
 from .precision import LowPrecision as LowPrecision
 from .saddle_point import SaddlePoint as SaddlePoint

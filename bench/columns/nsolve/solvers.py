@@ -41,6 +41,7 @@ PRECONDITIONER_CLASSES = {
     "polynomial": "Polynomial",
     "multigrid": "Multigrid",
     "amg": "AlgebraicMultigrid",
+    "shifted_laplacian": "ShiftedLaplacian",
     "nystrom": "Nystrom",
     "sketched_qr": "SketchedQR",
 }
@@ -98,7 +99,7 @@ def _part_of(made: Any, classes: dict[str, str]) -> Part:
 def default_form(spec: Spec) -> str:
     """Geometric multigrid takes stencils only."""
     part = spec.preconditioner
-    return "stencil" if part is not None and part.name == "multigrid" else "sparse"
+    return "stencil" if part is not None and part.name in ("multigrid", "shifted_laplacian") else "sparse"
 
 
 def check(spec: Spec) -> None:

@@ -4,3 +4,4 @@ matrix alone, on the host (`algebraic`)."""
 from .algebraic import AlgebraicMultigrid as AlgebraicMultigrid
 from .geometric import Multigrid as Multigrid
 from .geometric import MultigridInverse as MultigridInverse
+from .shifted_laplacian import ShiftedLaplacian as ShiftedLaplacian
