@@ -10,6 +10,7 @@ from .deflation import Deflation as Deflation
 from .incomplete import IncompleteCholesky as IncompleteCholesky
 from .incomplete import IncompleteLU as IncompleteLU
 from .jacobi import Jacobi as Jacobi
+from .kl_cholesky import KLCholesky as KLCholesky
 from .multigrid import AlgebraicMultigrid as AlgebraicMultigrid
 from .multigrid import Multigrid as Multigrid
 from .nystrom import Nystrom as Nystrom

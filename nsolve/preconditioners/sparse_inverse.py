@@ -227,13 +227,19 @@ def _solve_rows(matrix: _Lookup, vectors: _Lookup | None, blocks: Any, places: A
         unit = jnp.eye(len(columns), dtype=system.dtype)
         system = jnp.where(inside[:, None] & inside[None], system, unit[:, :, None])
         if vectors is None:
-            x = _solve_each(system, jnp.broadcast_to(unit[-1][:, None], columns.shape))
-            pivot = x[-1:].real
-            return (x / jnp.sqrt(pivot).astype(x.dtype)).conj()
+            return last_rows(system)
         return _solve_each(system, jnp.where(inside, vectors.at(rows[None], safe).conj(), 0))
 
     slots = [jax.lax.map(solve, block).reshape(-1) for block in blocks]
     return take(jnp.concatenate(slots) if slots else jnp.zeros(0, matrix.values.dtype), places)
+
+
+def last_rows(systems: Array) -> Array:
+    """The last row of the inverse of each Cholesky factor, for `(width, width, rows)`: with it as row of `G`,
+    on these columns, `G^H G` is nearest to the inverse of the whole."""
+    last = jnp.eye(len(systems), dtype=systems.dtype)[-1]
+    x = _solve_each(systems, jnp.broadcast_to(last[:, None], systems.shape[1:]))
+    return (x / jnp.sqrt(x[-1:].real).astype(x.dtype)).conj()
 
 
 def _solve_each(systems: Array, vectors: Array) -> Array:
