@@ -19,7 +19,7 @@ from .values import as_values
 RadialName = Literal["gaussian", "exponential", "matern32", "matern52"]
 KERNELS: tuple[str, ...] = get_args(RadialName)
 #: Entries of the matrix that stand in memory at a time.
-_AT_A_TIME = 2**20
+_AT_A_TIME = 2**19
 #: Sums over so few axes are written out: of pairs of points they take a fifth of the time.
 _UNROLLED = 8
 
@@ -51,10 +51,11 @@ class RadialKernel(eqx.Module):
             )
 
     def __call__(self, x: Array, y: Array) -> Array:
-        scaled = (x - y) * (1 / jnp.asarray(self.length, x.dtype))
+        inverse = jnp.broadcast_to(1 / jnp.asarray(self.length, x.dtype), x.shape)
         if x.size > _UNROLLED:
-            return radial(self.name, jnp.sum(scaled**2))
-        return radial(self.name, sum((scaled[i] ** 2 for i in range(x.size)), jnp.zeros((), x.dtype)))
+            return radial(self.name, jnp.sum(((x - y) * inverse) ** 2))
+        squares = [((x[i] - y[i]) * inverse[i]) ** 2 for i in range(x.size)]
+        return radial(self.name, sum(squares, jnp.zeros((), x.dtype)))
 
 
 def radial(name: str, square: Array) -> Array:
@@ -84,7 +85,7 @@ class KernelLinearOperator(AbstractOperator):
     * `tags`: positive semidefinite, as kernels are; `()` for one that is not.
 
     Acts on flat arrays `(n,)`, and is differentiable in the points, the kernel's arrays and the nugget.
-    **Cost:** a product evaluates the kernel `n^2` times and takes memory for `2^20` entries, at least for one
+    **Cost:** a product evaluates the kernel `n^2` times and takes memory for `2^19` entries, at least for one
     row, its derivatives also.  `entries(rows, columns)` are evaluated for themselves.
 
     **Raises** `ValueError` for points that are not `(n, d)`, a nugget of another shape or below zero, and a
@@ -170,4 +171,5 @@ class KernelLinearOperator(AbstractOperator):
     def __repr__(self) -> str:
         n, d = self.points.shape
         kernel = self.kernel.name if isinstance(self.kernel, RadialKernel) else "a function"
-        return f"KernelLinearOperator({n} x {n}, kernel {kernel} of points in {d} dimensions, {self.nugget.dtype})"
+        dtype = self.nugget.dtype
+        return f"KernelLinearOperator({n} x {n}, kernel {kernel} of points in {d} dimensions, {dtype})"

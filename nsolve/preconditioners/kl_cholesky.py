@@ -3,7 +3,8 @@
 The points are ordered from coarse to fine.  Row `i` of `G` is what is left of point `i` where the nearest
 points before it are known, in units of its standard deviation: the last row of the inverse of the Cholesky
 factor of the matrix among these.  Of all `G` with these entries it is the one for which the normal
-distributions with covariances `(G^T G)^-1` and `A` are nearest to each other, by Kullback and Leibler's measure.
+distributions with covariances `(G^T G)^-1` and `A` are nearest to each other, in the measure of Kullback and
+Leibler.
 """
 
 import hashlib
@@ -45,8 +46,8 @@ class Points:
     def __init__(self, points: Any):
         if isinstance(points, Tracer):
             raise TypeError(
-                f"`{_WHO}(points=...)` must be concrete: which points are neighbours is found on the host. Pass "
-                "them from outside of `jit`; those of the operator may be traced."
+                f"`{_WHO}(points=...)` must be concrete: neighbours are found on the host. Pass them "
+                "from outside of `jit`; those of the operator may be traced."
             )
         positions = np.array(points, dtype=float, order="C")
         if positions.ndim != 2 or not positions.size:
@@ -119,9 +120,8 @@ class KLCholesky(AbstractPreconditioner):
     * `neighbours`: more for fewer steps; 30 does well in two dimensions, 50 in three.
 
     Called with a `KernelLinearOperator` it evaluates the entries that it needs; of others that know their
-    entries it forms the dense matrix.  A nugget, the variance of noise on the diagonal, is part of the matrix:
-    neighbours tell less where it is above what they leave unknown of a point.  Where it is, and the kernel
-    is as smooth as a Gaussian, the eigenvalues decay fast, and `Nystrom` is the better choice.
+    entries it forms the dense matrix.  A nugget, the variance of noise
+    on the diagonal, is part of the matrix like all else.
 
     **Cost:** ordering and neighbours are found on the host in time that is nearly linear in `n`, once for
     given points, about 50 seconds for a million; set-up `n (neighbours + 1)^2` entries and
@@ -135,8 +135,7 @@ class KLCholesky(AbstractPreconditioner):
 
     **Raises** `ValueError` for points that are not finite or not as many as the unknowns, operators that are
     not tagged positive semidefinite or do not know their entries, and a concrete matrix that is not
-    definite among neighbours, naming the point (two points may be the same, without a nugget); traced, `M`
-    is NaN there and the solve reports failure.
+    definite among neighbours, naming the point; traced, `M` is NaN there and the solve reports failure.
 
     Schäfer, Katzfuss and Owhadi (2021), doi:10.1137/20M1336254, arXiv:2004.14455, with nearest neighbours
     in place of a radius, which takes too few among points that are spread unevenly.
@@ -164,8 +163,8 @@ class KLCholesky(AbstractPreconditioner):
             point = int(plan.pattern.rows[int(np.argmax(wrong))])
             raise ValueError(
                 f"`{_WHO}`: the matrix is not positive definite among point {point} and its neighbours "
-                f"({int(wrong.sum())} of {wrong.size} entries), or holds NaN or Inf. Are two points the same, or "
-                "is the kernel too smooth for its precision? Add a nugget to the diagonal."
+                f"({int(wrong.sum())} of {wrong.size} entries), or holds NaN or Inf. Is the kernel positive "
+                "definite? If so, add a nugget to the diagonal."
             )
         factor = SparseLinearOperator(values, plan.pattern)
         tags = frozenset([lx.positive_semidefinite_tag])
@@ -192,7 +191,7 @@ def _lookup(operator: lx.AbstractLinearOperator) -> Any:
 
 
 @eqx.filter_jit
-def _rows(matrix: Any, columns: Array, places: Array, dtype: Any) -> Array:
+def _rows(matrix: Any, columns: Any, places: Any, dtype: Any) -> Array:
     """The values of `G` in CSR order."""
 
     def solve(columns: Array) -> Array:
@@ -208,12 +207,14 @@ def _rows(matrix: Any, columns: Array, places: Array, dtype: Any) -> Array:
 def _raise(systems: Array, inside: Array) -> Array:
     """What makes the systems definite in spite of rounding."""
     diagonal = jnp.where(inside, jnp.einsum("iik->ik", systems), 0)
-    return float(_CAUTION * jnp.finfo(systems.dtype).eps) * jnp.sum(jnp.abs(diagonal), axis=0).astype(systems.dtype)
+    return float(_CAUTION * jnp.finfo(systems.dtype).eps) * jnp.sum(jnp.abs(diagonal), axis=0).astype(
+        systems.dtype
+    )
 
 
 class _Plan(NamedTuple):
-    """`columns`: `(chunks, width, rows)`, the neighbours of each row's point and itself at last, -1 where there
-    is none; `places`: where the pattern's entries are found among them."""
+    """`columns`: `(chunks, width, rows)`, the neighbours of each row's point and itself at last, -1 where
+    there is none; `places`: where the pattern's entries are found among them."""
 
     pattern: SparsityPattern
     columns: np.ndarray
