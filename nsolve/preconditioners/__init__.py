@@ -14,6 +14,7 @@ from .kl_cholesky import KLCholesky as KLCholesky
 from .multigrid import AlgebraicMultigrid as AlgebraicMultigrid
 from .multigrid import Multigrid as Multigrid
 from .nystrom import Nystrom as Nystrom
+from .polynomial import Polynomial as Polynomial
 from .precision import LowPrecision as LowPrecision
 from .saddle_point import SaddlePoint as SaddlePoint
 from .schwarz import Schwarz as Schwarz

@@ -123,7 +123,7 @@ class SparseApproximateInverse(AbstractPreconditioner):
         _require_memory(matrix, self.power, hermitian)
         plan = _plan(matrix.pattern, self.power, hermitian)
         if hermitian:
-            values = _solve_rows(_Lookup.of(matrix), None, plan.blocks, plan.places)
+            values = _solve_rows(Lookup.of(matrix), None, plan.blocks, plan.places)
             _require_solved(values, matrix, plan.pattern)
             lower = SparseLinearOperator(values, plan.pattern)
             factors = lower.conj().transpose(), lower
@@ -132,14 +132,14 @@ class SparseApproximateInverse(AbstractPreconditioner):
             scale = jnp.where(scale > 0, scale, 1).astype(matrix.dtype)
             scaled = matrix.with_values(matrix.values / scale)
             normal = sparse_algebra.compose(scaled.conj().transpose(), scaled)
-            values = _solve_rows(_Lookup.of(normal), _Lookup.of(scaled), plan.blocks, plan.places)
+            values = _solve_rows(Lookup.of(normal), Lookup.of(scaled), plan.blocks, plan.places)
             _require_solved(values, matrix, plan.pattern)
             factors = (SparseLinearOperator(values / scale, plan.pattern).transpose(),)
         tags = frozenset([lx.positive_semidefinite_tag] if hermitian else [])
         return SparseInverse(factors, self, matrix.pattern, structure, tags)
 
 
-class _Lookup(eqx.Module):
+class Lookup(eqx.Module):
     """A sparse matrix whose entries are looked up by row and column."""
 
     values: Array
@@ -148,10 +148,10 @@ class _Lookup(eqx.Module):
     rounds: int = eqx.field(static=True)
 
     @staticmethod
-    def of(matrix: SparseLinearOperator) -> "_Lookup":
+    def of(matrix: SparseLinearOperator) -> "Lookup":
         pattern = matrix.pattern
         rounds = int(pattern.row_lengths.max(initial=1)).bit_length()
-        return _Lookup(matrix.values, pattern.indptr, pattern.indices, rounds)
+        return Lookup(matrix.values, pattern.indptr, pattern.indices, rounds)
 
     def at(self, rows: Array, columns: Array) -> Array:
         """Zero where nothing is stored; by bisection in the row."""
@@ -217,7 +217,7 @@ def _chunk(width: int, rows: int) -> int:
 
 
 @jax.jit
-def _solve_rows(matrix: _Lookup, vectors: _Lookup | None, blocks: Any, places: Array) -> Array:
+def _solve_rows(matrix: Lookup, vectors: Lookup | None, blocks: Any, places: Array) -> Array:
     """The rows' values in CSR order."""
 
     def solve(chunk: tuple[Array, Array]) -> Array:
