@@ -53,26 +53,34 @@ class PolynomialInverse(AbstractApproximateInverse):
             return self._symmetric(vector)
         return self._least_squares(vector)
 
+    # Loops, since a chain of products written out takes a compiler long: it repeats each in the next.
+
     def _symmetric(self, vector: Array) -> Array:
         """Horner's rule for `P_k = e_k I - (A / scale) P_(k-1)`."""
         inverse = (1 / self.scale).astype(vector.dtype)
-        z = vector
-        for e in self.coefficients.astype(vector.dtype):
-            z = e * vector - inverse * self.system.product(z)
-        return inverse / self.coefficients[-1].astype(vector.dtype) * z
+        sums = self.coefficients.astype(vector.dtype)
+
+        def step(z: Array, e: Array) -> tuple[Array, None]:
+            return e * vector - inverse * self.system.product(z), None
+
+        z, _ = jax.lax.scan(step, vector, sums)
+        return inverse / sums[-1] * z
 
     def _least_squares(self, vector: Array) -> Array:
         """The iteration from zero whose residuals are `R(A) vector`."""
-        z = self.system.precondition(vector)
-        x = d = self._gain(0, vector) * z
-        for k in range(1, self.constructor.degree + 1):
-            z = self.system.precondition(vector - self.system.product(x))
-            d = self.coefficients[2 * k].astype(vector.dtype) * d + self._gain(k, vector) * z
-            x = x + d
-        return x
+        momenta = self.coefficients[:, 0].astype(vector.dtype)
+        gains = (self.coefficients[:, 1] / self.scale).astype(vector.dtype)
 
-    def _gain(self, k: int, vector: Array) -> Array:
-        return (self.coefficients[2 * k + 1] / self.scale).astype(vector.dtype)
+        def step(
+            carry: tuple[Array, Array], numbers: tuple[Array, Array]
+        ) -> tuple[tuple[Array, Array], None]:
+            (x, d), (momentum, gain) = carry, numbers
+            d = momentum * d + gain * self.system.precondition(vector - self.system.product(x))
+            return (x + d, d), None
+
+        first = gains[0] * self.system.precondition(vector)
+        (x, _), _ = jax.lax.scan(step, (first, first), (momenta[1:], gains[1:]))
+        return x
 
     def refresh(self, operator: lx.AbstractLinearOperator) -> Any:
         return self.constructor(operator)
@@ -171,7 +179,8 @@ class Polynomial(AbstractPreconditioner):
         if not isinstance(coefficients, Tracer) and not bool(jnp.isfinite(coefficients).all()):
             raise ValueError(
                 f"`{_WHO}(degree={self.degree})`: {self.degree} eigenvalues or fewer hold all of the trace "
-                "up to rounding, or the matrix is not positive definite, or holds NaN or Inf. Lower the degree."
+                "up to rounding, or the matrix is not positive definite, or holds NaN or Inf. "
+                "Lower the degree."
             )
         return System(lx.linearise(operator), None), coefficients, scale
 
@@ -186,16 +195,16 @@ class Polynomial(AbstractPreconditioner):
         return system, jnp.asarray(_recurrence(int(self.degree) + 1), real), high
 
 
-def _recurrence(steps: int) -> list[float]:
+def _recurrence(steps: int) -> list[tuple[float, float]]:
     """Momentum and gain of each step, `R_(k+1) = R_k + momentum (R_k - R_(k-1)) - gain l / high R_k`, of the
     Jacobi polynomials on `[0, high]` that are one at zero."""
     a, s = _A, _A + _B
-    numbers = [0.0, (s + 2) / (1 + a)]
+    numbers = [(0.0, (s + 2) / (1 + a))]
     for k in range(1, steps):
         slope = (2 * k + s + 1) * (2 * k + s + 2) / (2 * (k + 1) * (k + s + 1))
         last = (k + a) * (k + _B) * (2 * k + s + 2) / ((k + 1) * (k + s + 1) * (2 * k + s))
         growth = (k + 1) / (k + 1 + a)  # of the values at zero
-        numbers += [last * growth * k / (k + a), 2 * slope * growth]
+        numbers.append((last * growth * k / (k + a), 2 * slope * growth))
     return numbers
 
 
