@@ -120,11 +120,13 @@ class KLCholesky(AbstractPreconditioner):
     * `neighbours`: more for fewer steps; 30 does well in two dimensions, 50 in three.
 
     Called with a `KernelLinearOperator` it evaluates the entries that it needs; of others that know their
-    entries it forms the dense matrix.  A nugget, the variance of noise
-    on the diagonal, is part of the matrix like all else.
+    entries it forms the dense matrix.  A nugget, the variance of noise on the diagonal, is part of the matrix.
+    Where it is above what neighbours leave unknown of a point, as with kernels as smooth as a Gaussian, they
+    tell less: it takes more of them, or several times as many steps, and `Nystrom` is for eigenvalues that
+    soon fall below the nugget.
 
     **Cost:** ordering and neighbours are found on the host in time that is nearly linear in `n`, once for
-    given points, about 50 seconds for a million; set-up `n (neighbours + 1)^2` entries and
+    given points, ten to twenty seconds for 100 000; set-up `n (neighbours + 1)^2` entries and
     `(neighbours + 1)^3 / 3` multiplications for each; an application two sparse products with
     `n (neighbours + 1)` entries.  `refresh` evaluates and factors again.  Set-up, application and `refresh`
     may be traced and batched.
