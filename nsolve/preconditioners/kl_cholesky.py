@@ -120,7 +120,7 @@ class KLCholesky(AbstractPreconditioner):
     * `neighbours`: more for fewer steps; 30 does well in two dimensions, 50 in three.
 
     Called with a `KernelLinearOperator` it evaluates the entries that it needs; of others that know their
-    entries it forms the dense matrix.  A nugget, the variance of noise on the diagonal, is part of the matrix.
+    entries it forms the dense matrix.  A nugget (noise on the diagonal) is part of the matrix.
     Where it is above what neighbours leave unknown of a point, as with kernels as smooth as a Gaussian, they
     tell less: it takes more of them, or several times as many steps, and `Nystrom` is for eigenvalues that
     soon fall below the nugget.
