@@ -31,6 +31,7 @@ from .linear import solve_many as solve_many
 from .monitor import Forecast as Forecast
 from .monitor import Monitor as Monitor
 from .monitor import Progress as Progress
+from .operators import KernelLinearOperator as KernelLinearOperator
 from .operators import LowRankPlusDiagonalLinearOperator as LowRankPlusDiagonalLinearOperator
 from .operators import SparseLinearOperator as SparseLinearOperator
 from .operators import StencilLinearOperator as StencilLinearOperator

@@ -1,17 +1,15 @@
 """Kernel matrices: dense, symmetric, the worse conditioned, the smoother the kernel."""
 
-import math
 from typing import Any
 
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import ArrayLike
 
+from ..operators.kernel import KERNELS, radial
 from ._checks import choice, positive, positive_integer, real_dtype
 from ._draw import Key, split, uniform
 from .problem import LinearProblem, with_normal_vector
-
-KERNELS = ("gaussian", "exponential", "matern32", "matern52")
 
 
 def kernel_matrix(
@@ -42,18 +40,6 @@ def kernel_matrix(
     of_points, of_vector = split(key, 2)
     points = jnp.asarray(uniform(of_points, (size, dim), dtype))
     square = jnp.sum((points[:, None] - points[None]) ** 2, axis=-1) / jnp.asarray(length, dtype) ** 2
-    matrix = _values(kernel, square) + jnp.asarray(nugget, dtype) * jnp.eye(size, dtype=dtype)
+    matrix = radial(kernel, square) + jnp.asarray(nugget, dtype) * jnp.eye(size, dtype=dtype)
     operator = lx.MatrixLinearOperator(matrix, lx.positive_semidefinite_tag)
     return with_normal_vector(operator, of_vector, {"points": points})
-
-
-def _values(kernel: str, square: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    if kernel == "gaussian":
-        return jnp.exp(-square / 2)
-    # A root without a derivative at zero, where all of these have the slope zero or a kink.
-    s = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
-    if kernel == "exponential":
-        return jnp.exp(-s)
-    if kernel == "matern32":
-        return (1 + math.sqrt(3) * s) * jnp.exp(-math.sqrt(3) * s)
-    return (1 + math.sqrt(5) * s + 5 / 3 * square) * jnp.exp(-math.sqrt(5) * s)

@@ -10,10 +10,12 @@ from .deflation import Deflation as Deflation
 from .incomplete import IncompleteCholesky as IncompleteCholesky
 from .incomplete import IncompleteLU as IncompleteLU
 from .jacobi import Jacobi as Jacobi
+from .kl_cholesky import KLCholesky as KLCholesky
 from .multigrid import AlgebraicMultigrid as AlgebraicMultigrid
 from .multigrid import Multigrid as Multigrid
 from .multigrid import ShiftedLaplacian as ShiftedLaplacian
 from .nystrom import Nystrom as Nystrom
+from .polynomial import Polynomial as Polynomial
 from .precision import LowPrecision as LowPrecision
 from .saddle_point import SaddlePoint as SaddlePoint
 from .schwarz import Schwarz as Schwarz

@@ -123,7 +123,7 @@ class SparseApproximateInverse(AbstractPreconditioner):
         _require_memory(matrix, self.power, hermitian)
         plan = _plan(matrix.pattern, self.power, hermitian)
         if hermitian:
-            values = _solve_rows(_Lookup.of(matrix), None, plan.blocks, plan.places)
+            values = _solve_rows(Lookup.of(matrix), None, plan.blocks, plan.places)
             _require_solved(values, matrix, plan.pattern)
             lower = SparseLinearOperator(values, plan.pattern)
             factors = lower.conj().transpose(), lower
@@ -132,14 +132,14 @@ class SparseApproximateInverse(AbstractPreconditioner):
             scale = jnp.where(scale > 0, scale, 1).astype(matrix.dtype)
             scaled = matrix.with_values(matrix.values / scale)
             normal = sparse_algebra.compose(scaled.conj().transpose(), scaled)
-            values = _solve_rows(_Lookup.of(normal), _Lookup.of(scaled), plan.blocks, plan.places)
+            values = _solve_rows(Lookup.of(normal), Lookup.of(scaled), plan.blocks, plan.places)
             _require_solved(values, matrix, plan.pattern)
             factors = (SparseLinearOperator(values / scale, plan.pattern).transpose(),)
         tags = frozenset([lx.positive_semidefinite_tag] if hermitian else [])
         return SparseInverse(factors, self, matrix.pattern, structure, tags)
 
 
-class _Lookup(eqx.Module):
+class Lookup(eqx.Module):
     """A sparse matrix whose entries are looked up by row and column."""
 
     values: Array
@@ -148,10 +148,10 @@ class _Lookup(eqx.Module):
     rounds: int = eqx.field(static=True)
 
     @staticmethod
-    def of(matrix: SparseLinearOperator) -> "_Lookup":
+    def of(matrix: SparseLinearOperator) -> "Lookup":
         pattern = matrix.pattern
         rounds = int(pattern.row_lengths.max(initial=1)).bit_length()
-        return _Lookup(matrix.values, pattern.indptr, pattern.indices, rounds)
+        return Lookup(matrix.values, pattern.indptr, pattern.indices, rounds)
 
     def at(self, rows: Array, columns: Array) -> Array:
         """Zero where nothing is stored; by bisection in the row."""
@@ -217,7 +217,7 @@ def _chunk(width: int, rows: int) -> int:
 
 
 @jax.jit
-def _solve_rows(matrix: _Lookup, vectors: _Lookup | None, blocks: Any, places: Array) -> Array:
+def _solve_rows(matrix: Lookup, vectors: Lookup | None, blocks: Any, places: Array) -> Array:
     """The rows' values in CSR order."""
 
     def solve(chunk: tuple[Array, Array]) -> Array:
@@ -227,13 +227,19 @@ def _solve_rows(matrix: _Lookup, vectors: _Lookup | None, blocks: Any, places: A
         unit = jnp.eye(len(columns), dtype=system.dtype)
         system = jnp.where(inside[:, None] & inside[None], system, unit[:, :, None])
         if vectors is None:
-            x = _solve_each(system, jnp.broadcast_to(unit[-1][:, None], columns.shape))
-            pivot = x[-1:].real
-            return (x / jnp.sqrt(pivot).astype(x.dtype)).conj()
+            return last_rows(system)
         return _solve_each(system, jnp.where(inside, vectors.at(rows[None], safe).conj(), 0))
 
     slots = [jax.lax.map(solve, block).reshape(-1) for block in blocks]
     return take(jnp.concatenate(slots) if slots else jnp.zeros(0, matrix.values.dtype), places)
+
+
+def last_rows(systems: Array) -> Array:
+    """The last row of the inverse of each Cholesky factor, for `(width, width, rows)`: with it as row of `G`,
+    on these columns, `G^H G` is nearest to the inverse of the whole."""
+    last = jnp.eye(len(systems), dtype=systems.dtype)[-1]
+    x = _solve_each(systems, jnp.broadcast_to(last[:, None], systems.shape[1:]))
+    return (x / jnp.sqrt(x[-1:].real).astype(x.dtype)).conj()
 
 
 def _solve_each(systems: Array, vectors: Array) -> Array:

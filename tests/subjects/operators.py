@@ -124,6 +124,37 @@ WRONG_LOW_RANK = {
     ),
 }
 
+_points, _lengths = _rng.standard_normal((5, 2)), np.array([0.8, 1.3])
+
+
+def _kernel(points, length, nugget, x):
+    radial = ns.operators.RadialKernel("matern52", length)
+    return forms(ns.KernelLinearOperator(points, radial, nugget), x)
+
+
+def _dense_kernel(points, length, nugget, x):
+    s = np.sqrt(5) * np.linalg.norm((points[:, None] - points) / length, axis=-1)
+    return dense_forms((1 + s + s**2 / 3) * np.exp(-s) + np.diag(nugget), x)
+
+
+def _kernel_of(*arguments):
+    return lambda: ns.KernelLinearOperator(*arguments)
+
+
+_matern = ns.operators.RadialKernel("matern32")
+WRONG_KERNELS = {
+    "points": Bad(_kernel_of(_ones, _matern), r"`points` must be real, of shape \(n, d\)"),
+    "complex": Bad(_kernel_of(1j * _two, _matern), "`points` must be real"),
+    "kernel": Bad(_kernel_of(_two, "matern32"), "`kernel` must be a function", TypeError),
+    "vector": Bad(_kernel_of(_two, lambda x, y: x * y), r"`kernel\(x, y\)` .* must be one real number"),
+    "nugget": Bad(
+        _kernel_of(_two, _matern, np.ones(2)), "`nugget` must be a number, or one for each of the 3"
+    ),
+    "negative": Bad(_kernel_of(_two, _matern, -1.0), "`nugget` must be finite and not negative"),
+    "name": Bad(lambda: ns.operators.RadialKernel("cubic"), "must be one of"),  # pyright: ignore
+    "length": Bad(lambda: ns.operators.RadialKernel("gaussian", 0.0), "must be positive and finite"),
+}
+
 SUBJECTS = [
     _of_values("sparse", lambda A: A, lambda A: A),
     _of_values("sparse-complex", lambda A: A, lambda A: A, _complex, _x + 0.5j * _d),
@@ -157,5 +188,12 @@ SUBJECTS = [
         (_d, 0.3 * _left, 0.3 * _right, _x),
         _dense_low_rank,
         WRONG_LOW_RANK,
+    ),
+    Subject(
+        "operators-kernel",
+        _kernel,
+        (_points, _lengths, _rng.uniform(0.5, 1, 5), _rng.standard_normal(5)),
+        _dense_kernel,
+        WRONG_KERNELS,
     ),
 ]

@@ -8,6 +8,7 @@ import numpy as np
 import nsolve as ns
 
 from ..contract import Subject
+from ..test_kl_cholesky import dense_factor as kl_factor
 from ..test_sparse_inverse import dense_factor, dense_spai
 from ..test_threshold_cholesky import dense_inverse
 from .linear import PSD, normal
@@ -89,6 +90,20 @@ def _row(name, make, inverse, operator=A, **fields) -> Subject:
     )
 
 
+def _polynomial(a):
+    """Of degree two: `e_2 I - e_1 A + A^2`, in the units of the trace."""
+    trace = np.trace(a)
+    second = (trace**2 - np.sum(a**2)) / 2
+    return (np.eye(_n) - (trace * a - a @ a) / second) / trace
+
+
+def _level(a, high):
+    """Two steps towards zero, `R(l) = (16 l^2 - 20 l + 5) / 5` with `l` in units of `high`; scaled."""
+    d = np.diag(1 / np.diag(a))
+    return (20 * np.eye(_n) - 16 / high * d @ a) / (5 * high) @ d
+
+
+_points = _rng.random((_n, 2))
 P = ns.preconditioners
 SUBJECTS = [
     _row("jacobi", P.Jacobi(), lambda a: np.diag(1 / np.diag(a))),
@@ -103,5 +118,8 @@ SUBJECTS = [
     _row("saddle-point", P.SaddlePoint(_half, block=P.Jacobi()), _blocks, K),
     _row("fsai", P.SparseApproximateInverse(), lambda a: (g := dense_factor(a)).T @ g),
     _row("spai", P.SparseApproximateInverse(), dense_spai, _untagged),
+    _row("kl-cholesky", P.KLCholesky(_points, 4), lambda a: (g := kl_factor(a, _points, 4)).T @ g),
+    _row("polynomial", P.Polynomial(2), _polynomial),
+    _row("polynomial-least-squares", P.Polynomial(1, "least_squares", 3.0), lambda a: _level(a, 3.0)),
     _row("nystrom", P.Nystrom(_n, shift=0.1), np.linalg.inv),
 ]
