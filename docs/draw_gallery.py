@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse.linalg as spla
-from bench.figures import INK, PALETTE
+from figures import INK, PALETTE
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 

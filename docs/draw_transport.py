@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bench.figures import INK, PALETTE, new_figure
+from figures import INK, PALETTE, new_figure
 from matplotlib.figure import Figure
 
 import nsolve as ns

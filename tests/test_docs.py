@@ -131,3 +131,11 @@ def test_every_reason_of_a_failed_solve_is_explained():
     page = (ROOT / "docs" / "failures.md").read_text()
     missing = [name for name in NAMES if f"`{name}`" not in page]
     assert not missing
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "docs").glob("draw*.py")), ids=name)
+def test_drawing_scripts_find_what_they_import(script, monkeypatch):
+    """They are run by hand, and would rot unseen."""
+    monkeypatch.syspath_prepend(script.parent)
+    spec = importlib.util.spec_from_file_location(f"drawing_{script.stem}", script)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -37,6 +37,7 @@ class NsolveRun(_jax.JaxRun):
                 self.matrix = lx.TaggedLinearOperator(self.matrix, tag)
 
     def setup(self) -> Any:
+        forget()  # factors and hierarchies of equal matrices would be found again
         return jax.block_until_ready(self.build(self.matrix))
 
     def build(self, matrix: Any) -> Any:
@@ -79,10 +80,6 @@ class NsolveRun(_jax.JaxRun):
 
 class DirectRun(NsolveRun):
     """A factorisation, which is the set-up; the solve refines until the tolerance is met."""
-
-    def setup(self) -> Any:
-        forget()  # factors of equal matrices would be found again
-        return jax.block_until_ready(self.build(self.matrix))
 
     def build(self, matrix: Any) -> Any:
         return self.solver().init(matrix, {})
