@@ -36,8 +36,8 @@ def m_matrix(shape, periodic=(False, False), seed=0, symmetric=False, points=NIN
 def dense_of(function, shape):
     """A linear function of arrays of a shape, as a matrix."""
     size = int(np.prod(shape))
-    columns = [np.ravel(function(jnp.asarray(e.reshape(shape)))) for e in np.eye(size)]
-    return np.stack(columns, -1)
+    rows = jax.jit(jax.vmap(function))(np.eye(size).reshape(size, *shape))
+    return np.asarray(rows).reshape(size, -1).T
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -98,6 +98,16 @@ def test_bound_of_the_power_method(seed):
     np.testing.assert_allclose(traced, bound, rtol=1e-12)
 
 
+@eqx.filter_jit
+def as_matrix(operator):
+    return operator.as_matrix()
+
+
+@eqx.filter_jit
+def apply(operator, vector):
+    return operator.mv(vector)
+
+
 FAMILIES = {
     "blocks of 3": lambda n: ns.gallery.blocks(0, (n, n), size=3, contrast=1e4),
     "checkers of 5": lambda n: ns.gallery.checkerboard((n, n), size=5, contrast=1e4),
@@ -125,14 +135,13 @@ def test_islands_are_found_and_coarsened_by_the_matrix(name):
 
 
 def test_smooth_coefficients_stay_geometric():
-    for sigma in (0.0, 2.0):
-        problem = ns.gallery.diffusion(0, ns.gallery.lognormal(0, (100, 90), sigma=sigma))
-        preconditioner = Multigrid()(problem.operator)
-        assert not preconditioner.plan.algebraic and not preconditioner.plan.incomplete
-        assert counted(problem, preconditioner) <= 8
+    problem = ns.gallery.diffusion(0, ns.gallery.lognormal(0, (100, 90), sigma=2.0))
+    preconditioner = Multigrid()(problem.operator)
+    assert not preconditioner.plan.algebraic and not preconditioner.plan.incomplete
+    assert counted(problem, preconditioner) <= 8
 
 
-@pytest.mark.parametrize("angle", [15, 45, 60, 105])
+@pytest.mark.parametrize("angle", [15, 105])
 def test_turned_anisotropy_is_smoothed_by_factors(angle):
     problem = ns.gallery.rotated_anisotropy(0, (95, 96), 1e-2, np.deg2rad(angle))
     preconditioner = Multigrid()(problem.operator)
@@ -141,14 +150,14 @@ def test_turned_anisotropy_is_smoothed_by_factors(angle):
     assert counted(problem, Multigrid(smoother="chebyshev", algebraic=None)(problem.operator)) >= 12
 
 
-@pytest.mark.parametrize("angle", [45, 60, 120])
+@pytest.mark.parametrize("angle", [45, 120])
 def test_factors_are_damped_until_they_converge(angle, monkeypatch):
     """Undamped, the largest eigenvalue of `M A` is above 2, and the cycle indefinite."""
     monkeypatch.setattr(plan, "_COARSEST", {True: 30, False: 30})
     operator = ns.gallery.rotated_anisotropy(0, (31, 30), 1e-2, np.deg2rad(angle)).operator
     preconditioner = Multigrid(smoother="incomplete_cholesky", algebraic=None)(operator)
     assert any(level.smoother.weight < 1 for level in preconditioner.levels)
-    inverse = np.asarray(preconditioner.as_matrix())
+    inverse = np.asarray(as_matrix(preconditioner))
     spectrum = np.sort(scipy.linalg.eigvals(inverse @ operator.as_scipy().toarray()).real)
     assert spectrum[0] > 0.1 and spectrum[-1] < 1.1
 
@@ -176,21 +185,21 @@ def test_every_cycle_is_symmetric_and_positive(options, boundary, monkeypatch):
     field = np.exp(2 * np.random.default_rng(1).normal(size=(16, 14)))
     operator = StencilLinearOperator.diffusion(field, 1.0, boundary)
     preconditioner = Multigrid(**options)(operator)
-    inverse, matrix = np.asarray(preconditioner.as_matrix()), operator.as_scipy().toarray()
+    inverse, matrix = np.asarray(as_matrix(preconditioner)), operator.as_scipy().toarray()
     np.testing.assert_allclose(inverse, inverse.T, atol=1e-9 * abs(inverse).max())
     spectrum = np.sort(scipy.linalg.eigvals(inverse @ matrix).real)
     singular = boundary != "dirichlet"
     assert spectrum[int(singular)] > 0.2 and spectrum[-1] < 1.1
-    np.testing.assert_allclose(preconditioner.transpose().as_matrix(), inverse, atol=0)
+    np.testing.assert_allclose(as_matrix(preconditioner.transpose()), inverse, atol=0)
 
 
 @pytest.mark.parametrize("options", [{"algebraic": 1}, {"smoother": "incomplete_cholesky"}])
 def test_refresh_is_set_up_anew_also_traced(options):
     first, second = (m_matrix((20, 18), seed=k, symmetric=True) for k in (0, 1))
     vector = jnp.asarray(np.random.default_rng(5).normal(size=(20, 18)))
-    expected = Multigrid(**options)(second).mv(vector)
+    expected = apply(Multigrid(**options)(second), vector)
     refreshed = Multigrid(**options)(first).refresh(second)
-    np.testing.assert_allclose(refreshed.mv(vector), expected, rtol=1e-10)
+    np.testing.assert_allclose(apply(refreshed, vector), expected, rtol=1e-10)
     traced = eqx.filter_jit(lambda m, a, v: m.refresh(a).mv(v))(Multigrid(**options)(first), second, vector)
     np.testing.assert_allclose(traced, expected, rtol=1e-9)
     built = eqx.filter_jit(lambda a, v: Multigrid(**options)(a).mv(v))(second, vector)

@@ -96,9 +96,11 @@ class AutoRun(DirectRun):
     """The attempts of `ns.auto`, whose choice, and what is prepared for the first of them, are the set-up."""
 
     def setup(self) -> Any:
+        forget()
         task = self.task
         self.chain = ns.auto(self.matrix, rtol=task.rtol, max_steps=task.max_steps)
-        return super().setup()
+        # What the choice has factorised already is found again, as by its users.
+        return jax.block_until_ready(self.build(self.matrix))
 
     def solver(self) -> Any:
         return self.chain

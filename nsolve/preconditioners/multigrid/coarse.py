@@ -36,10 +36,9 @@ class DenseInverse(eqx.Module):
 
 def dense_inverse(operator: StencilLinearOperator) -> DenseInverse:
     """Inverts the operator as a matrix; on the host where its coefficients are concrete."""
-    matrix = operator.as_matrix()
-    if not is_traced(matrix):
-        return DenseInverse(jnp.asarray(invert(np.asarray(matrix)), operator.dtype))
-    return DenseInverse(invert(matrix))
+    if any(map(is_traced, operator.coefficients)):
+        return DenseInverse(invert(operator.as_matrix()))
+    return DenseInverse(jnp.asarray(invert(operator.as_scipy().toarray()), operator.dtype))
 
 
 def invert(matrix: Any) -> Any:

@@ -47,12 +47,13 @@ def galerkin_hierarchy(operator: StencilLinearOperator, plan: Coarsening, decide
     stencil, kind, dim = masked_stencil(operator), Kind.of(operator), len(operator.shape)
     levels, found, small = [], [], None
     for axes in plan.steps[: len(plan.steps) - plan.shared]:
-        level, coarser, share = coarsen(stencil, axes, kind, plan)
+        smoother, share = look(stencil, axes, kind, plan)
         found.append(share)
-        if decide and (is_weak(level.smoother) if plan.incomplete else turns_algebraic(found, dim)):
+        if decide and (is_weak(smoother) if plan.incomplete else turns_algebraic(found, dim)):
             plan = plan.cut(len(levels), operator)
             break
-        levels.append(level)
+        interpolations, coarser = halve(stencil, axes, kind)
+        levels.append(Level(as_operator(stencil, kind), smoother, interpolations))
         stencil = coarser
     if plan.shared:
         small, coarsest, shares = _coarsen_padded(stencil, plan, kind)
@@ -90,23 +91,38 @@ def masked_stencil(operator: StencilLinearOperator) -> Stencil:
 def coarsen(stencil: Stencil, axes: tuple[int, ...], kind: Kind, plan: Coarsening | None = None):
     """A level, the stencil of the next coarser grid, and the share of points that only that grid can smooth
     (`unrelaxed`; NaN where the operator is not known to be positive)."""
-    compiled = any(isinstance(c, jax.Array) for c in stencil.values())
-    make = _compiled_coarse_parts if compiled else _coarse_parts
-    smoother, interpolations, coarse, share = make(stencil, axes, kind)
-    if plan is not None and plan.incomplete:
-        smoother = incomplete_smoother(stencil, kind, plan.flipped)
+    smoother, share = look(stencil, axes, kind, plan)
+    interpolations, coarse = halve(stencil, axes, kind)
     return Level(as_operator(stencil, kind), smoother, interpolations), coarse, share
 
 
-def _coarse_parts(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
+def look(stencil: Stencil, axes: tuple[int, ...], kind: Kind, plan: Coarsening | None = None):
+    """A level's smoother, and the share as `coarsen` gives it."""
+    smoother, share = (_compiled_look if _is_compiled(stencil) else _look)(stencil, axes, kind)
+    if plan is not None and plan.incomplete:
+        smoother = incomplete_smoother(stencil, kind, plan.flipped)
+    return smoother, share
+
+
+def halve(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
+    """A level's interpolations, and the stencil of the next coarser grid."""
+    return (_compiled_halve if _is_compiled(stencil) else _halve)(stencil, axes, kind)
+
+
+def _is_compiled(stencil: Stencil) -> bool:
+    return any(isinstance(c, jax.Array) for c in stencil.values())
+
+
+def _run(diagonal: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    if not isinstance(diagonal, jax.Array):
+        return function(*arguments)
+    return apart(not_nan(diagonal, diagonal), function, *arguments)
+
+
+def _look(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
     periodic = kind.periodic
     diagonal, dim = diagonal_of(stencil, periodic), len(periodic)
     xp = namespace(diagonal)
-    defined = not_nan(diagonal, diagonal)
-
-    def run(function: Callable[..., Any], *arguments: Any) -> Any:
-        return function(*arguments) if xp is np else apart(defined, function, *arguments)
-
     empty = diagonal == 0  # where the grid is padded
     inverse_diagonal = xp.where(empty, 0, 1 / xp.where(empty, 1, diagonal))
     row_sums = xp.asarray(sum(abs(c) for c in stencil.values())) * abs(inverse_diagonal)
@@ -114,19 +130,26 @@ def _coarse_parts(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
     if kind.definite and not jnp.iscomplexobj(diagonal):
         if len(stencil) > 2 * dim + 1:  # else Gershgorin's is sharp
             bound = partial(power_bound, periodic=periodic)
-            largest = xp.minimum(largest, run(bound, stencil, inverse_diagonal, row_sums / largest))
-        share = run(partial(unrelaxed, axes=axes, periodic=periodic), stencil, inverse_diagonal)
-    interpolations = []
+            largest = xp.minimum(
+                largest, _run(diagonal, bound, stencil, inverse_diagonal, row_sums / largest)
+            )
+        relax = partial(unrelaxed, axes=axes, periodic=periodic)
+        share = _run(diagonal, relax, stencil, inverse_diagonal)
+    return chebyshev_jacobi(inverse_diagonal, largest, diagonal.dtype), share
+
+
+def _halve(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
+    periodic, interpolations = kind.periodic, []
+    diagonal = diagonal_of(stencil, periodic)
     # Entries below the diagonal are those above it, read from the other row.
     mirrored = kind.symmetric and not any(periodic)
     seams = any(wraps and n % 2 for wraps, n in zip(periodic, diagonal.shape, strict=True))
-    steps = [axes] if dim == 2 and axes == (0, 1) and not seams else [(axis,) for axis in axes]
+    steps = [axes] if len(periodic) == 2 and axes == (0, 1) and not seams else [(axis,) for axis in axes]
     for together in steps:
         coarsened = partial(_halved, axes=together, periodic=periodic, mirrored=mirrored)
-        interpolation, stencil = run(coarsened, stencil)
+        interpolation, stencil = _run(diagonal, coarsened, stencil)
         interpolations.append(jax.tree.map(jnp.asarray, interpolation))
-    smoother = chebyshev_jacobi(inverse_diagonal, largest, diagonal.dtype)
-    return smoother, tuple(interpolations), stencil, share
+    return tuple(interpolations), stencil
 
 
 def _halved(stencil: Stencil, axes: tuple[int, ...], periodic: tuple[bool, ...], mirrored: bool):
@@ -138,7 +161,7 @@ def _halved(stencil: Stencil, axes: tuple[int, ...], periodic: tuple[bool, ...],
     return interpolation, _completed(coarse, periodic) if mirrored else coarse
 
 
-_compiled_masked, _compiled_coarse_parts = eqx.filter_jit(masked), eqx.filter_jit(_coarse_parts)
+_compiled_masked, _compiled_look, _compiled_halve = map(eqx.filter_jit, (masked, _look, _halve))  # pyright: ignore
 
 
 def _completed(coarse: Stencil, periodic: tuple[bool, ...]) -> Stencil:
