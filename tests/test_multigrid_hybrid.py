@@ -230,6 +230,29 @@ def test_turning_depends_on_all_levels_above():
     assert not hybrid.turns_algebraic([np.nan], 2)
 
 
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_smoother_that_was_asked_for_is_there(constant):
+    field = np.ones((12, 11)) if constant else np.exp(np.random.default_rng(0).normal(size=(12, 11)))
+    operator = StencilLinearOperator.diffusion(field)
+    if constant:
+        operator = StencilLinearOperator.poisson((12, 11))
+    text = repr(Multigrid(smoother="incomplete_cholesky")(operator))
+    assert "IC(0)" in text
+    assert "IC(0)" not in repr(Multigrid(smoother="chebyshev")(operator))
+
+
+def test_negative_and_undefined_operators_are_halved_as_others():
+    field = np.exp(np.random.default_rng(0).normal(size=(40, 30)))
+    operator = StencilLinearOperator.diffusion((field, 1e-3 * field))
+    stencil = dict(zip(operator.offsets, (-c for c in operator.coefficients), strict=True))
+    negative = StencilLinearOperator.from_stencil(stencil, (40, 30), tags=lx.negative_semidefinite_tag)
+    made, expected = Multigrid()(negative), Multigrid(algebraic=None)(operator)
+    assert made.plan.steps == expected.plan.steps and made.plan.steps[0] == (0,)
+    undefined = eqx.tree_at(lambda o: o.coefficients[0], operator, operator.coefficients[0] * jnp.nan)
+    vector = jnp.ones((40, 30))
+    assert jnp.isnan(apply(Multigrid()(undefined), vector)).all()
+
+
 @pytest.mark.parametrize("level", [-1, True, 1.5, "geometric"])
 def test_bad_levels_are_named(level):
     with pytest.raises(ValueError, match=r"`Multigrid\(algebraic=...\)` must be"):

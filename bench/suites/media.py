@@ -38,7 +38,7 @@ _NAMES = {
 }
 _PLANE = [name for name in _NAMES if "3d" not in name]
 _SPACE = [name for name in _NAMES if "3d" in name]
-_group = partial(Group, solver=[*_OWN, *_PEERS], repeats=3, kill_s=300.0, max_steps=500)
+_group = partial(Group, repeats=3, kill_s=300.0, max_steps=500)
 
 
 def _named(rows: pl.DataFrame) -> pl.DataFrame:
@@ -68,9 +68,10 @@ SUITE = Suite(
     "Media: diffusion through coefficients that jump, to a true relative residual of 1e-8",
     linear.WORK,
     (
-        _group(_PLANE, size=512),
-        _group("media2d", size=1024),
-        _group(_SPACE, size=[64, 128]),
+        _group(_PLANE, [*_OWN, *_PEERS], size=512),
+        _group("media2d", [*_OWN, *_PEERS[:3]], size=1024),
+        _group(_SPACE, [*_OWN, *_PEERS], size=64),
+        _group(_SPACE, ["cg+multigrid", *_PEERS[:2]], size=128),
     ),
     tables=(
         _table("plane-seconds", "Set-up and solve, in the plane", _SECONDS, _IN_PLANE),

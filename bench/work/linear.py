@@ -139,6 +139,17 @@ def pressure3d(size: int, seed: int, balls: int = 12) -> System:
     return _system("pressure3d", size, gallery.pressure(seed, solid, air, dtype=float), SPD, stencil=True)
 
 
+def waves2d(size: int, seed: int, points: float = 12.0) -> System:
+    """Waves in a smooth random medium whose speed varies by a factor of two, between layers that absorb them;
+    `points` for the shortest wave: complex symmetric, indefinite."""
+    shape = (size,) * 2
+    slowness = gallery.lognormal_contrast([seed, 1], shape, 2.0, 0.2, float)
+    waves = size / points / float(np.max(slowness))
+    damping = gallery.sponge(shape, max(size // 7, 1), dtype=float)
+    system = gallery.helmholtz(seed, shape, waves, slowness, damping, float)
+    return _system("waves2d", size, system, frozenset(), stencil=True)
+
+
 def convection_diffusion2d(size: int, seed: int, peclet: float = 100.0) -> System:
     """-laplace(u) + peclet w . grad u with the recirculating wind w = (2y(1-x^2), -2x(1-y^2)) on
     (-1, 1)^2, first-order upwind, Dirichlet: an M-matrix that is not symmetric."""
@@ -382,6 +393,7 @@ PROBLEMS: dict[str, Callable[..., System]] = {
     "pressure3d": pressure3d,
     "convection_diffusion2d": convection_diffusion2d,
     "helmholtz2d": helmholtz2d,
+    "waves2d": waves2d,
     "heat2d": heat2d,
     "fem2d": fem2d,
     "stokes2d": stokes2d,

@@ -176,7 +176,8 @@ class Multigrid(AbstractPreconditioner):
                     "`lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)`."
                 )
         decide = self.algebraic == "auto" and may_decide(stencil)
-        plan = plan_coarsening(stencil, is_constant(stencil), self.smoother, decide)
+        constant = is_constant(stencil) and self.smoother != _INCOMPLETE
+        plan = plan_coarsening(stencil, constant, self.smoother, decide)
         if isinstance(self.algebraic, int):
             plan = plan.cut(self.algebraic, stencil)
         return _build(stencil, plan, decide)

@@ -58,7 +58,7 @@ def plan_coarsening(
     shape, periodic = list(operator.shape), operator.periodic
     tensor = _second_moment(operator)
     incomplete = smoother == "incomplete_cholesky"
-    strength = np.diag(tensor).tolist()
+    strength = _strength(tensor)
     if decide and not constant:
         incomplete = incomplete or (smoother == "auto" and _ratio_off_axes(tensor) > _TURNED)
     flipped = incomplete and len(shape) == 2 and bool(tensor[0, 1] < 0)
@@ -91,6 +91,14 @@ def _second_moment(operator: StencilLinearOperator) -> np.ndarray:
         if any(offset):
             moment -= float(jnp.mean(jnp.real(coefficient))) / 2 * np.outer(offset, offset)
     return moment
+
+
+def _strength(tensor: np.ndarray) -> list[float]:
+    """Of the coupling along each axis; equal where there is none, or coefficients are not finite."""
+    along = np.diag(tensor) * np.sign(np.trace(tensor))  # of negative operators as of positive ones
+    if not np.isfinite(along).all() or not along.max() > 0:
+        return [1.0] * len(along)
+    return np.maximum(along, 0).tolist()
 
 
 def _ratio_off_axes(tensor: np.ndarray) -> float:

@@ -1,0 +1,70 @@
+"""Preconditioners: what each saves in steps and in seconds, on meshes, on grids and for waves.
+
+Set-up and solve together, every column of a system in one run; the judge is the true relative residual.
+Libraries that are not here are left out.
+"""
+
+from functools import partial
+
+import polars as pl
+
+from ..engine.suite import Group, Suite
+from ..report.format import number, seconds
+from ..report.tables import Table, Value
+from ..work import linear
+
+_group = partial(Group, repeats=3, kill_s=300.0, max_steps=3000)
+_NAMES = {
+    "fem2d": "P1 triangles",
+    "media2d[law=smooth]": "lognormal, sigma 2",
+    "waves2d": "waves, 12 points a wavelength",
+}
+
+
+def _named(rows: pl.DataFrame) -> pl.DataFrame:
+    names = pl.col("problem").replace_strict(_NAMES, default=pl.col("problem"))
+    column = pl.concat_str(pl.col("solver").str.replace_all("[restart=20]", "", literal=True))
+    return rows.with_columns(names.alias("system"), column.alias("column"))
+
+
+SUITE = Suite(
+    "Preconditioners: steps and seconds, set-up included",
+    linear.WORK,
+    (
+        _group(
+            "fem2d",
+            ["cg+jacobi", "cg+ssor", "cg+fsai", "cg+ic", "cg+ict", "cg+chebyshev", "cg+amg",
+             "amgcl:ruge_stuben+cg", "amgcl:smoothed_aggregation+cg",
+             "pyamg:ruge_stuben+cg", "pyamg:smoothed_aggregation+cg"],
+            size=[128, 450],
+        ),
+        _group(
+            "media2d[law=smooth]",
+            ["cg+jacobi", "cg+ssor", "cg+fsai", "cg+ic", "cg+ict", "cg+chebyshev", "cg+amg", "cg+multigrid"],
+            size=256,
+            rtol=1e-6,
+        ),
+        _group(
+            "waves2d",
+            ["fgmres[restart=20]+shifted_laplacian", "scipy:splu[ordering=COLAMD]"],
+            size=[256, 512],
+            rtol=1e-6,
+        ),
+    ),
+    tables=(
+        Table(
+            name="preconditioned",
+            title="Steps, set-up and solve",
+            group=("system", "size"),
+            rows=("column",),
+            where=pl.col("result") != "missing",
+            derive=_named,
+            values=(
+                Value("steps", number, "num_steps"),
+                Value("set-up", seconds, "setup_s"),
+                Value("solve", seconds, "seconds"),
+                Value("both", seconds, "total"),
+            ),
+        ),
+    ),
+)  # fmt: skip
