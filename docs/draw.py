@@ -25,7 +25,7 @@ RECORDS = DOCS / "benchmarks"
 #: Suites whose promises look at the records of others too.
 ALSO = {"foundation": ("geometric",)}
 #: Suites of which the pages have their own tables only, not one for each system.
-SHORT = ("collection", "hard", "media")
+SHORT = ("collection", "hard", "media", "preconditioners")
 
 
 def _is(problem: str, **fields: object) -> pl.Expr:

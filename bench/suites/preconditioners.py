@@ -14,26 +14,13 @@ from ..report.tables import Table, Value
 from ..work import linear
 
 _group = partial(Group, repeats=3, kill_s=300.0, max_steps=3000)
-_NAMES = {
-    "fem2d": "P1 triangles",
-    "media2d[law=smooth]": "lognormal, sigma 2",
-    "waves2d": "waves, 12 points a wavelength",
-}
-
-
-def _named(rows: pl.DataFrame) -> pl.DataFrame:
-    names = pl.col("problem").replace_strict(_NAMES, default=pl.col("problem"))
-    column = pl.concat_str(pl.col("solver").str.replace_all("[restart=20]", "", literal=True))
-    return rows.with_columns(names.alias("system"), column.alias("column"))
-
-
 SUITE = Suite(
     "Preconditioners: steps and seconds, set-up included",
     linear.WORK,
     (
         _group(
             "fem2d",
-            ["cg+jacobi", "cg+ssor", "cg+fsai", "cg+ic", "cg+ict", "cg+chebyshev", "cg+amg",
+            ["cg+jacobi", "cg+ssor", "cg+fsai", "cg+ic", "cg+ict", "cg+amg",
              "amgcl:ruge_stuben+cg", "amgcl:smoothed_aggregation+cg",
              "pyamg:ruge_stuben+cg", "pyamg:smoothed_aggregation+cg"],
             size=[128, 450],
@@ -54,11 +41,9 @@ SUITE = Suite(
     tables=(
         Table(
             name="preconditioned",
-            title="Steps, set-up and solve",
-            group=("system", "size"),
-            rows=("column",),
+            title="",
+            rows=("solver",),
             where=pl.col("result") != "missing",
-            derive=_named,
             values=(
                 Value("steps", number, "num_steps"),
                 Value("set-up", seconds, "setup_s"),
