@@ -16,7 +16,7 @@ import nsolve as ns
 from nsolve import _ffi
 from nsolve.direct import memory
 from nsolve.direct.hierarchy import Level, _arrays
-from nsolve.kernels import gauss_seidel, ruge_stuben
+from nsolve.kernels import gauss_seidel, levels
 from nsolve.preconditioners import AlgebraicMultigrid
 from tests.test_incomplete import PSD, assert_is, general, hermitian, relative_error, sparse, tolerance
 from tests.test_ruge_stuben import reference_levels
@@ -115,8 +115,8 @@ def test_the_lower_triangle_of_a_hermitian_matrix_is_enough(case, compiled, monk
     matrix = sp.csr_array(a)
     indices = [part.astype(np.int32) for part in (matrix.indptr, matrix.indices, p.indptr, p.indices)]
     level = Level(
-        ruge_stuben.split(sp.csr_array((matrix.data, indices[1], indices[0]))),
-        ruge_stuben.Interpolation(*indices[2:], p.data, 20),
+        levels.split(sp.csr_array((matrix.data, indices[1], indices[0]))),
+        levels.Interpolation(*indices[2:], p.data, 20),
     )
     whole = _arrays(level, a.dtype)
     half = gauss_seidel.lower(whole)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import nsolve as ns
 from nsolve import _ffi
 from nsolve.direct.hierarchy import COARSEST
-from nsolve.kernels import ruge_stuben
+from nsolve.kernels import galerkin, levels, numbering, ruge_stuben
 
 pyamg = pytest.importorskip("pyamg")
 
@@ -105,13 +105,13 @@ def test_levels_are_those_of_the_reference(case, compiled, monkeypatch):
     expected = reference_levels(matrix)
     assert len(expected) > 2
     for level, coarse in itertools.pairwise(expected):
-        made = ruge_stuben.split(level.matrix)
+        made = levels.split(level.matrix)
         assert equal(made.scipy, level.matrix)
         across = ruge_stuben.coarsen(made, 0.3)
         assert level.interpolation is not None
         assert np.array_equal(across.indptr, level.interpolation.indptr)
         assert equal(across.scipy, level.interpolation)
-        assert equal(ruge_stuben.galerkin(made, across).scipy, coarse.matrix)
+        assert equal(galerkin.galerkin(made, across).scipy, coarse.matrix)
 
 
 @settings(max_examples=15)
@@ -124,7 +124,7 @@ def test_levels_are_those_of_the_reference(case, compiled, monkeypatch):
 )
 def test_what_is_dropped_hangs_on_what_is_kept(n, density, theta, symmetric, seed):
     matrix = random_matrix(n, density, seed, symmetric)
-    across = ruge_stuben.coarsen(ruge_stuben.split(matrix), theta)
+    across = ruge_stuben.coarsen(levels.split(matrix), theta)
     level = reference_levels(matrix, theta, coarsest=0)[0]
     if level.interpolation is None:
         assert across.columns in (0, n)
@@ -137,12 +137,12 @@ def test_what_is_dropped_hangs_on_what_is_kept(n, density, theta, symmetric, see
 
 
 def test_many_rows_are_shared_among_threads(monkeypatch):
-    matrix = ruge_stuben.split(jumping(70))
+    matrix = levels.split(jumping(70))
     across = ruge_stuben.coarsen(matrix, 0.3)
-    alone = ruge_stuben.galerkin(matrix, across)
-    monkeypatch.setattr(ruge_stuben, "_FEW", 10)
-    monkeypatch.setattr(ruge_stuben.os, "cpu_count", lambda: 3)
-    for mine, theirs in zip(ruge_stuben.galerkin(matrix, across), alone, strict=True):
+    alone = galerkin.galerkin(matrix, across)
+    monkeypatch.setattr(galerkin, "_FEW", 10)
+    monkeypatch.setattr(galerkin.os, "cpu_count", lambda: 3)
+    for mine, theirs in zip(galerkin.galerkin(matrix, across), alone, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 
@@ -152,25 +152,25 @@ def test_hermitian_or_not(compiled, monkeypatch):
     a = random_matrix(40, 0.1, 3)
     for matrix in (a, random_matrix(40, 0.1, 3, False), a + 1j * a, a.astype(complex)):
         expected = (matrix != matrix.conj().T).nnz == 0
-        assert ruge_stuben.is_hermitian(ruge_stuben.split(matrix)) == expected
+        assert levels.is_hermitian(levels.split(matrix)) == expected
     changed = a.copy()
     changed.data[-1] *= 1 if changed.indices[-1] == 39 else 2
     changed.data[1] *= 2
-    assert not ruge_stuben.is_hermitian(ruge_stuben.split(changed))
+    assert not levels.is_hermitian(levels.split(changed))
 
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_scattered_unknowns_are_numbered_anew(compiled, monkeypatch):
     monkeypatch.setattr(_ffi, "_usable", compiled)
-    monkeypatch.setattr(ruge_stuben, "_NEAR", 40)
+    monkeypatch.setattr(numbering, "_NEAR", 40)
     near = jumping(30)
-    assert ruge_stuben.nearby(near) is None
+    assert numbering.nearby(near) is None
     shuffled = np.random.default_rng(0).permutation(900)
     far = sp.csr_array(near[shuffled][:, shuffled])
     far.sort_indices()
-    order = ruge_stuben.nearby(far) if compiled else np.argsort(shuffled)
+    order = numbering.nearby(far) if compiled else np.argsort(shuffled)
     assert order is not None and sorted(order) == list(range(900))
-    again = ruge_stuben.reordered(far, order)
+    again = numbering.reordered(far, order)
     assert again.has_canonical_format or again.has_sorted_indices
     assert (again != far[order][:, order]).nnz == 0
     rows = np.repeat(np.arange(900), np.diff(again.indptr))
@@ -186,10 +186,10 @@ def test_long_rows():
     matrix = sp.csr_array(matrix)
     matrix = sp.csr_array(matrix + sp.diags_array(abs(matrix).sum(1)))
     order = np.random.default_rng(1).permutation(n)
-    again = ruge_stuben.reordered(matrix, order)
+    again = numbering.reordered(matrix, order)
     assert (again != matrix[order][:, order]).nnz == 0
-    made = ruge_stuben.split(again)
+    made = levels.split(again)
     across = ruge_stuben.coarsen(made, 0.9)
     level, coarse = reference_levels(again, 0.9)[:2]
     assert level.interpolation is not None and equal(across.scipy, level.interpolation)
-    assert equal(ruge_stuben.galerkin(made, across).scipy, coarse.matrix)
+    assert equal(galerkin.galerkin(made, across).scipy, coarse.matrix)

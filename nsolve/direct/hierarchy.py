@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._reasons import CODES
-from ..kernels import gauss_seidel, ruge_stuben
+from ..kernels import galerkin, gauss_seidel, numbering, ruge_stuben
 from ..kernels._numba import INDEX
-from ..kernels.ruge_stuben import Interpolation, Matrix
+from ..kernels.levels import Interpolation, Matrix, is_hermitian, split
 from .factors import Quality, Recipe, Side
 
 #: A matrix is coarsened until so few unknowns are left.
@@ -48,7 +48,7 @@ class Hierarchy:
         self.table = [(level.matrix.size, level.matrix.nnz) for level in levels]
         self.nnz = sum(entries for _, entries in self.table)
         self.nnz += sum(len(across.values) for _, across in levels if across is not None)
-        self._hermitian = ruge_stuben.is_hermitian(levels[0].matrix)
+        self._hermitian = is_hermitian(levels[0].matrix)
         self._cycle = _Cycle(levels, self._dtype, self._hermitian)
         if self._hermitian:
             self._given = []
@@ -155,8 +155,8 @@ def hierarchy(matrix: Any, recipe: Recipe, candidates: np.ndarray | None) -> tup
     wide, order = matrix.astype(np.promote_types(matrix.dtype, np.float64)), None  # a copy
     theta = round(recipe.theta, 6)  # it may have been rounded
     if recipe.kind == "ruge_stuben":
-        order = ruge_stuben.nearby(wide)
-        levels = _kept(wide if order is None else ruge_stuben.reordered(wide, order), theta)
+        order = numbering.nearby(wide)
+        levels = _kept(wide if order is None else numbering.reordered(wide, order), theta)
     else:
         levels = _aggregated(wide, theta, int(recipe.block_size), vectors)
     made = Hierarchy(levels, matrix.dtype, order)
@@ -167,13 +167,13 @@ def hierarchy(matrix: Any, recipe: Recipe, candidates: np.ndarray | None) -> tup
 
 def _kept(matrix: Any, theta: float) -> list[Level]:
     """By keeping some of the unknowns of each level, as Ruge and Stüben do."""
-    levels, matrix = [], ruge_stuben.split(matrix)
+    levels, matrix = [], split(matrix)
     while matrix.size > COARSEST and len(levels) + 1 < _LEVELS:
         across = ruge_stuben.coarsen(matrix, theta)
         if across.columns in (0, matrix.size):
             break
         levels.append(Level(matrix, across))
-        matrix = ruge_stuben.galerkin(matrix, across)
+        matrix = galerkin.galerkin(matrix, across)
     return [*levels, Level(matrix, None)]
 
 
@@ -198,7 +198,7 @@ def _aggregated(matrix: Any, theta: float, block: int, candidates: np.ndarray | 
 
 
 def _split(matrix: Any) -> Matrix:
-    return ruge_stuben.split(_canonical(matrix))
+    return split(_canonical(matrix))
 
 
 def _interpolation(matrix: Any) -> Interpolation:

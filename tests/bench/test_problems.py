@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from bench.engine.suite import Group, ad_hoc
 from bench.engine.work import Missing
-from bench.work.linear import WORK, tags
+from bench.work.linear import MEDIA, WORK, tags
 
 SMALL = {
     "poisson1d": 9,
@@ -18,6 +18,11 @@ SMALL = {
     "anisotropic3d": 4,
     "lognormal2d[contrast=1e4]": 8,
     "lognormal3d": 5,
+    "media2d": 9,
+    "media3d": 5,
+    "rotated2d[angle=20]": 8,
+    "pressure3d[balls=2]": 7,
+    "waves2d[points=6]": 12,
     "convection_diffusion2d": 9,
     "helmholtz2d[waves=1.3]": 16,
     "heat2d": 6,
@@ -44,7 +49,7 @@ def test_tags_are_true(text, size):
     problem = build(text, size)
     dense = problem.matrix.toarray()
     assert problem.rhs.shape == (dense.shape[0],)
-    symmetric = np.allclose(dense, dense.T, rtol=1e-12, atol=0)
+    symmetric = np.allclose(dense, dense.conj().T, rtol=1e-12, atol=0)
     assert symmetric == ("symmetric" in problem.tags)
     eigenvalues = np.linalg.eigvals(dense).real
     if "spd" in problem.tags:
@@ -59,9 +64,19 @@ def test_every_sized_problem_is_covered():
     assert sized == {WORK.parse(text).name for text in SMALL}
 
 
+@pytest.mark.parametrize("law", MEDIA)
+def test_every_medium_is_drawn_from_its_law(law):
+    problem = build(f"media2d[law={law}]", 12)
+    assert problem.matrix.shape == (144, 144) and problem.grid == (12, 12)
+    assert problem.matrix.diagonal().min() > 0
+    with pytest.raises(ValueError, match="unknown medium"):
+        build(f"media2d[law={law}s]", 12)
+
+
 @pytest.mark.parametrize(
     "text", ["poisson1d", "poisson2d", "poisson3d", "anisotropic2d", "anisotropic3d",
-             "lognormal2d[contrast=1e4]", "lognormal3d"]
+             "lognormal2d[contrast=1e4]", "lognormal3d", "media2d", "media3d", "rotated2d[angle=20]",
+             "pressure3d[balls=2]"]
 )  # fmt: skip
 def test_stencil_equals_the_matrix(text):
     problem = build(text, SMALL[text])
