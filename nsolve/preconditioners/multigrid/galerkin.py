@@ -7,8 +7,8 @@ jumps of the coefficient, and the next axis then sees the Galerkin product `P^T 
 needs only short sums, never leaves the `3^d`-point stencils, and halves any subset of the axes.
 
 A stencil here is a dictionary from offsets to full arrays, in which entries that leave the grid are zero.
-Small ones are NumPy's and stay on the host; each level of a larger one is a compiled program, which all grids
-of its size share.
+Small ones are NumPy's and stay on the host; the set-up of larger
+ones is one compiled program for each size.
 """
 
 import dataclasses
@@ -44,32 +44,61 @@ _SMALL = 64**2
 def galerkin_hierarchy(operator: StencilLinearOperator, plan: Coarsening, decide: bool):
     """All levels, the coarsest grid's solver, and the plan, which ends where a grid turns algebraic; where
     `decide` says so, it is looked at whether one does."""
-    stencil, kind, dim = masked_stencil(operator), Kind.of(operator), len(operator.shape)
-    levels, found, small = [], [], None
-    for axes in plan.steps[: len(plan.steps) - plan.shared]:
-        smoother, share = look(stencil, axes, kind, plan)
-        found.append(share)
-        if decide and (is_weak(smoother) if plan.incomplete else turns_algebraic(found, dim)):
-            plan = plan.cut(len(levels), operator)
-            break
-        interpolations, coarser = halve(stencil, axes, kind)
-        levels.append(Level(as_operator(stencil, kind), smoother, interpolations))
-        stencil = coarser
-    if plan.shared:
-        small, coarsest, shares = _coarsen_padded(stencil, plan, kind)
-        shares = [*found, *(np.asarray(shares) if decide else ())]
-        turns = [decide and turns_algebraic(shares[: len(levels) + k + 1], dim) for k in range(plan.shared)]
-        if any(turns):  # the levels above it are made again, in their own sizes
-            plan, small = plan.cut(len(levels) + turns.index(True), operator), None
-            stencil = {offset: np.asarray(c) for offset, c in stencil.items()}
-            for axes in plan.steps[len(levels) :]:
-                level, stencil, _ = coarsen(stencil, axes, kind)
-                levels.append(level)
+    traced = any(map(is_traced, operator.coefficients))
+    small_grid = math.prod(operator.shape) <= _SMALL and not traced
+    make = _made if small_grid or traced else _compiled_made
+    kind, (levels, small, stencil, inverse, shares) = Kind.of(operator), make(operator, plan)
+    if decide and not plan.algebraic:
+        if plan.incomplete:
+            turns = [is_weak(level.smoother) for level in levels]
         else:
-            stencil = coarsest
+            found = np.asarray(shares).tolist()
+            turns = [turns_algebraic(found[: k + 1], len(operator.shape)) for k in range(len(found))]
+        if any(turns):
+            plan = plan.cut(turns.index(True), operator)
+            levels, stencil = _above(levels, small, plan, kind)
+            small = None
     if plan.algebraic:
         return on_top(levels, operator), None, algebraic_tail(stencil, kind), plan
-    return on_top(levels, operator), small, dense_inverse(as_operator(stencil, kind)), plan
+    return on_top(levels, operator), small, inverse, plan
+
+
+def _made(operator: StencilLinearOperator, plan: Coarsening):
+    """All levels, the last ones stacked; the coarsest grid's stencil, and its inverse if that is wanted; the
+    levels' shares of points as `coarsen` gives them."""
+    stencil, kind = masked_stencil(operator), Kind.of(operator)
+    levels, shares, small = [], [], None
+    for axes in plan.steps[: len(plan.steps) - plan.shared]:
+        level, stencil, share = coarsen(stencil, axes, kind, plan)
+        levels.append(level)
+        shares.append(share)
+    if plan.shared:
+        small, stencil, more = _coarsen_padded(stencil, plan, kind)
+        shares.extend(more[k] for k in range(plan.shared))
+    inverse = None if plan.algebraic else dense_inverse(as_operator(stencil, kind))
+    xp = namespace(*stencil.values())
+    return levels, small, stencil, inverse, xp.stack(shares) if shares else xp.zeros(0)
+
+
+_compiled_made = eqx.filter_jit(_made)
+
+
+def _above(levels: list[Level], small: Level | None, plan: Coarsening, kind: Kind):
+    """The levels of a plan that has been cut, and the stencil of the grid below them."""
+    count = len(plan.steps)
+    if count < len(levels):
+        return levels[:count], _stencil(levels[count].operator)
+    assert small is not None
+    # Those that were stacked are made again, in their own sizes.
+    levels, stencil = list(levels), _stencil(small.operator, lambda c: np.asarray(c[0]))
+    for axes in plan.steps[len(levels) :]:
+        level, stencil, _ = coarsen(stencil, axes, kind)
+        levels.append(level)
+    return levels, stencil
+
+
+def _stencil(operator: StencilLinearOperator, taken: Callable[[Any], Any] = lambda c: c) -> Stencil:
+    return {o: taken(c) for o, c in zip(operator.offsets, operator.coefficients, strict=True)}
 
 
 def on_top(levels: list[Level], operator: StencilLinearOperator) -> tuple[Level, ...]:
@@ -81,45 +110,25 @@ def masked_stencil(operator: StencilLinearOperator) -> Stencil:
     """Full arrays, with zeros where an offset leaves the grid: NumPy's where the operator is concrete and so
     small that compiling would take longer than it saves."""
     small = math.prod(operator.shape) <= _SMALL and not any(map(is_traced, operator.coefficients))
-    xp, mask = (np, masked) if small else (jnp, _compiled_masked)
+    xp = np if small else jnp
     stencil = {
         offset: xp.asarray(c) for offset, c in zip(operator.offsets, operator.coefficients, strict=True)
     }
-    return mask(stencil, operator.shape, operator.periodic)
+    return masked(stencil, operator.shape, operator.periodic)
 
 
 def coarsen(stencil: Stencil, axes: tuple[int, ...], kind: Kind, plan: Coarsening | None = None):
     """A level, the stencil of the next coarser grid, and the share of points that only that grid can smooth
     (`unrelaxed`; NaN where the operator is not known to be positive)."""
-    smoother, share = look(stencil, axes, kind, plan)
-    interpolations, coarse = halve(stencil, axes, kind)
+    smoother, share = _look(stencil, axes, kind)
+    if plan is not None and plan.incomplete:
+        smoother = incomplete_smoother(stencil, kind, plan.flipped)
+    interpolations, coarse = _halve(stencil, axes, kind)
     return Level(as_operator(stencil, kind), smoother, interpolations), coarse, share
 
 
-def look(stencil: Stencil, axes: tuple[int, ...], kind: Kind, plan: Coarsening | None = None):
-    """A level's smoother, and the share as `coarsen` gives it."""
-    smoother, share = (_compiled_look if _is_compiled(stencil) else _look)(stencil, axes, kind)
-    if plan is not None and plan.incomplete:
-        smoother = incomplete_smoother(stencil, kind, plan.flipped)
-    return smoother, share
-
-
-def halve(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
-    """A level's interpolations, and the stencil of the next coarser grid."""
-    return (_compiled_halve if _is_compiled(stencil) else _halve)(stencil, axes, kind)
-
-
-def _is_compiled(stencil: Stencil) -> bool:
-    return any(isinstance(c, jax.Array) for c in stencil.values())
-
-
-def _run(diagonal: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    if not isinstance(diagonal, jax.Array):
-        return function(*arguments)
-    return apart(not_nan(diagonal, diagonal), function, *arguments)
-
-
 def _look(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
+    """A level's smoother, and the share as `coarsen` gives it."""
     periodic = kind.periodic
     diagonal, dim = diagonal_of(stencil, periodic), len(periodic)
     xp = namespace(diagonal)
@@ -138,7 +147,14 @@ def _look(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
     return chebyshev_jacobi(inverse_diagonal, largest, diagonal.dtype), share
 
 
+def _run(diagonal: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    if not isinstance(diagonal, jax.Array):
+        return function(*arguments)
+    return apart(not_nan(diagonal, diagonal), function, *arguments)
+
+
 def _halve(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
+    """A level's interpolations, and the stencil of the next coarser grid."""
     periodic, interpolations = kind.periodic, []
     diagonal = diagonal_of(stencil, periodic)
     # Entries below the diagonal are those above it, read from the other row.
@@ -159,9 +175,6 @@ def _halved(stencil: Stencil, axes: tuple[int, ...], periodic: tuple[bool, ...],
     else:
         interpolation, coarse = coarsen_axis(stencil, axes[0], periodic, mirrored)
     return interpolation, _completed(coarse, periodic) if mirrored else coarse
-
-
-_compiled_masked, _compiled_look, _compiled_halve = map(eqx.filter_jit, (masked, _look, _halve))  # pyright: ignore
 
 
 def _completed(coarse: Stencil, periodic: tuple[bool, ...]) -> Stencil:
@@ -189,7 +202,9 @@ def _coarsen_padded(stencil: Stencil, plan: Coarsening, kind: Kind):
             made.append(level)
         stacked, shares = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *made)
     else:
-        full, (stacked, shares) = _steps(full, axes, kind, plan.shared)
+        full, (stacked, shares) = jax.lax.scan(
+            lambda stencil, _: _step(stencil, axes, kind), full, None, plan.shared
+        )
     return stacked, {offset: fitted(c, plan.coarsest) for offset, c in full.items()}, shares
 
 
@@ -197,11 +212,6 @@ def _step(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
     level, coarse, share = coarsen(stencil, axes, kind)
     shape = next(iter(stencil.values())).shape
     return {offset: fitted(coarse[offset], shape) for offset in stencil}, (level, share)
-
-
-@eqx.filter_jit
-def _steps(stencil: Stencil, axes: tuple[int, ...], kind: Kind, count: int):
-    return jax.lax.scan(lambda stencil, _: _step(stencil, axes, kind), stencil, None, count)
 
 
 def coarsen_axis(stencil: Stencil, axis: int, periodic: tuple[bool, ...], mirrored: bool = False):

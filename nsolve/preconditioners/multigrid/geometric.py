@@ -137,7 +137,7 @@ class Multigrid(AbstractPreconditioner):
     constants on the coarsest grid.  Inactive cells (see `StencilLinearOperator.diffusion`) are no matter,
     where obstacles are a few cells wide; with single cells strewn over the grid more steps are needed.
 
-    Set-up of grids of more than 64^2 points is compiled, once for each size of a level.  One application
+    Set-up of grids of more than 64^2 points is compiled, once for each size.  One application
     costs about 5 products with `A` and the transfers, times 1.33 in 2-D and 1.14 in 3-D; on varying
     coefficients coarse products are wider; algebraic levels are as dear as a few times so many unknowns of a
     grid.  An operator that is not a stencil, or a wider one, is a `ValueError`.
@@ -201,8 +201,8 @@ def _as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
     if stencil is None:
         raise ValueError(
             "`Multigrid` is geometric: it needs a grid and takes a `StencilLinearOperator`, but "
-            f"was given a {type(untagged(operator)).__name__}. For matrices without a grid choose an "
-            "algebraic preconditioner, such as `preconditioners.IncompleteCholesky`."
+            f"was given a {type(untagged(operator)).__name__}. For matrices without a grid choose "
+            "`preconditioners.AlgebraicMultigrid` or `preconditioners.IncompleteCholesky`."
         )
     if any(abs(step) > 1 for offset in stencil.offsets for step in offset):
         raise ValueError(
