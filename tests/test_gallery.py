@@ -48,7 +48,7 @@ DRAWS = {
     "kernel": lambda key: gallery.kernel_matrix(key, 10, kernel="matern52"),
     "stokes": lambda key: gallery.stokes(key, 4, viscosity=0.1),
     "kkt": lambda key: gallery.kkt(key, 20),
-    "circuit": lambda key: gallery.circuit(key, 20),
+    "circuit": lambda key: gallery.hard.circuit(key, 20),
     "scaled": lambda key: gallery.hard.badly_scaled(key, gallery.poisson(key, (3, 4)).operator, decades=3),
     "scaled alike": lambda key: gallery.hard.badly_scaled(
         key, gallery.poisson(key, (3, 4)).operator, decades=3, symmetric=True

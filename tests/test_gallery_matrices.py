@@ -147,7 +147,7 @@ def test_kkt_systems_have_their_inertia(size, constraints, key):
 
 def test_circuits_obey_kirchhoff():
     size, sources = 120, 20
-    operator, b, parts = gallery.circuit(KEY, size, sources)
+    operator, b, parts = gallery.hard.circuit(KEY, size, sources)
     matrix, diagonal = operator.as_scipy(), operator.as_scipy().diagonal()
     currents = np.zeros((1 + size + sources,) * 2)  # into each node, of all voltages and of the sources
     for (first, second), conductance in zip(parts["resistors"], parts["conductance"], strict=True):
@@ -172,7 +172,7 @@ def test_conditions_grow_with_decades():
     laplacian = gallery.poisson(0, (6, 6)).operator
     for make in (
         lambda decades: gallery.kkt(0, 40, decades=decades),
-        lambda decades: gallery.circuit(0, 40, decades=decades),
+        lambda decades: gallery.hard.circuit(0, 40, decades=decades),
         lambda decades: gallery.hard.badly_scaled(0, laplacian, decades),
     ):
         small, large = (np.linalg.cond(make(d).operator.as_scipy().toarray()) for d in (0.0, 6.0))
@@ -300,8 +300,8 @@ MISTAKES = [
     (lambda: gallery.stokes(0, 1), ValueError, "`size` must be at least 2"),
     (lambda: gallery.stokes(0, 4, 0.0), ValueError, "`viscosity` must be positive"),
     (lambda: gallery.kkt(0, 4, 5), ValueError, "`constraints` must be at most `size`"),
-    (lambda: gallery.circuit(0, 4, 5), ValueError, "`sources` must be at most `size`"),
-    (lambda: gallery.circuit(0, 4, decades=-1), ValueError, "`decades` must be at least zero"),
+    (lambda: gallery.hard.circuit(0, 4, 5), ValueError, "`sources` must be at most `size`"),
+    (lambda: gallery.hard.circuit(0, 4, decades=-1), ValueError, "`decades` must be at least zero"),
     (lambda: gallery.hard.nearly_singular(0, (4, 4), -1.0), ValueError, "`shift` must be positive"),
     (lambda: gallery.random_spd(0, 4, 2, shift=0.0), ValueError, "`shift` must be positive"),
     (lambda: gallery.random_spd(0, 4.0), TypeError, "`size` must be an integer"),

@@ -195,7 +195,9 @@ def kkt(size: int, seed: int, decades: float = 6.0) -> System:
 def circuit(size: int, seed: int, decades: float = 6.0) -> System:
     """Nodal analysis of `size` nodes, resistors over `decades` powers of ten, voltage sources, transistors:
     not symmetric, zeros on the diagonal."""
-    return _system("circuit", size, gallery.circuit(seed, size, decades=decades, dtype=float), frozenset())
+    return _system(
+        "circuit", size, gallery.hard.circuit(seed, size, decades=decades, dtype=float), frozenset()
+    )
 
 
 def badly_scaled2d(size: int, seed: int, decades: float = 12.0) -> System:

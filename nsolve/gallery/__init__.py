@@ -19,7 +19,6 @@ from .grids import diffusion as diffusion
 from .grids import heat as heat
 from .grids import poisson as poisson
 from .grids import rotated_anisotropy as rotated_anisotropy
-from .hard import circuit as circuit
 from .hard import kkt as kkt
 from .hard import stokes as stokes
 from .helmholtz import helmholtz as helmholtz
