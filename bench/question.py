@@ -12,7 +12,8 @@ from nsolve.direct.matching import deficiency, structural_rank
 
 from .arrays import is_same_pipe, read_matrix, read_vectors
 from .report.format import scientific
-from .work.linear import System, csr, true_residual
+from .work.linear import true_residual
+from .work.systems import System, csr
 
 #: `|A^H r| / (|A| |r|)` in units of rounding, below which a system that is not tall has no solution.
 STATIONARY = 64

@@ -31,7 +31,8 @@ from .live import Live
 from .picture import check_picture, draw
 from .question import Question, Verdict, read_question
 from .report.format import scientific, seconds
-from .work.linear import WORK, System, csr, random_rhs
+from .work.linear import WORK
+from .work.systems import System, csr, random_rhs
 
 DEFAULT_MAX_STEPS = 10_000
 #: Of so many right-hand sides each has a line in the table and in the chart.

@@ -14,6 +14,7 @@ from ..report.tables import Table, Value
 from ..work import linear
 
 _OWN = ("cg+multigrid", "cg+amg")
+_BY_FACTORS = "cg+multigrid[smoother=incomplete_cholesky]"
 _PEERS = (
     "amgcl:ruge_stuben+cg", "amgcl:smoothed_aggregation+cg",
     "pyamg:ruge_stuben+cg", "pyamg:smoothed_aggregation+cg",
@@ -70,7 +71,7 @@ SUITE = Suite(
     (
         _group(_PLANE, [*_OWN, *_PEERS], size=512),
         _group("media2d", [*_OWN, *_PEERS[:3]], size=1024),
-        _group(_SPACE, [*_OWN, *_PEERS], size=64),
+        _group(_SPACE, [*_OWN, _BY_FACTORS, *_PEERS], size=64),
         _group(_SPACE, ["cg+multigrid", *_PEERS[:2]], size=128),
     ),
     tables=(

@@ -13,7 +13,13 @@ from ..report.format import number, seconds
 from ..report.tables import Table, Value
 from ..work import linear
 
+_NAMES = {
+    "fem2d": "P1 triangles",
+    "media2d[law=smooth]": "Lognormal coefficient, sigma 2",
+    "waves2d": "Waves, 12 points a wavelength",
+}
 _group = partial(Group, repeats=3, kill_s=300.0, max_steps=3000)
+
 SUITE = Suite(
     "Preconditioners: steps and seconds, set-up included",
     linear.WORK,
@@ -41,7 +47,7 @@ SUITE = Suite(
     tables=(
         Table(
             name="preconditioned",
-            title="",
+            title=lambda rows: f"{_NAMES[rows['problem'][0]]}, {rows['unknowns'][0]:,} unknowns",
             rows=("solver",),
             where=pl.col("result") != "missing",
             values=(

@@ -126,7 +126,7 @@ class KLCholesky(AbstractPreconditioner):
     soon fall below the nugget.
 
     **Cost:** ordering and neighbours are found on the host in time that is nearly linear in `n`, once for
-    given points, ten to twenty seconds for 100 000; set-up `n (neighbours + 1)^2` entries and
+    given points; set-up `n (neighbours + 1)^2` entries and
     `(neighbours + 1)^3 / 3` multiplications for each; an application two sparse products with
     `n (neighbours + 1)` entries.  `refresh` evaluates and factors again.  Set-up, application and `refresh`
     may be traced and batched.

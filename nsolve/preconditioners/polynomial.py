@@ -97,10 +97,8 @@ class PolynomialInverse(AbstractApproximateInverse):
         return eqx.tree_at(lambda inverse: inverse.system, self, system)
 
     def __repr__(self) -> str:
-        degree, scaled = (
-            self.constructor.degree,
-            "" if self.system.preconditioner is None else ", Jacobi-scaled",
-        )
+        degree = self.constructor.degree
+        scaled = "" if self.system.preconditioner is None else ", Jacobi-scaled"
         kind = self.constructor.kind.replace("_", " ")
         return f"{_WHO} preconditioner ({kind}, degree {degree}{scaled}; {degree} products an application)"
 

@@ -8,7 +8,8 @@ import scipy.sparse as sp
 
 from bench.engine.suite import Group, ad_hoc
 from bench.engine.work import Missing
-from bench.work.linear import MEDIA, WORK, tags
+from bench.work.linear import WORK
+from bench.work.systems import MEDIA, tags
 
 SMALL = {
     "poisson1d": 9,
@@ -67,8 +68,14 @@ def test_every_sized_problem_is_covered():
 @pytest.mark.parametrize("law", MEDIA)
 def test_every_medium_is_drawn_from_its_law(law):
     problem = build(f"media2d[law={law}]", 12)
-    assert problem.matrix.shape == (144, 144) and problem.grid == (12, 12)
-    assert problem.matrix.diagonal().min() > 0
+    faces = -np.unique(np.round(sp.triu(problem.matrix, 1).data / 12**2, 9))
+    kinds, decades = len(faces), np.log10(faces.max() / faces.min())
+    if law in ("blocks", "checkerboard"):  # two coefficients, and their harmonic mean
+        assert 2 <= kinds <= 3 and abs(decades - 4) < 1e-6
+    else:
+        assert kinds > 100 and 1 < decades < 5
+    other = build(f"media2d[law={law}]", 12, seed=1)
+    assert (abs(problem.matrix - other.matrix).max() == 0) == (law == "checkerboard")
     with pytest.raises(ValueError, match="unknown medium"):
         build(f"media2d[law={law}s]", 12)
 

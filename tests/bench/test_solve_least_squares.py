@@ -10,7 +10,8 @@ import scipy.sparse as sp
 from bench.columns.nsolve.linear import NsolveRun
 from bench.question import Question, normal_residual
 from bench.solve import solve_file
-from bench.work.linear import System, true_residual
+from bench.work.linear import true_residual
+from bench.work.systems import System
 
 rng = np.random.default_rng(0)
 TALL = rng.standard_normal((12, 3))

@@ -1,5 +1,6 @@
 """The V-cycle on levels, wherever these come from."""
 
+import abc
 from collections.abc import Callable
 
 import equinox as eqx
@@ -9,24 +10,37 @@ from jaxtyping import Array
 from ...operators.stencil import StencilLinearOperator
 from .apart import apart, not_nan
 from .smoothers import ChebyshevJacobi, IncompleteSmoother
-from .transfer import AxisInterpolation, coarser, fitted
+from .transfer import AxisInterpolation, PlaneInterpolation, coarser, fitted
 
 
-class Level(eqx.Module):
+class AbstractLevel(eqx.Module):
+    """A grid, and what a cycle does on it."""
+
+    operator: eqx.AbstractVar[StencilLinearOperator]
+    smoother: eqx.AbstractVar[ChebyshevJacobi | IncompleteSmoother]
+
+    @abc.abstractmethod
+    def restrict(self, r: Array) -> Array:
+        """To the next coarser grid."""
+
+    @abc.abstractmethod
+    def prolong(self, e: Array) -> Array:
+        """From the next coarser grid."""
+
+
+class Level(AbstractLevel):
     """A grid: its operator, smoother, and interpolation from the next coarser one by axes."""
 
     operator: StencilLinearOperator
     smoother: ChebyshevJacobi | IncompleteSmoother
-    interpolations: tuple[AxisInterpolation, ...]
+    interpolations: tuple[AxisInterpolation | PlaneInterpolation, ...]
 
     def restrict(self, r: Array) -> Array:
-        """To the next coarser grid."""
         for interpolation in self.interpolations:
             r = interpolation.restrict(r)
         return r
 
     def prolong(self, e: Array) -> Array:
-        """From the next coarser grid."""
         for interpolation in reversed(self.interpolations):
             e = interpolation.prolong(e)
         return e
@@ -35,7 +49,7 @@ class Level(eqx.Module):
         return Level(self.operator.transpose(), self.smoother, self.interpolations)
 
 
-def v_cycle(levels: tuple[Level, ...], solve_rest: Callable[[Array], Array], b: Array) -> Array:
+def v_cycle(levels: tuple[AbstractLevel, ...], solve_rest: Callable[[Array], Array], b: Array) -> Array:
     """One cycle from zero; `solve_rest` treats the grid below the last of the levels."""
     r, left = b, []
     for level in levels:
@@ -71,7 +85,7 @@ def padded_v_cycle(
     return jax.lax.scan(up, e, left, reverse=True)[0]
 
 
-def _down(level: Level, b: Array) -> tuple[Array, Array]:
+def _down(level: AbstractLevel, b: Array) -> tuple[Array, Array]:
     """What smoothing finds from zero, and the residual that it leaves, on the next coarser grid."""
     defined = not_nan(level.smoother.inverse_diagonal, b)
     x = apart(defined, lambda b: level.smoother.from_zero(level.operator, b), b)
@@ -79,7 +93,7 @@ def _down(level: Level, b: Array) -> tuple[Array, Array]:
     return x, level.restrict(r)
 
 
-def _up(level: Level, x: Array, b: Array, e: Array) -> Array:
+def _up(level: AbstractLevel, x: Array, b: Array, e: Array) -> Array:
     """The correction from the next coarser grid, smoothed."""
     defined = not_nan(level.smoother.inverse_diagonal, b)
     x = apart(defined, lambda x, e: x + level.prolong(e), x, e)

@@ -44,9 +44,8 @@ _SMALL = 64**2
 def galerkin_hierarchy(operator: StencilLinearOperator, plan: Coarsening, decide: bool):
     """All levels, the coarsest grid's solver, and the plan, which ends where a grid turns algebraic; where
     `decide` says so, it is looked at whether one does."""
-    traced = any(map(is_traced, operator.coefficients))
-    small_grid = math.prod(operator.shape) <= _SMALL and not traced
-    make = _made if small_grid or traced else _compiled_made
+    plain = _on_host(operator) or is_traced(operator.coefficients)
+    make = _made if plain else _compiled_made
     kind, (levels, small, stencil, inverse, shares) = Kind.of(operator), make(operator, plan)
     if decide and not plan.algebraic:
         if plan.incomplete:
@@ -106,11 +105,14 @@ def on_top(levels: list[Level], operator: StencilLinearOperator) -> tuple[Level,
     return tuple(dataclasses.replace(level, operator=operator) for level in levels[:1]) + tuple(levels[1:])
 
 
+def _on_host(operator: StencilLinearOperator) -> bool:
+    return math.prod(operator.shape) <= _SMALL and not is_traced(operator.coefficients)
+
+
 def masked_stencil(operator: StencilLinearOperator) -> Stencil:
     """Full arrays, with zeros where an offset leaves the grid: NumPy's where the operator is concrete and so
     small that compiling would take longer than it saves."""
-    small = math.prod(operator.shape) <= _SMALL and not any(map(is_traced, operator.coefficients))
-    xp = np if small else jnp
+    xp = np if _on_host(operator) else jnp
     stencil = {
         offset: xp.asarray(c) for offset, c in zip(operator.offsets, operator.coefficients, strict=True)
     }

@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..._arrays import is_traced
-from ...operators.base import require_operator, tags_of, untagged
-from ...operators.convert import as_stencil
+from ...operators.base import tags_of
 from ...operators.stencil import StencilLinearOperator
 from ..base import AbstractApproximateInverse, AbstractPreconditioner
 from .constant import constant_hierarchy, is_constant
@@ -20,6 +19,7 @@ from .cycle import Level, padded_v_cycle, v_cycle
 from .galerkin import galerkin_hierarchy
 from .hybrid import AlgebraicTail, may_decide
 from .plan import Coarsening, plan_coarsening
+from .stencils import on_grid
 from .transfer import coarser
 
 _INCOMPLETE = "incomplete_cholesky"
@@ -97,7 +97,8 @@ class MultigridInverse(AbstractApproximateInverse):
             size = int(np.prod(self.plan.coarsest))
             rows.append(f"{len(sizes):<7}{grid:<17}{size:>10}{'':>8}  {self.coarse}")
         complexity = sum(entries) / entries[0] if entries else 1.0
-        return "\n".join([f"Multigrid preconditioner: V(2,2), operator complexity {complexity:.2f}", *rows])
+        head = f"Multigrid preconditioner: one V-cycle, operator complexity {complexity:.2f}"
+        return "\n".join([head, *rows])
 
 
 class Multigrid(AbstractPreconditioner):
@@ -196,14 +197,12 @@ def _build(stencil: StencilLinearOperator, plan: Coarsening, decide: bool = Fals
 
 
 def _as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:
-    require_operator(operator, "operator of Multigrid")
-    stencil = as_stencil(operator)
-    if stencil is None:
-        raise ValueError(
-            "`Multigrid` is geometric: it needs a grid and takes a `StencilLinearOperator`, but "
-            f"was given a {type(untagged(operator)).__name__}. For matrices without a grid choose "
-            "`preconditioners.AlgebraicMultigrid` or `preconditioners.IncompleteCholesky`."
-        )
+    stencil = on_grid(
+        operator,
+        "Multigrid",
+        "For matrices without a grid choose `preconditioners.AlgebraicMultigrid` or "
+        "`preconditioners.IncompleteCholesky`.",
+    )
     if any(abs(step) > 1 for offset in stencil.offsets for step in offset):
         raise ValueError(
             "`Multigrid` takes compact stencils, whose offsets lie in {-1, 0, 1}, but this one has "

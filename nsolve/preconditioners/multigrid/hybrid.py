@@ -22,7 +22,7 @@ from .stencils import Kind, Stencil, as_operator
 
 #: Shares of points that relaxation misses above which a grid is not halved: on the finest grid, and below
 #: it in the plane and in space. Where more than the last is missed on the finest, whose points then are the
-#: wrong ones, algebraic grids below it mend little.
+#: wrong ones, algebraic grids below it mend little. Of random blocks, checkers and lognormal media.
 _FINEST, _PLANE, _SPACE, _ROUGH = 0.06, 0.015, 0.002, 0.02
 #: Incomplete factors that have to be damped by more than this are no smoother.
 _WEAK = 0.5

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import lineax as lx
 
 from ..._arrays import cut, namespace, padded
+from ...operators.base import require_operator, untagged
+from ...operators.convert import as_stencil
 from ...operators.finite_volumes import Offset
 from ...operators.stencil import StencilLinearOperator
 
@@ -25,6 +27,18 @@ def masked(stencil: Stencil, shape: tuple[int, ...], periodic: tuple[bool, ...])
                 coefficient = padded(inside, axis, max(0, -step), max(0, step))
         full[offset] = coefficient
     return full
+
+
+def on_grid(operator: lx.AbstractLinearOperator, who: str, otherwise: str) -> StencilLinearOperator:
+    """The operator as a stencil; `otherwise` says what to do with one that is none."""
+    require_operator(operator, f"operator of {who}")
+    stencil = as_stencil(operator)
+    if stencil is None:
+        raise ValueError(
+            f"`{who}` is geometric: it needs a grid and takes a `StencilLinearOperator`, but was given a "
+            f"{type(untagged(operator)).__name__}. {otherwise}"
+        )
+    return stencil
 
 
 class Kind(NamedTuple):
