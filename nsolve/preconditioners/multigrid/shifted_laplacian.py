@@ -21,6 +21,7 @@ from ..base import AbstractApproximateInverse, AbstractPreconditioner
 from .cycle import AbstractLevel, v_cycle
 from .smoothers import ChebyshevJacobi, chebyshev_jacobi
 from .stencils import on_grid
+from .transfer import gathered, joined, lower, split, upper
 
 #: Points a wavelength that the coarsest grid keeps: below two a wave is mistaken for another.
 _RESOLVED = 2.4
@@ -281,26 +282,22 @@ def _coarser(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _prolonged(coarse: Array, axis: int, n: int) -> Array:
-    """Cubic splines: coarse point `j` is the fine point `2 j + 1`, and zero lies outside."""
+    """Cubic splines, zero outside of the grid."""
     m = n // 2
     beyond = padded(coarse, axis, 1, 1)
     pairs = cut(beyond, axis, 0, m + 1) + cut(beyond, axis, 1, m + 2)
-    kept = 0.125 * (cut(pairs, axis, 0, m) + cut(pairs, axis, 1, m + 1)) + 0.5 * coarse
-    between = 0.5 * pairs
-    shape = (*coarse.shape[:axis], 2 * m, *coarse.shape[axis + 1 :])
-    fine = jnp.stack([cut(between, axis, 0, m), kept], axis + 1).reshape(shape)
-    return jnp.concatenate([fine, cut(between, axis, m, m + 1)], axis) if n % 2 else fine
+    kept = 0.125 * (lower(pairs, axis, m) + upper(pairs, axis, m)) + 0.5 * coarse
+    return joined(kept, 0.5 * pairs, axis, n, False)
 
 
 def _restricted(fine: Array, axis: int) -> Array:
     """The transpose of `_prolonged`."""
-    n = fine.shape[axis]
-    m = n // 2
-    kept, between = cut(fine, axis, 1, n, 2), cut(fine, axis, 0, n, 2)
-    between = between if n % 2 else padded(between, axis, 0, 1)
+    kept, between = split(fine, axis, False)
+    m = kept.shape[axis]
+    between = between if between.shape[axis] > m else padded(between, axis, 0, 1)
     beyond = padded(kept, axis, 1, 1)
     pairs = 0.5 * between + 0.125 * (cut(beyond, axis, 0, m + 1) + cut(beyond, axis, 1, m + 2))
-    return cut(pairs, axis, 0, m) + cut(pairs, axis, 1, m + 1) + 0.5 * kept
+    return gathered(pairs, pairs, axis, kept) + 0.5 * kept
 
 
 def _row_sums(stencil: StencilLinearOperator) -> Array:

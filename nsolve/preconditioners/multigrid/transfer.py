@@ -35,12 +35,12 @@ class AxisInterpolation(eqx.Module):
         axis, n = self.axis, self.size
         below, above = around(coarse, axis, n, self.periodic)
         between = self.left * below + self.right * above
-        return _joined(self.centre * coarse, between, axis, n, self.periodic)
+        return joined(self.centre * coarse, between, axis, n, self.periodic)
 
     def restrict(self, fine: Array) -> Array:
         """`P^T x`."""
         kept, between = split(fine, self.axis, self.periodic)
-        return self.centre * kept + _gathered(self.left * between, self.right * between, self.axis, kept)
+        return self.centre * kept + gathered(self.left * between, self.right * between, self.axis, kept)
 
 
 class PlaneInterpolation(eqx.Module):
@@ -68,8 +68,8 @@ class PlaneInterpolation(eqx.Module):
             for weights, pair in zip(self.corners, pairs, strict=True)
             for w, corner in zip(weights, pair, strict=True)
         )
-        kept = _joined(coarse, second, 1, m, across)
-        return _joined(kept, _joined(first, middle, 1, m, across), 0, n, wraps)
+        kept = joined(coarse, second, 1, m, across)
+        return joined(kept, joined(first, middle, 1, m, across), 0, n, wraps)
 
     def restrict(self, fine: Array) -> Array:
         """`P^T x`."""
@@ -78,12 +78,12 @@ class PlaneInterpolation(eqx.Module):
         (kept, second), (first, middle) = (split(part, 1, across) for part in (rows, between))
         # What each row between two kept ones gives to the one below it, and to the one above.
         to_below, to_above = (
-            weight * first + _gathered(left * middle, right * middle, 1, first)
+            weight * first + gathered(left * middle, right * middle, 1, first)
             for weight, (left, right) in zip(self.along[0], self.corners, strict=True)
         )
         left, right = self.along[1]
-        rest = _gathered(left * second, right * second, 1, kept)
-        return kept + rest + _gathered(to_below, to_above, 0, kept)
+        rest = gathered(left * second, right * second, 1, kept)
+        return kept + rest + gathered(to_below, to_above, 0, kept)
 
 
 def kept_size(n: int, periodic: bool) -> int:
@@ -142,17 +142,17 @@ def around(kept: Any, axis: int, size: int, periodic: bool) -> tuple[Any, Any]:
     if not periodic:
         return padded(cut(kept, axis, 0, m - 1), axis, 1, 0), kept
     first, last = cut(kept, axis, 0, 1), cut(kept, axis, m - 1, m)
-    joined = namespace(kept).concatenate
-    return joined([last, kept], axis), joined([kept, first], axis)
+    xp = namespace(kept)
+    return xp.concatenate([last, kept], axis), xp.concatenate([kept, first], axis)
 
 
-def _gathered(to_below: Any, to_above: Any, axis: int, kept: Any) -> Any:
+def gathered(to_below: Any, to_above: Any, axis: int, kept: Any) -> Any:
     """What between-points give to the kept points on their two sides."""
     m = kept.shape[axis]
     return lower(to_above, axis, m) + upper(to_below, axis, m)
 
 
-def _joined(kept: Any, between: Any, axis: int, n: int, periodic: bool) -> Array:
+def joined(kept: Any, between: Any, axis: int, n: int, periodic: bool) -> Array:
     """Kept points and those between them in their order: the inverse of `split`."""
     if periodic and n % 2:
         return cut(_interleave(kept, cut(between, axis, 1, kept.shape[axis] + 1), axis), axis, 0, n)
