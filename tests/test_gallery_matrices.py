@@ -60,6 +60,24 @@ class TestFiniteElements:
             assert lx.is_positive_semidefinite(operator) and vector.shape == (len(unknowns),)
 
 
+@pytest.mark.parametrize("dim", [2, 3])
+def test_rigid_motions_cost_nothing_away_from_the_clamp(dim):
+    pytest.importorskip("skfem")
+    operator, _, parts = fe.elasticity(KEY, 5, dim)
+    points, cells = parts["mesh"]
+    whole = reference.elasticity(points, cells, 0.3)
+    everywhere = fe.rigid_motions(points.T)
+    assert everywhere.shape == (points.size, dim * (dim + 1) // 2)
+    assert np.linalg.matrix_rank(everywhere) == everywhere.shape[1]
+    np.testing.assert_allclose(whole @ everywhere, 0, atol=1e-12 * abs(whole).max())
+    clamped = np.setdiff1d(np.arange(points.shape[1]), parts["nodes"])
+    unknowns, walls = ((dim * nodes[:, None] + np.arange(dim)).ravel() for nodes in (parts["nodes"], clamped))
+    free = ~np.any(whole[np.ix_(unknowns, walls)], axis=1)
+    forces = operator.as_scipy() @ np.asarray(parts["rigid_motions"])
+    np.testing.assert_allclose(forces[free], 0, atol=1e-12)
+    assert free.any() and np.abs(forces[~free]).max() > 0.1
+
+
 def test_finite_elements_converge():
     pytest.importorskip("skfem")
     errors = []

@@ -12,7 +12,7 @@ import scipy.linalg
 
 import nsolve as ns
 from nsolve.preconditioners.multigrid import galerkin, hybrid, plan, smoothers
-from nsolve.preconditioners.multigrid.black_box import coarsen_plane
+from nsolve.preconditioners.multigrid.black_box import coarsen_box
 from nsolve.preconditioners.multigrid.stencils import Kind, as_operator, masked
 
 Multigrid = ns.preconditioners.Multigrid
@@ -51,7 +51,7 @@ def test_coarse_stencil_is_the_galerkin_product(shape, periodic, symmetric, comp
     offsets = dict(zip(operator.offsets, operator.coefficients, strict=True))
     stencil = masked({o: np.asarray(c) for o, c in offsets.items()}, shape, periodic)
     mirrored = symmetric and not any(periodic)
-    make = jax.jit(coarsen_plane, static_argnums=(1, 2)) if compiled else coarsen_plane
+    make = jax.jit(coarsen_box, static_argnums=(1, 2)) if compiled else coarsen_box
     interpolation, coarse = make(stencil, periodic, mirrored)
     if mirrored:
         coarse = galerkin._completed(coarse, periodic)
@@ -68,7 +68,7 @@ def test_interpolation_follows_the_operator():
     shape = (9, 9)
     operator = m_matrix(shape, seed=3)
     stencil = {o: np.asarray(c) for o, c in zip(operator.offsets, operator.coefficients, strict=True)}
-    interpolation, _ = coarsen_plane(masked(stencil, shape, (False, False)), (False, False), False)
+    interpolation, _ = coarsen_box(masked(stencil, shape, (False, False)), (False, False), False)
     p = dense_of(interpolation.prolong, (4, 4))
     rows = (operator.as_scipy().toarray() @ p).reshape(*shape, -1)
     np.testing.assert_allclose(rows[0::2, 0::2], 0, atol=1e-12)

@@ -30,6 +30,8 @@ class AMGCLRun(Run):
             "coarsening.type": solver.name,
             "relax.type": solver.options.get("relaxation", "spai0"),
         }
+        if task.problem.near_nullspace is not None:  # not to be given from Python: so its constants
+            options["coarsening.aggr.block_size"] = task.problem.unknowns_a_node
         assert self.spec.preconditioner is not None  # the spec's grammar asks for one here
         accelerator = {
             "type": self.spec.preconditioner.name,

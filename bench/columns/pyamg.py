@@ -3,7 +3,8 @@
 Stopping rule: `||r|| < rtol ||b||`, on the recurrence where accelerated (its CG recomputes the true
 residual every eighth step), on the true residual otherwise (`gmres`: on the preconditioned one).
 The accelerator stands where other columns have their preconditioner; `num_steps` counts its
-iterations, or cycles without one. Smoothers and coarsening are PyAMG's defaults.
+iterations, or cycles without one. Smoothers and coarsening are PyAMG's defaults; aggregation is given the
+near-null space where the system has one.
 """
 
 import warnings
@@ -35,7 +36,12 @@ class PyAMGRun(Run):
             "ruge_stuben": pyamg.ruge_stuben_solver,
             "smoothed_aggregation": pyamg.smoothed_aggregation_solver,
         }[name]
-        return make(self.task.problem.matrix)
+        system = self.task.problem
+        if name == "ruge_stuben" or system.near_nullspace is None:
+            return make(system.matrix)
+        size = system.unknowns_a_node
+        blocks = system.matrix.tobsr((size, size))
+        return make(blocks, B=system.near_nullspace)
 
     def solve(self, program: Any) -> Any:
         from pyamg import krylov

@@ -15,9 +15,15 @@ from ..work import linear
 
 _NAMES = {
     "fem2d": "P1 triangles",
+    "elasticity2d": "Elasticity, triangles",
+    "elasticity3d": "Elasticity, tetrahedra",
     "media2d[law=smooth]": "Lognormal coefficient, sigma 2",
     "waves2d": "Waves, 12 points a wavelength",
 }
+_AGGREGATION = (
+    "cg+jacobi", "cg+ict", "cg+amg[method=smoothed_aggregation]",
+    "amgcl:smoothed_aggregation+cg", "pyamg:smoothed_aggregation+cg",
+)  # fmt: skip
 _group = partial(Group, repeats=3, kill_s=300.0, max_steps=3000)
 
 SUITE = Suite(
@@ -31,6 +37,8 @@ SUITE = Suite(
              "pyamg:ruge_stuben+cg", "pyamg:smoothed_aggregation+cg"],
             size=[128, 450],
         ),
+        _group("elasticity2d", _AGGREGATION, size=300),
+        _group("elasticity3d", _AGGREGATION, size=24),
         _group(
             "media2d[law=smooth]",
             ["cg+jacobi", "cg+ssor", "cg+fsai", "cg+ic", "cg+ict", "cg+chebyshev", "cg+amg", "cg+multigrid"],

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class System:
     `matrix` is CSR, `rhs` has as many entries as it has rows. `tags` holds `symmetric` (Hermitian for complex
     matrices) and `spd`. `size` is the number the system was made with (points along an axis), or the number
     of unknowns where the system has one size only. `stencil`, where the system lives on a regular grid, makes
-    the matrix-free operator for a dtype; it acts on arrays of shape `grid` in C order.
+    the matrix-free operator for a dtype; it acts on arrays of shape `grid` in C order. `near_nullspace`: the
+    rigid motions `(n, k)`, which aggregation needs; a node then has as many unknowns as there are axes.
     """
 
     name: str
@@ -47,7 +49,13 @@ class System:
     tags: frozenset[str] = frozenset()
     grid: tuple[int, ...] | None = None
     stencil: Callable[[Any], Any] | None = None
+    near_nullspace: np.ndarray | None = field(default=None, repr=False)
     solution: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def unknowns_a_node(self) -> int:
+        """Axes, of which there are as many as make so many rigid motions."""
+        return 1 if self.near_nullspace is None else {3: 2, 6: 3}[self.near_nullspace.shape[1]]
 
     @property
     def facts(self) -> dict[str, int]:
@@ -169,12 +177,19 @@ def fem2d(size: int, seed: int, jitter: float = 0.25) -> System:
     """The Laplacian with P1 elements on the unit square, Dirichlet: a Delaunay mesh of `size`^2
     randomly displaced interior points (by up to `jitter` of the spacing), numbered at random.
     So rows are of uneven length and their order carries no geometry."""
-    try:
-        operator = gallery.finite_elements.poisson([seed, 2], size, jitter=jitter, dtype=float).operator
-    except ImportError:
-        raise Missing("scikit-fem is not installed (pip install 'nsolve[peers]')") from None
-    matrix = csr(operator.as_scipy())
-    return System("fem2d", size, matrix, random_rhs(matrix.shape[0], seed), SPD)
+    return _meshed("fem2d", size, seed, gallery.finite_elements.poisson, jitter=jitter)
+
+
+def elasticity2d(size: int, seed: int, poisson_ratio: float = 0.3) -> System:
+    """Plane strain of a block that is clamped at one wall, P1 elements on a mesh as that of `fem2d`."""
+    elastic = gallery.finite_elements.elasticity
+    return _meshed("elasticity2d", size, seed, elastic, poisson_ratio=poisson_ratio)
+
+
+def elasticity3d(size: int, seed: int, poisson_ratio: float = 0.3) -> System:
+    """The same of a cube of tetrahedra."""
+    elastic = partial(gallery.finite_elements.elasticity, dim=3)
+    return _meshed("elasticity3d", size, seed, elastic, poisson_ratio=poisson_ratio)
 
 
 def stokes2d(size: int, seed: int, viscosity: float = 1.0) -> System:
@@ -254,6 +269,16 @@ def _system(
         return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, operator)
 
     return System(name, size, csr(operator.as_scipy()), rhs, tags, operator.shape, cast)
+
+
+def _meshed(name: str, size: int, seed: int, make: Callable[..., Any], **options: Any) -> System:
+    try:
+        system = make([seed, 2], size, dtype=float, **options)
+    except ImportError:
+        raise Missing("scikit-fem is not installed (pip install 'nsolve[peers]')") from None
+    matrix, motions = csr(system.operator.as_scipy()), system.parts.get("rigid_motions")
+    motions = None if motions is None else np.asarray(motions)
+    return System(name, size, matrix, random_rhs(matrix.shape[0], seed), SPD, near_nullspace=motions)
 
 
 def _lognormal(name: str, shape: tuple[int, ...], seed: int, contrast: float, correlation: float) -> System:
@@ -343,6 +368,8 @@ PROBLEMS: dict[str, Callable[..., System]] = {
     "waves2d": waves2d,
     "heat2d": heat2d,
     "fem2d": fem2d,
+    "elasticity2d": elasticity2d,
+    "elasticity3d": elasticity3d,
     "stokes2d": stokes2d,
     "kkt": kkt,
     "circuit": circuit,

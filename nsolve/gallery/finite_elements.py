@@ -4,6 +4,7 @@ Assembled by scikit-fem (Gustafsson & McBain 2020, doi:10.21105/joss.02369), whi
 is called: `pip install 'nsolve[peers]'`.  Meshes are made on the host, so a JAX key must not be traced.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -86,7 +87,8 @@ def elasticity(
 
     Symmetric positive definite; ill conditioned since a long way from the clamp rigid motions cost little,
     and the more so the closer `poisson_ratio`, in [0, 0.5), is to 0.5. The right-hand side is N(0, 1).
-    `parts`: the `mesh`, and the numbers of its points that may move, `nodes`.
+    `parts`: the `mesh`, the numbers of its points that may move, `nodes`, and the displacements of
+    `rigid_motions`, which algebraic multigrid asks for, `(n, 3)` or `(n, 6)`.
     """
     if not 0 <= poisson_ratio < 0.5:
         raise ValueError(f"`poisson_ratio` must be at least 0 and below 0.5, but is {poisson_ratio!r}.")
@@ -97,7 +99,22 @@ def elasticity(
     matrix = linear_elasticity(*lame_parameters(1.0, poisson_ratio)).assemble(basis)
     nodes = np.flatnonzero(made.points[0] > 0)
     unknowns = basis.nodal_dofs[:, nodes].T.ravel()
-    return _problem(matrix, unknowns, made, nodes, rng, dtype)
+    problem = _problem(matrix, unknowns, made, nodes, rng, dtype)
+    motions = jnp.asarray(rigid_motions(made.points[:, nodes].T), problem.vector.dtype)
+    return problem._replace(parts={**problem.parts, "rigid_motions": motions})
+
+
+def rigid_motions(points: np.ndarray) -> np.ndarray:
+    """Displacements of `points`, `(n, dim)`, that change no distance: along each axis, and turning in each
+    plane about the middle. `(n dim, dim (dim + 1) / 2)`, the coordinates in turn for each point."""
+    n, dim = points.shape
+    from_middle = points - points.mean(axis=0)
+    motions = [np.tile(np.eye(dim)[axis], (n, 1)) for axis in range(dim)]
+    for first, second in itertools.combinations(range(dim), 2):
+        turning = np.zeros((n, dim))
+        turning[:, first], turning[:, second] = -from_middle[:, second], from_middle[:, first]
+        motions.append(turning)
+    return np.stack([motion.ravel() for motion in motions], axis=1)
 
 
 def _assembled(

@@ -28,6 +28,8 @@ SMALL = {
     "helmholtz2d[waves=1.3]": 16,
     "heat2d": 6,
     "fem2d": 8,
+    "elasticity2d": 5,
+    "elasticity3d": 2,
     "stokes2d": 4,
     "kkt": 20,
     "circuit": 24,
@@ -38,7 +40,7 @@ SMALL = {
 
 def build(text, size=None, seed=0):
     name = WORK.parse(text).name
-    if name == "fem2d":
+    if name in ("fem2d", "elasticity2d", "elasticity3d"):
         pytest.importorskip("skfem")
     if name == "pyamg":
         pytest.importorskip("pyamg")

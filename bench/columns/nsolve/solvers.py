@@ -73,13 +73,14 @@ def make_direct(spec: Spec, rtol: Any) -> Any:
     return getattr(ns, DIRECT_CLASSES[spec.solver.name])(rtol=rtol)
 
 
-def make_preconditioner(part: Part) -> Callable[[Any], Any]:
-    """The constructor `operator -> preconditioner` of a part; `module:Name` is somebody else's."""
+def make_preconditioner(part: Part, **given: Any) -> Callable[[Any], Any]:
+    """The constructor `operator -> preconditioner` of a part, with what no name can say; `module:Name` is
+    somebody else's."""
     if ":" in part.name:
         from ..user import made
 
         return made(part)
-    return getattr(ns.preconditioners, PRECONDITIONER_CLASSES[part.name])(**part.options)
+    return getattr(ns.preconditioners, PRECONDITIONER_CLASSES[part.name])(**(given | part.options))
 
 
 def spec_of(solver: Any) -> Spec:

@@ -1,61 +1,55 @@
-"""Coarse grids of plane stencils by black-box multigrid: both axes are halved at once.
+"""Coarse grids of stencils by black-box multigrid: all axes are halved at once.
 
 A point between two kept ones is interpolated along its axis by its own row of the operator, summed over the
-other axis, and a point in the middle of four by its whole row, in which the points around it are interpolated
-already (Dendy 1982, doi:10.1016/0021-9991(82)90057-2).  The coarse operator is the Galerkin product
-`P^T A P`.
+other axes; a point in the middle of four by its row summed over the axes that are left, in which the points
+around it are interpolated already; in space one in the middle of eight by its whole row (Dendy 1982,
+doi:10.1016/0021-9991(82)90057-2).  The coarse operator is the Galerkin product `P^T A P`.
 
-Points are sorted by whether they are kept (0) or lie between kept ones (1), along each axis: a *place*.  At
-each place `A P` reaches few kept points, counted along each axis by -1, 0, 1 from a kept point, and by 0 and
-1 for the one below and the one above a point between.
+Points are sorted by whether they are kept (0) or lie between kept ones (1), along each axis: a *place*.  The
+kept points around one are told by their *directions* from it, 0 along an axis on which it is kept itself, else
+-1 or 1.  `A P` reaches kept points at *distances* in points of the fine grid: even ones from where a point is
+kept, odd ones from between.
 """
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
 
 from ..._arrays import namespace
 from .stencils import Stencil
-from .transfer import PlaneInterpolation, around, kept_size, lower, split, upper
+from .transfer import BoxInterpolation, around, kept_size, lower, split, upper
 
-_PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
 _Place = tuple[int, ...]
+_Direction = tuple[int, ...]
 
 
-def coarsen_plane(stencil: Stencil, periodic: tuple[bool, ...], mirrored: bool):
+def coarsen_box(stencil: Stencil, periodic: tuple[bool, ...], mirrored: bool):
     """The interpolation, and the stencil of `P^T A P`; where the operator is symmetric, `mirrored` spares
     half of the work."""
     shape = next(iter(stencil.values())).shape
     kept = tuple(kept_size(n, wraps) for n, wraps in zip(shape, periodic, strict=True))
     rows = {offset: _sorted(coefficient, periodic) for offset, coefficient in stencil.items()}
-    grid = _Grid(shape, kept, periodic)
+    grid, zero = _Grid(shape, kept, periodic), (0,) * len(shape)
     weights = _weights(rows, grid)
-    reached = {place: _product(rows, weights, place, grid) for place in _PLACES}
-    coarse: dict[_Place, Any] = {}
-    for place in _PLACES:
-        # A point between gives to the one below it (side 0), and to the one above.
-        for sides in itertools.product(*((0, 1) if between else (0,) for between in place)):
-            for columns, value in reached[place].items():
-                offset = tuple(
-                    column - 1 + (1 - side) if between else column
-                    for between, side, column in zip(place, sides, columns, strict=True)
-                )
-                if mirrored and offset < (0, 0):
+    coarse: Stencil = {}
+    for place in _places(len(shape)):
+        for distance, value in _product(rows, weights, place, grid).items():
+            for direction in _directions(place):
+                offset = tuple((far - near) // 2 for far, near in zip(distance, direction, strict=True))
+                if mirrored and offset < zero:
                     continue
-                weight = weights[place].get(sides)
-                value_here = value if weight is None else weight * value
-                for axis, (between, side) in enumerate(zip(place, sides, strict=True)):
-                    if between:
-                        value_here = (lower if side else upper)(value_here, axis, kept[axis])
-                coarse[offset] = coarse[offset] + value_here if offset in coarse else value_here
+                given = value if direction == zero else weights[direction] * value
+                for axis, side in enumerate(direction):
+                    if side:
+                        given = (lower if side > 0 else upper)(given, axis, kept[axis])
+                coarse[offset] = coarse[offset] + given if offset in coarse else given
     # What remains of a part of the grid that nothing holds is zero, but for rounding.
-    size = abs(rows[0, 0][0, 0])
+    size = abs(rows[zero][zero])
     xp, rounding = namespace(size), 32 * float(jnp.finfo(size.dtype).eps)
-    coarse[0, 0] = xp.where(abs(coarse[0, 0]) <= rounding * size, 0, coarse[0, 0])
-    corners = (weights[1, 1][0, 0], weights[1, 1][0, 1]), (weights[1, 1][1, 0], weights[1, 1][1, 1])
-    along = (weights[1, 0][0, 0], weights[1, 0][1, 0]), (weights[0, 1][0, 0], weights[0, 1][0, 1])
-    return PlaneInterpolation(along, corners, (shape[0], shape[1]), (periodic[0], periodic[1])), coarse
+    coarse[zero] = xp.where(abs(coarse[zero]) <= rounding * size, 0, coarse[zero])
+    return BoxInterpolation(weights, shape, periodic), coarse
 
 
 class _Grid:
@@ -64,7 +58,7 @@ class _Grid:
     def __init__(self, shape: tuple[int, ...], kept: tuple[int, ...], periodic: tuple[bool, ...]):
         self._shape, self._kept, self._periodic = shape, kept, periodic
 
-    def seen(self, x: Any, place: _Place, offset: _Place) -> Any:
+    def seen(self, x: Any, place: _Place, offset: _Direction) -> Any:
         """The neighbours at `offset` of the points at `place`, of an array where these neighbours are."""
         for axis, (between, step) in enumerate(zip(place, offset, strict=True)):
             if step and between:
@@ -74,73 +68,72 @@ class _Grid:
         return x
 
 
+def _places(dim: int) -> list[_Place]:
+    """Kept ones first, then those whose neighbours come before."""
+    return sorted(itertools.product((0, 1), repeat=dim), key=sum)
+
+
+def _directions(place: _Place) -> Iterable[_Direction]:
+    """To the kept points around."""
+    return itertools.product(*((-1, 1) if between else (0,) for between in place))
+
+
 def _sorted(x: Any, periodic: tuple[bool, ...]) -> dict[_Place, Any]:
     """An array by the places of its points."""
-    parts = zip((0, 1), split(x, 0, periodic[0]), strict=True)
-    return {(i, k): y for i, part in parts for k, y in enumerate(split(part, 1, periodic[1]))}
+    parts: dict[_Place, Any] = {(): x}
+    for axis, wraps in enumerate(periodic):
+        parts = {
+            (*place, between): y
+            for place, part in parts.items()
+            for between, y in enumerate(split(part, axis, wraps))
+        }
+    return parts
 
 
-def _neighbour(place: _Place, offset: _Place) -> _Place:
-    return place[0] ^ (offset[0] & 1), place[1] ^ (offset[1] & 1)
-
-
-def _weights(rows: dict[_Place, dict[_Place, Any]], grid: _Grid) -> dict[_Place, dict[_Place, Any]]:
-    """For each place the weights of the kept points around it, by their sides; a kept one takes itself."""
-    weights: dict[_Place, dict[_Place, Any]] = {(0, 0): {}}
-    for axis, place in enumerate(((1, 0), (0, 1))):
-        like, along = rows[0, 0][place], {-1: [], 0: [], 1: []}
+def _weights(rows: dict[_Direction, dict[_Place, Any]], grid: _Grid) -> dict[_Direction, Any]:
+    """What points take of the kept points around them, by direction."""
+    weights: dict[_Direction, Any] = {}
+    for place in _places(len(next(iter(rows))))[1:]:
+        along: dict[_Direction, list[Any]] = {}  # the rows, summed over the axes on which a point is kept
         for offset, parts in rows.items():
-            along[offset[axis]].append(parts[place])
-        below, centre, above = (_total(terms, like) for terms in along.values())
-        first, second = _shares([below, above], centre)
-        weights[place] = {(0, 0): first, place: second}
-    sides, shares = list(itertools.product((0, 1), repeat=2)), []
-    for x, y in sides:
-        s, t = 2 * x - 1, 2 * y - 1
-        terms = []
-        if (s, t) in rows:
-            terms.append(rows[s, t][1, 1])
-        if (s, 0) in rows:
-            terms.append(rows[s, 0][1, 1] * grid.seen(weights[0, 1][0, y], (1, 1), (s, 0)))
-        if (0, t) in rows:
-            terms.append(rows[0, t][1, 1] * grid.seen(weights[1, 0][x, 0], (1, 1), (0, t)))
-        shares.append(_total(terms, rows[0, 0][1, 1]))
-    weights[1, 1] = dict(zip(sides, _shares(shares, rows[0, 0][1, 1]), strict=True))
+            among = tuple(step * between for step, between in zip(offset, place, strict=True))
+            along.setdefault(among, []).append(parts[place])
+        summed = {offset: _total(terms) for offset, terms in along.items()}
+        centre, shares = summed.pop((0,) * len(place)), {}
+        for direction in _directions(place):
+            terms = []
+            for offset, coefficient in summed.items():
+                if any(step not in (0, side) for step, side in zip(offset, direction, strict=True)):
+                    continue
+                rest = tuple(side - step for side, step in zip(direction, offset, strict=True))
+                there = weights.get(rest)  # of a neighbour that is interpolated itself
+                terms.append(coefficient if there is None else coefficient * grid.seen(there, place, offset))
+            shares[direction] = _total(terms) if terms else namespace(centre).zeros_like(centre)
+        weights |= {direction: _share(coupling, centre) for direction, coupling in shares.items()}
     return weights
 
 
-def _total(terms: list[Any], like: Any) -> Any:
-    return sum(terms[1:], start=terms[0]) if terms else namespace(like).zeros_like(like)
+def _total(terms: list[Any]) -> Any:
+    return sum(terms[1:], start=terms[0])
 
 
-def _shares(couplings: list[Any], centre: Any) -> list[Any]:
+def _share(coupling: Any, centre: Any) -> Any:
     xp, dtype = namespace(centre), centre.dtype
     # Complex operators are interpolated by their real part: P^T and P^H agree.
     centre = xp.real(centre)
-    safe = xp.where(centre == 0, 1, centre)
-    zero = xp.zeros_like(centre)
-    return [xp.clip(xp.where(centre == 0, zero, -xp.real(x) / safe), 0, 1).astype(dtype) for x in couplings]
+    safe, zero = xp.where(centre == 0, 1, centre), xp.zeros_like(centre)
+    return xp.clip(xp.where(centre == 0, zero, -xp.real(coupling) / safe), 0, 1).astype(dtype)
 
 
-def _product(rows: dict, weights: dict, place: _Place, grid: _Grid) -> dict[_Place, Any]:
-    """The rows of `A P` at a place, by the kept points that they reach."""
-    total: dict[_Place, Any] = {}
+def _product(rows: dict, weights: dict, place: _Place, grid: _Grid) -> dict[tuple[int, ...], Any]:
+    """The rows of `A P` at a place, by the distances of the kept points that they reach."""
+    total: dict[tuple[int, ...], Any] = {}
     for offset, parts in rows.items():
-        there = _neighbour(place, offset)
-        for sides in itertools.product(*((0, 1) if between else (0,) for between in there)):
-            columns = tuple(
-                # A kept point sees those between it and the next ...
-                (step - 1) // 2 + side
-                if step and not between
-                # ... one between sees kept ones, or the two around itself.
-                else (step + 1) // 2
-                if step
-                else side
-                for between, step, side in zip(place, offset, sides, strict=True)
-            )
-            weight = weights[there].get(sides)
-            value = parts[place]
+        there = tuple(between ^ (step & 1) for between, step in zip(place, offset, strict=True))
+        for direction in _directions(there):
+            distance = tuple(step + side for step, side in zip(offset, direction, strict=True))
+            weight, value = weights.get(direction), parts[place]
             if weight is not None:
                 value = value * grid.seen(weight, place, offset)
-            total[columns] = total[columns] + value if columns in total else value
+            total[distance] = total[distance] + value if distance in total else value
     return total

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from ...operators.stencil import StencilLinearOperator
 from .apart import apart, not_nan
 from .smoothers import ChebyshevJacobi, IncompleteSmoother
-from .transfer import AxisInterpolation, PlaneInterpolation, coarser, fitted
+from .transfer import AxisInterpolation, BoxInterpolation, coarser, fitted
 
 
 class AbstractLevel(eqx.Module):
@@ -33,7 +33,7 @@ class Level(AbstractLevel):
 
     operator: StencilLinearOperator
     smoother: ChebyshevJacobi | IncompleteSmoother
-    interpolations: tuple[AxisInterpolation | PlaneInterpolation, ...]
+    interpolations: tuple[AxisInterpolation | BoxInterpolation, ...]
 
     def restrict(self, r: Array) -> Array:
         for interpolation in self.interpolations:

@@ -27,7 +27,7 @@ from ..._arrays import cut, is_traced, namespace, padded
 from ...operators.finite_volumes import Offset
 from ...operators.stencil import StencilLinearOperator
 from .apart import apart, not_nan
-from .black_box import coarsen_plane
+from .black_box import coarsen_box
 from .coarse import dense_inverse
 from .compatible import unrelaxed
 from .cycle import Level
@@ -172,8 +172,8 @@ def _halve(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
 
 def _halved(stencil: Stencil, axes: tuple[int, ...], periodic: tuple[bool, ...], mirrored: bool):
     """The interpolation from the grid with these axes halved, and the stencil there."""
-    if len(axes) == 2:
-        interpolation, coarse = coarsen_plane(stencil, periodic, mirrored)
+    if len(axes) == len(periodic) > 1:
+        interpolation, coarse = coarsen_box(stencil, periodic, mirrored)
     else:
         interpolation, coarse = coarsen_axis(stencil, axes[0], periodic, mirrored)
     return interpolation, _completed(coarse, periodic) if mirrored else coarse

@@ -1,4 +1,4 @@
-"""Interpolation between grids, one axis at a time or two at once.
+"""Interpolation between grids, one axis at a time or all at once.
 
 Along an axis of `n` points every second one is kept: those with odd indices, so that every dropped
 point has a kept one or a wall on each side, for even `n` as well as for odd.  A periodic axis of
@@ -43,47 +43,55 @@ class AxisInterpolation(eqx.Module):
         return self.centre * kept + gathered(self.left * between, self.right * between, self.axis, kept)
 
 
-class PlaneInterpolation(eqx.Module):
-    """Interpolation `P` along both axes of a plane: `m x m'` kept points to `n x n'`.
+class BoxInterpolation(eqx.Module):
+    """Interpolation `P` along all axes at once, from the kept points at the corners of boxes.
 
-    Points between two kept ones along one axis take `left` and `right` of their values, `along` for each
-    axis; those in the middle of four take `corners`, by the sides along both axes.  Arrays have as many
-    entries as `split` gives along the axes on which a point lies between.
+    A point takes of the kept ones around it by their directions from it, -1, 0 or 1 along each axis;
+    `weights[direction]` has as many entries as `split` gives along the axes on which points lie between, and
+    kept ones along the others. A kept point takes itself.
     """
 
-    along: tuple[tuple[Array, Array], tuple[Array, Array]]
-    corners: tuple[tuple[Array, Array], tuple[Array, Array]]
-    size: tuple[int, int] = eqx.field(static=True)
-    periodic: tuple[bool, bool] = eqx.field(static=True)
+    weights: dict[tuple[int, ...], Array]
+    size: tuple[int, ...] = eqx.field(static=True)
+    periodic: tuple[bool, ...] = eqx.field(static=True)
 
     def prolong(self, coarse: Array) -> Array:
         """`P x`."""
-        (n, m), (wraps, across) = self.size, self.periodic
-        sides = around(coarse, 0, n, wraps)
-        pairs = [around(side, 1, m, across) for side in sides]
-        first = sum(w * side for w, side in zip(self.along[0], sides, strict=True))
-        second = sum(w * side for w, side in zip(self.along[1], around(coarse, 1, m, across), strict=True))
-        middle = sum(
-            w * corner
-            for weights, pair in zip(self.corners, pairs, strict=True)
-            for w, corner in zip(weights, pair, strict=True)
-        )
-        kept = joined(coarse, second, 1, m, across)
-        return joined(kept, joined(first, middle, 1, m, across), 0, n, wraps)
+        return self._prolonged({(): coarse}, 0)
 
     def restrict(self, fine: Array) -> Array:
         """`P^T x`."""
-        wraps, across = self.periodic
-        rows, between = split(fine, 0, wraps)
-        (kept, second), (first, middle) = (split(part, 1, across) for part in (rows, between))
-        # What each row between two kept ones gives to the one below it, and to the one above.
-        to_below, to_above = (
-            weight * first + gathered(left * middle, right * middle, 1, first)
-            for weight, (left, right) in zip(self.along[0], self.corners, strict=True)
+        return self._restricted(fine, ())
+
+    def _prolonged(self, corners: dict[tuple[int, ...], Array], axis: int) -> Array:
+        """Kept points by their direction along the first axes, at one place there; fine along the others."""
+        if axis == len(self.size):
+            terms = [self._weighted(direction, x) for direction, x in corners.items()]
+            return sum(terms[1:], start=terms[0])
+        n, wraps = self.size[axis], self.periodic[axis]
+        kept = {(*direction, 0): x for direction, x in corners.items()}
+        between = {
+            (*direction, side): y
+            for direction, x in corners.items()
+            for side, y in zip((-1, 1), around(x, axis, n, wraps), strict=True)
+        }
+        return joined(
+            self._prolonged(kept, axis + 1), self._prolonged(between, axis + 1), axis, n, wraps
         )
-        left, right = self.along[1]
-        rest = gathered(left * second, right * second, 1, kept)
-        return kept + rest + gathered(to_below, to_above, 0, kept)
+
+    def _restricted(self, fine: Array, direction: tuple[int, ...]) -> Array:
+        """What fine points at one place along the first axes give to the kept ones in a direction there."""
+        axis = len(direction)
+        if axis == len(self.size):
+            return self._weighted(direction, fine)
+        kept, between = split(fine, axis, self.periodic[axis])
+        own, below, above = (
+            self._restricted(part, (*direction, side)) for part, side in ((kept, 0), (between, -1), (between, 1))
+        )
+        return own + gathered(below, above, axis, own)
+
+    def _weighted(self, direction: tuple[int, ...], x: Array) -> Array:
+        return self.weights[direction] * x if any(direction) else x
 
 
 def kept_size(n: int, periodic: bool) -> int:
