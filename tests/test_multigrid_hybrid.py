@@ -80,6 +80,48 @@ def test_interpolation_follows_the_operator():
         np.testing.assert_allclose(p[x, y, i, k], -above / centre)
 
 
+ENERGIES = [
+    ((9, 8), (False, False)),
+    ((8, 9), (False, False)),
+    ((6, 8), (True, True)),
+    ((7, 6, 5), (False,) * 3),
+]
+
+
+def least_energy(matrix, p):
+    """The trace of `P^T A P` at its least among all `P` with nonzeros where `p` has them, and its sums of
+    rows."""
+    places = np.argwhere(p)
+    sums = (places[:, 0] == np.arange(len(p))[:, None]).astype(float)
+    energy = matrix[np.ix_(places[:, 0], places[:, 0])] * (places[:, 1] == places[:, 1][:, None])
+    free = scipy.linalg.null_space(sums)
+    start = p[tuple(places.T)]
+    least = start - free @ np.linalg.solve(free.T @ energy @ free, free.T @ energy @ start)
+    return least @ energy @ least
+
+
+@pytest.mark.parametrize(("shape", "periodic"), ENERGIES)
+def test_interpolation_of_least_energy(shape, periodic):
+    boundary = ["periodic" if wraps else "dirichlet" for wraps in periodic]
+    field = np.exp(2 * np.random.default_rng(0).normal(size=shape))
+    operator = StencilLinearOperator.diffusion(field, 1.0, boundary)
+    matrix, found = operator.as_scipy().toarray(), []
+    for energy in (False, True):
+        interpolation, coarse = coarsen_box(galerkin.masked_stencil(operator), periodic, False, energy)
+        p = dense_of(interpolation.prolong, next(iter(coarse.values())).shape)
+        product = as_operator(coarse, Kind.of(operator)).as_scipy().toarray()
+        np.testing.assert_allclose(product, p.T @ matrix @ p, atol=1e-12 * abs(matrix).max())
+        found.append(p)
+    before, after = (np.trace(p.T @ matrix @ p) for p in found)
+    least = least_energy(matrix, found[0])
+    assert least <= after < least + 0.1 * (before - least)
+    np.testing.assert_allclose(found[1].sum(1), found[0].sum(1), atol=1e-14)
+    assert not np.any(found[1][found[0] == 0])
+    stencil = jax.tree.map(jnp.asarray, galerkin.masked_stencil(operator))
+    traced, _ = jax.jit(coarsen_box, static_argnums=(1, 2, 3))(stencil, periodic, False, True)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), traced, interpolation)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_bound_of_the_power_method(seed):
     """Close below the largest eigenvalue at worst: the smoother's own margin is a fifth."""

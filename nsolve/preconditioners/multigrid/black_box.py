@@ -6,8 +6,8 @@ around it are interpolated already; in space one in the middle of eight by its w
 doi:10.1016/0021-9991(82)90057-2).  The coarse operator is the Galerkin product `P^T A P`.
 
 Points are sorted by whether they are kept (0) or lie between kept ones (1), along each axis: a *place*.  The
-kept points around one are told by their *directions* from it, 0 along an axis on which it is kept itself, else
--1 or 1.  `A P` reaches kept points at *distances* in points of the fine grid: even ones from where a point is
+kept points around one are told by their *directions* from it, -1 or 1 along an axis on which it lies between,
+else 0.  `A P` reaches kept points at *distances* in points of the fine grid: even ones from where a point is
 kept, odd ones from between.
 """
 
@@ -15,24 +15,30 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ..._arrays import namespace
 from .stencils import Stencil
 from .transfer import BoxInterpolation, around, kept_size, lower, split, upper
 
+#: Steps towards the interpolation of least energy.
+_ENERGY_STEPS = 3
 _Place = tuple[int, ...]
 _Direction = tuple[int, ...]
 
 
-def coarsen_box(stencil: Stencil, periodic: tuple[bool, ...], mirrored: bool):
+def coarsen_box(stencil: Stencil, periodic: tuple[bool, ...], mirrored: bool, energy: bool = False):
     """The interpolation, and the stencil of `P^T A P`; where the operator is symmetric, `mirrored` spares
-    half of the work."""
+    half of the work. `energy`: whether interpolation is improved until the trace of that is nearly smallest,
+    of symmetric positive operators."""
     shape = next(iter(stencil.values())).shape
     kept = tuple(kept_size(n, wraps) for n, wraps in zip(shape, periodic, strict=True))
     rows = {offset: _sorted(coefficient, periodic) for offset, coefficient in stencil.items()}
     grid, zero = _Grid(shape, kept, periodic), (0,) * len(shape)
     weights = _weights(rows, grid)
+    if energy:
+        weights = _least_energy(rows, weights, grid)
     coarse: Stencil = {}
     for place in _places(len(shape)):
         for distance, value in _product(rows, weights, place, grid).items():
@@ -57,6 +63,11 @@ class _Grid:
 
     def __init__(self, shape: tuple[int, ...], kept: tuple[int, ...], periodic: tuple[bool, ...]):
         self._shape, self._kept, self._periodic = shape, kept, periodic
+
+    def has(self, direction: _Direction, like: Any) -> Any:
+        """1 where there is a kept point in this direction, else 0."""
+        there = namespace(like).ones(self._kept, like.dtype)
+        return self.seen(there, tuple(map(abs, direction)), direction)
 
     def seen(self, x: Any, place: _Place, offset: _Direction) -> Any:
         """The neighbours at `offset` of the points at `place`, of an array where these neighbours are."""
@@ -125,11 +136,74 @@ def _share(coupling: Any, centre: Any) -> Any:
     return xp.clip(xp.where(centre == 0, zero, -xp.real(coupling) / safe), 0, 1).astype(dtype)
 
 
-def _product(rows: dict, weights: dict, place: _Place, grid: _Grid) -> dict[tuple[int, ...], Any]:
-    """The rows of `A P` at a place, by the distances of the kept points that they reach."""
+def _least_energy(
+    rows: dict[_Direction, dict[_Place, Any]], weights: dict[_Direction, Any], grid: _Grid
+) -> dict[_Direction, Any]:
+    """Steps of conjugate gradients, scaled by the diagonal, towards the least trace of `P^T A P` among all
+    weights with the same sums in the same places."""
+    places = _places(len(next(iter(rows))))[1:]
+    centres = rows[(0,) * len(places[0])]
+    xp = namespace(*weights.values())
+    there = {direction: grid.has(direction, weight) for direction, weight in weights.items()}
+
+    def projected(x: dict) -> dict:
+        result = {}
+        for place in places:
+            inside = list(_directions(place))
+            mean = _total([x[d] * there[d] for d in inside]) / xp.maximum(
+                _total([there[d] for d in inside]), 1
+            )
+            result |= {d: (x[d] - mean) * there[d] for d in inside}
+        return result
+
+    def scaled(x: dict) -> dict:
+        return {
+            d: xp.where(centre == 0, 0, y / xp.where(centre == 0, 1, centre))
+            for d, y in x.items()
+            for centre in (centres[tuple(map(abs, d))],)
+        }
+
+    def dot(x: dict, y: dict) -> Any:
+        return _total([xp.sum(x[d] * y[d]) for d in x])
+
+    def forces(x: dict, kept: bool) -> dict:
+        found: dict[_Direction, Any] = {}
+        for place in places:
+            product = _product(rows, x, place, grid, kept)
+            found |= {d: product[d] for d in _directions(place)}
+        return projected(found)
+
+    def step(carry):
+        weights, r, z, p, size = carry
+        q = forces(p, False)
+        curvature = dot(p, q)
+        length = xp.where(curvature > 0, size / xp.where(curvature > 0, curvature, 1), 0)
+        weights, r = {d: weights[d] + length * p[d] for d in p}, {d: r[d] - length * q[d] for d in r}
+        z, before = scaled(r), size
+        size = dot(r, z)
+        ratio = xp.where(before > 0, size / xp.where(before > 0, before, 1), 0)
+        return weights, r, z, {d: z[d] + ratio * p[d] for d in p}, size
+
+    r = {d: -x for d, x in forces(weights, True).items()}
+    z = scaled(r)
+    carry = weights, r, z, z, dot(r, z)
+    if xp is jnp:
+        return jax.lax.fori_loop(0, _ENERGY_STEPS, lambda _, carry: step(carry), carry)[0]
+    for _ in range(_ENERGY_STEPS):
+        carry = step(carry)
+    return carry[0]
+
+
+def _product(
+    rows: dict, weights: dict, place: _Place, grid: _Grid, kept: bool = True
+) -> dict[tuple[int, ...], Any]:
+    """The rows of `A P` at a place, by the distances of the kept points that they reach; `kept`: whether
+    kept points take themselves."""
     total: dict[tuple[int, ...], Any] = {}
     for offset, parts in rows.items():
         there = tuple(between ^ (step & 1) for between, step in zip(place, offset, strict=True))
+        if not (kept or any(there)):
+            continue
         for direction in _directions(there):
             distance = tuple(step + side for step, side in zip(offset, direction, strict=True))
             weight, value = weights.get(direction), parts[place]

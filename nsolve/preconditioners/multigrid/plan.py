@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ..._arrays import is_traced
 from ...operators.stencil import StencilLinearOperator
@@ -86,11 +88,13 @@ def _second_moment(operator: StencilLinearOperator) -> np.ndarray:
     dim = len(operator.shape)
     if any(map(is_traced, operator.coefficients)):
         return np.eye(dim)
-    moment = np.zeros((dim, dim))
-    for offset, coefficient in zip(operator.offsets, operator.coefficients, strict=True):
-        if any(offset):
-            moment -= float(jnp.mean(jnp.real(coefficient))) / 2 * np.outer(offset, offset)
-    return moment
+    means = np.asarray(_means(operator.coefficients), float)
+    return -0.5 * np.einsum("k,ki,kj", means, operator.offsets, operator.offsets)
+
+
+@jax.jit
+def _means(coefficients: tuple[Array, ...]) -> Array:
+    return jnp.stack([jnp.mean(jnp.real(c)) for c in coefficients])
 
 
 def _strength(tensor: np.ndarray) -> list[float]:

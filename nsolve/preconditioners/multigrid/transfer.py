@@ -75,9 +75,7 @@ class BoxInterpolation(eqx.Module):
             for direction, x in corners.items()
             for side, y in zip((-1, 1), around(x, axis, n, wraps), strict=True)
         }
-        return joined(
-            self._prolonged(kept, axis + 1), self._prolonged(between, axis + 1), axis, n, wraps
-        )
+        return joined(self._prolonged(kept, axis + 1), self._prolonged(between, axis + 1), axis, n, wraps)
 
     def _restricted(self, fine: Array, direction: tuple[int, ...]) -> Array:
         """What fine points at one place along the first axes give to the kept ones in a direction there."""
@@ -86,7 +84,8 @@ class BoxInterpolation(eqx.Module):
             return self._weighted(direction, fine)
         kept, between = split(fine, axis, self.periodic[axis])
         own, below, above = (
-            self._restricted(part, (*direction, side)) for part, side in ((kept, 0), (between, -1), (between, 1))
+            self._restricted(part, (*direction, side))
+            for part, side in ((kept, 0), (between, -1), (between, 1))
         )
         return own + gathered(below, above, axis, own)
 
