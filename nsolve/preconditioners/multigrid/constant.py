@@ -21,7 +21,7 @@ from ...operators.finite_volumes import unit_offset
 from ...operators.stencil import StencilLinearOperator
 from .cycle import Level
 from .plan import Coarsening
-from .smoothers import chebyshev_jacobi
+from .smoothers import polynomial_smoother
 from .transfer import AxisInterpolation, split
 
 if TYPE_CHECKING:
@@ -164,8 +164,10 @@ def constant_hierarchy(operator: StencilLinearOperator, plan: Coarsening):
         for axis in axes:
             interpolations.append(_interpolation(operator, axis, halvings[axis]))
             halvings[axis] += 1
+        absolute = plan.smoothing.name == "l1_jacobi"
+        row_sums = sum(map(abs, level.coefficients)) / abs(diagonal) if absolute else None
         # Gershgorin: rows are diagonally dominant.
-        smoother = chebyshev_jacobi(1 / diagonal, 2.0, operator.dtype)
+        smoother = polynomial_smoother(plan.smoothing, 1 / diagonal, 2.0, dim, operator.dtype, row_sums)
         levels.append(Level(level, smoother, tuple(interpolations)))
     return tuple(levels), None, _coarse_inverse(operator, kappa, shift, tuple(halvings))
 

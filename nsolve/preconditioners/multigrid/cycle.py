@@ -1,23 +1,28 @@
-"""The V-cycle on levels, wherever these come from."""
+"""Cycles on levels, wherever these come from."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import lineax as lx
 from jaxtyping import Array
 
 from ...operators.stencil import StencilLinearOperator
 from .apart import apart, not_nan
-from .smoothers import ChebyshevJacobi, IncompleteSmoother
+from .smoothing import AbstractSmoother
 from .transfer import AxisInterpolation, PlaneInterpolation, coarser, fitted
+
+CycleName = Literal["V", "W", "F"]
 
 
 class AbstractLevel(eqx.Module):
     """A grid, and what a cycle does on it."""
 
     operator: eqx.AbstractVar[StencilLinearOperator]
-    smoother: eqx.AbstractVar[ChebyshevJacobi | IncompleteSmoother]
+    smoother: eqx.AbstractVar[AbstractSmoother]
 
     @abc.abstractmethod
     def restrict(self, r: Array) -> Array:
@@ -32,7 +37,7 @@ class Level(AbstractLevel):
     """A grid: its operator, smoother, and interpolation from the next coarser one by axes."""
 
     operator: StencilLinearOperator
-    smoother: ChebyshevJacobi | IncompleteSmoother
+    smoother: AbstractSmoother
     interpolations: tuple[AxisInterpolation | PlaneInterpolation, ...]
 
     def restrict(self, r: Array) -> Array:
@@ -46,20 +51,58 @@ class Level(AbstractLevel):
         return e
 
     def transpose(self) -> "Level":
-        return Level(self.operator.transpose(), self.smoother, self.interpolations)
+        return Level(self.operator.transpose(), self.smoother.transpose(), self.interpolations)
 
 
-def v_cycle(levels: tuple[AbstractLevel, ...], solve_rest: Callable[[Array], Array], b: Array) -> Array:
-    """One cycle from zero; `solve_rest` treats the grid below the last of the levels."""
-    r, left = b, []
-    for level in levels:
-        x, coarse = _down(level, r)
-        left.append((level, x, r))
-        r = coarse
-    e = solve_rest(r)
-    for level, x, r in reversed(left):
-        e = _up(level, x, r, e)
-    return e
+def cycle(
+    levels: Sequence[AbstractLevel],
+    solve_rest: Callable[[Array], Array],
+    b: Array,
+    kind: CycleName = "V",
+    rest: lx.AbstractLinearOperator | None = None,
+    again: Array | bool = True,
+) -> Array:
+    """One cycle from zero; `solve_rest` treats the grid below the last of the levels, and `rest` is the
+    operator there, unless that one visit is all that it needs.
+
+    From each grid a V-cycle visits the next coarser one once, a W-cycle twice. An F-cycle visits it by an
+    F-cycle and then by a V-cycle, for which `again` is false."""
+    if not levels:
+        return solve_rest(b)
+    level, *below = levels
+    operator = below[0].operator if below else rest
+
+    def visit(r: Array, again: Array | bool) -> Array:
+        return cycle(below, solve_rest, r, kind, rest, again)
+
+    x, r = _down(level, b)
+    if kind == "V" or operator is None:
+        e = visit(r, again)
+    else:
+        e = _visited_twice(visit, operator, r, again, kind == "F")
+    return _up(level, x, b, e)
+
+
+def _visited_twice(
+    visit: Callable[[Array, Array], Array],
+    operator: lx.AbstractLinearOperator,
+    b: Array,
+    again: Array | bool,
+    first_only: bool,
+) -> Array:
+    """What two visits of a grid find, the second of them made only where `again` says so, and with that flag
+    down unless `first_only`. As a loop, since each grid is compiled once, however often it is visited."""
+    again = jnp.asarray(again)
+
+    def improve(k: Array, e: Array) -> Array:
+        first = k == 0
+        r = jax.lax.cond(first, lambda e: b, lambda e: b - operator.mv(e), e)
+        return e + visit(r, again & first if first_only else again)
+
+    def step(k: Array, e: Array) -> Array:
+        return jax.lax.cond((k == 0) | again, improve, lambda k, e: e, k, e)
+
+    return jax.lax.fori_loop(0, 2, step if first_only else improve, jnp.zeros_like(b))
 
 
 def padded_v_cycle(
@@ -69,7 +112,7 @@ def padded_v_cycle(
     solve: Callable[[Array], Array],
     b: Array,
 ) -> Array:
-    """The same for stacked levels, all padded to the size of the first, of which each halves these axes."""
+    """One V-cycle on stacked levels, all padded to the size of the first, of which each halves these axes."""
 
     def down(b, level):
         x, r = _down(level, b)

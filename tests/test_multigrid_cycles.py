@@ -1,0 +1,193 @@
+"""Cycles and smoothers of geometric multigrid, against dense algebra and closed forms."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+import scipy.linalg
+
+import nsolve as ns
+from nsolve.preconditioners.multigrid import plan
+
+Multigrid = ns.preconditioners.Multigrid
+StencilLinearOperator = ns.operators.StencilLinearOperator
+
+
+@pytest.fixture(autouse=True)
+def deep(monkeypatch):
+    """Coarsens down to a few points, so that small grids have several levels."""
+    monkeypatch.setattr(plan, "_COARSEST", {True: 40, False: 40})
+    monkeypatch.setattr(plan, "_LONGEST", {True: 10, False: 30})
+
+
+def lognormal(shape, seed=0, sigma=1.5):
+    return StencilLinearOperator.diffusion(np.exp(sigma * np.random.default_rng(seed).normal(size=shape)))
+
+
+def nine_point(shape, seed=0):
+    """Symmetric positive, with couplings across, as bilinear elements have."""
+    field = np.exp(np.random.default_rng(seed).normal(size=(shape[0] + 1, shape[1] + 1)))
+    stencil = {(i, k): np.zeros(shape) for i in (-1, 0, 1) for k in (-1, 0, 1)}
+    for row, column in np.ndindex(2, 2):  # the four cells around a point
+        cell = field[row : row + shape[0], column : column + shape[1]]
+        down, across = 2 * row - 1, 2 * column - 1
+        stencil[0, 0] += cell * 2 / 3
+        stencil[down, 0] -= cell / 6
+        stencil[0, across] -= cell / 6
+        stencil[down, across] -= cell / 3
+    return StencilLinearOperator.from_stencil(stencil, shape, tags=lx.positive_semidefinite_tag)
+
+
+def convection(shape):
+    stencil = {(0, 0): 4.6, (1, 0): -0.9, (-1, 0): -1.3, (0, 1): -1.0, (0, -1): -1.2}
+    return StencilLinearOperator.from_stencil(stencil, shape)
+
+
+OPERATORS = {
+    "5 points": lambda: lognormal((17, 16)),
+    "9 points": lambda: nine_point((16, 15)),
+    "7 points": lambda: lognormal((11, 9, 8)),
+    "constant": lambda: StencilLinearOperator.poisson((17, 12)),
+    "periodic": lambda: periodic((13, 12)),
+}
+
+
+def periodic(shape):
+    field = np.exp(np.random.default_rng(2).normal(size=shape))
+    return StencilLinearOperator.diffusion(field, 1.0, "periodic").add_diagonal(0.01)
+
+
+def dense(operator):
+    return np.asarray(eqx.filter_jit(lambda o: o.as_matrix())(operator))
+
+
+def dense_of(function, shape):
+    """A linear function of arrays of a shape, as a matrix."""
+    size = int(np.prod(shape))
+    rows = jax.jit(jax.vmap(function))(np.eye(size).reshape(size, *shape))
+    return np.asarray(rows).reshape(size, -1).T
+
+
+#: Operator, and cycle, smoother and sweeps; more of those that differ more from what stands elsewhere.
+ROWS = [
+    ("5 points", {"sweeps": 1}),
+    ("7 points", {"sweeps": 4}),
+    ("5 points", {"smoother": "fourth_kind"}),
+    ("9 points", {"smoother": "fourth_kind", "sweeps": 6}),
+    ("constant", {"smoother": "fourth_kind", "sweeps": 1}),
+    ("7 points", {"smoother": "jacobi"}),
+    ("9 points", {"smoother": "jacobi", "sweeps": 1}),
+    ("constant", {"smoother": "jacobi"}),
+    ("periodic", {"smoother": "l1_jacobi", "sweeps": 3}),
+    ("7 points", {"smoother": "l1_jacobi"}),
+    ("constant", {"smoother": "l1_jacobi"}),
+    ("9 points", {"smoother": "incomplete_cholesky", "sweeps": 2}),
+    ("5 points", {"cycle": "W"}),
+    ("5 points", {"cycle": "F", "smoother": "jacobi"}),
+    ("constant", {"cycle": "W", "smoother": "fourth_kind"}),
+    ("7 points", {"cycle": "F", "sweeps": 1}),
+]
+
+
+def shown(value):
+    return " ".join(map(str, value.values())) if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize(("name", "options"), ROWS, ids=shown)
+def test_every_cycle_is_symmetric_positive_and_converges(name, options):
+    operator = OPERATORS[name]()
+    preconditioner = Multigrid(algebraic=None, **options)(operator)
+    assert len(preconditioner.plan.steps) >= 2
+    assert lx.is_positive_semidefinite(preconditioner)
+    inverse, matrix = dense(preconditioner), operator.as_scipy().toarray()
+    np.testing.assert_allclose(inverse, inverse.T, atol=1e-12 * abs(inverse).max())
+    spectrum = scipy.linalg.eigh(matrix, np.linalg.inv(inverse), eigvals_only=True)
+    assert np.linalg.eigvalsh(inverse).min() > 0
+    assert spectrum[0] > 0.25 and spectrum[-1] < 1 + 1e-9
+    np.testing.assert_allclose(dense(preconditioner.transpose()), inverse, atol=1e-12 * abs(inverse).max())
+
+
+def residual_polynomial(name, count, values, largest):
+    """What the sweeps leave of an error, for eigenvalues of `D^-1 A` up to `largest`."""
+    if name == "chebyshev":
+        low = 0.2 * largest
+        scaled = (largest + low - 2 * values) / (largest - low)
+        first = np.polynomial.chebyshev.Chebyshev.basis(count)
+        return first(scaled) / first((largest + low) / (largest - low))
+    if name == "fourth_kind":  # W_k(cos t) = sin((k + 1/2) t) / sin(t / 2)
+        angle = np.arccos(1 - 2 * values / largest)
+        return np.sin((count + 0.5) * angle) / np.sin(angle / 2) / (2 * count + 1)
+    return (1 - {"jacobi": 1.6, "l1_jacobi": 1.0}[name] * values / largest) ** count
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+@pytest.mark.parametrize("name", ["chebyshev", "fourth_kind", "jacobi", "l1_jacobi"])
+def test_sweeps_apply_the_polynomial_in_its_closed_form(name, count):
+    operator = lognormal((8, 7))
+    matrix = operator.as_scipy().toarray()
+    level = Multigrid(algebraic=None, smoother=name, sweeps=count)(operator).levels[0]
+    diagonal = np.diag(matrix)
+    if name == "l1_jacobi":
+        diagonal = abs(matrix).sum(1)
+    largest = 1.0 if name == "l1_jacobi" else (abs(matrix).sum(1) / diagonal).max()
+    scale = 1 / np.sqrt(diagonal)
+    values, vectors = np.linalg.eigh(scale[:, None] * matrix * scale)
+    left = vectors * residual_polynomial(name, count, values, largest) @ vectors.T
+    expected = scale[:, None] * left / scale  # of an error
+    before = dense_of(lambda b: level.smoother.from_zero(operator, b), (8, 7))
+    after = dense_of(lambda x: level.smoother.improve(operator, x, jnp.zeros_like(x)), (8, 7))
+    np.testing.assert_allclose(np.eye(56) - before @ matrix, expected, atol=1e-11)
+    np.testing.assert_allclose(after, expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["5 points", "constant", "convection"])
+@pytest.mark.parametrize("kind", ["V", "W", "F"])
+def test_cycles_are_the_dense_recursion(kind, name):
+    operator = (OPERATORS | {"convection": lambda: convection((21, 20))})[name]()
+    preconditioner = Multigrid(algebraic=None, cycle=kind)(operator)
+    assert len(preconditioner.levels) >= 2 or kind == "V"
+    levels = []
+    for level in preconditioner.levels:
+        shape = level.operator.shape
+        before = dense_of(lambda b, level=level: level.smoother.from_zero(level.operator, b), shape)
+        after = dense_of(
+            lambda b, level=level: level.smoother.improve(level.operator, jnp.zeros_like(b), b), shape
+        )
+        down = dense_of(level.restrict, shape)
+        levels.append((level.operator.as_scipy().toarray(), before, after, down))
+    if preconditioner.small is None:
+        exact = dense_of(preconditioner.coarse, preconditioner.plan.coarsest)
+
+    def inverse(number, kind):
+        if number == len(levels):
+            return exact
+        matrix, before, after, down = levels[number]
+        identity = np.eye(len(matrix))
+        left = np.eye(len(down))
+        if number + 1 < len(levels):
+            coarse = levels[number + 1][0]
+            for visit in {"V": "V", "W": "WW", "F": "FV"}[kind]:
+                left = (np.eye(len(coarse)) - inverse(number + 1, visit) @ coarse) @ left
+            solved = (np.eye(len(coarse)) - left) @ np.linalg.inv(coarse)
+        else:
+            solved = exact
+        error = (identity - after @ matrix) @ (identity - down.T @ solved @ down @ matrix)
+        return (identity - error @ (identity - before @ matrix)) @ np.linalg.inv(matrix)
+
+    found = dense(preconditioner)
+    np.testing.assert_allclose(found, inverse(0, kind), atol=1e-11 * abs(found).max())
+
+
+@pytest.mark.parametrize(
+    "options", [{"cycle": "W"}, {"cycle": "F", "smoother": "fourth_kind", "sweeps": 3}], ids=shown
+)
+def test_transposes_of_unsymmetric_cycles_are_exact(options):
+    operator = convection((21, 20))
+    preconditioner = Multigrid(**options)(operator)
+    matrix = dense(preconditioner)
+    np.testing.assert_allclose(dense(preconditioner.transpose()), matrix.T, atol=1e-12 * abs(matrix).max())
+    np.testing.assert_allclose(dense(preconditioner.conj()), matrix, atol=0)
+    error = np.eye(len(matrix)) - matrix @ operator.as_scipy().toarray()
+    assert abs(np.linalg.eigvals(error)).max() < 0.4
