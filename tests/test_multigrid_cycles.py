@@ -59,6 +59,15 @@ def periodic(shape):
     return StencilLinearOperator.diffusion(field, 1.0, "periodic").add_diagonal(0.01)
 
 
+SMALL = {
+    "5 points": lambda: lognormal((8, 7)),
+    "9 points": lambda: nine_point((7, 8)),
+    "7 points": lambda: lognormal((4, 5, 4)),
+    "periodic": lambda: periodic((9, 6)),
+    "convection": lambda: convection((7, 8)),
+}
+
+
 def dense(operator):
     return np.asarray(eqx.filter_jit(lambda o: o.as_matrix())(operator))
 
@@ -84,6 +93,16 @@ ROWS = [
     ("7 points", {"smoother": "l1_jacobi"}),
     ("constant", {"smoother": "l1_jacobi"}),
     ("9 points", {"smoother": "incomplete_cholesky", "sweeps": 2}),
+    ("5 points", {"smoother": "multicolour"}),
+    ("9 points", {"smoother": "multicolour", "sweeps": 2}),
+    ("7 points", {"smoother": "multicolour"}),
+    ("constant", {"smoother": "multicolour"}),
+    ("periodic", {"smoother": "multicolour"}),
+    ("5 points", {"smoother": "line", "sweeps": 2}),
+    ("9 points", {"smoother": "line", "cycle": "W"}),
+    ("7 points", {"smoother": "line"}),
+    ("constant", {"smoother": "line"}),
+    ("periodic", {"smoother": "line"}),
     ("5 points", {"cycle": "W"}),
     ("5 points", {"cycle": "F", "smoother": "jacobi"}),
     ("constant", {"cycle": "W", "smoother": "fourth_kind"}),
@@ -142,6 +161,41 @@ def test_sweeps_apply_the_polynomial_in_its_closed_form(name, count):
     np.testing.assert_allclose(after, expected, atol=1e-11)
 
 
+def gauss_seidel(operator, matrix, axis, backward):
+    """What one sweep leaves of an error: by points, or by lines along an axis, each colour solved exactly but
+    for couplings over the seam."""
+    points = np.indices(operator.shape).reshape(len(operator.shape), -1)
+    across = [k for k in range(len(points)) if k != axis]
+    wide = any(sum(offset[k] != 0 for k in across) > 1 for offset in operator.offsets)
+    if wide:
+        colours = sum(points[k] % 2 * 2**place for place, k in enumerate(across))
+    else:
+        colours = points[across].sum(0) % 2
+    same = np.eye(len(matrix), dtype=bool)
+    if axis is not None:
+        near = abs(points[axis][:, None] - points[axis]) <= 1
+        same = near & (points[across][:, :, None] == points[across][:, None, :]).all(0)
+    earlier = colours[:, None] < colours if backward else colours[:, None] > colours
+    return np.eye(len(matrix)) - np.linalg.solve(np.where(same | earlier, matrix, 0), matrix)
+
+
+@pytest.mark.parametrize("smoother", ["multicolour", "line"])
+@pytest.mark.parametrize("name", ["5 points", "9 points", "7 points", "periodic", "convection"])
+def test_sweeps_are_of_gauss_and_seidel_by_colours(name, smoother):
+    operator = SMALL[name]()
+    level = Multigrid(algebraic=None, smoother=smoother, sweeps=2)(operator).levels[0]
+    matrix, shape = operator.as_scipy().toarray(), operator.shape
+    identity = np.eye(len(matrix))
+    forward, backward = identity, identity
+    for axis in range(len(shape)) if smoother == "line" else [None]:
+        forward = gauss_seidel(operator, matrix, axis, False) @ forward
+        backward = backward @ gauss_seidel(operator, matrix, axis, True)
+    before = dense_of(lambda b: level.smoother.from_zero(operator, b), shape)
+    after = dense_of(lambda x: level.smoother.improve(operator, x, jnp.zeros_like(x)), shape)
+    np.testing.assert_allclose(identity - before @ matrix, forward @ forward, atol=1e-11)
+    np.testing.assert_allclose(after, backward @ backward, atol=1e-11)
+
+
 @pytest.mark.parametrize("name", ["5 points", "constant", "convection"])
 @pytest.mark.parametrize("kind", ["V", "W", "F"])
 def test_cycles_are_the_dense_recursion(kind, name):
@@ -180,9 +234,16 @@ def test_cycles_are_the_dense_recursion(kind, name):
     np.testing.assert_allclose(found, inverse(0, kind), atol=1e-11 * abs(found).max())
 
 
-@pytest.mark.parametrize(
-    "options", [{"cycle": "W"}, {"cycle": "F", "smoother": "fourth_kind", "sweeps": 3}], ids=shown
-)
+UNSYMMETRIC = [
+    {"cycle": "W"},
+    {"cycle": "F", "smoother": "fourth_kind", "sweeps": 3},
+    {"smoother": "l1_jacobi"},
+    {"smoother": "multicolour"},
+    {"smoother": "line", "sweeps": 2},
+]
+
+
+@pytest.mark.parametrize("options", UNSYMMETRIC, ids=shown)
 def test_transposes_of_unsymmetric_cycles_are_exact(options):
     operator = convection((21, 20))
     preconditioner = Multigrid(**options)(operator)

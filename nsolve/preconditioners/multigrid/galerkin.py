@@ -31,6 +31,7 @@ from .black_box import coarsen_plane
 from .coarse import dense_inverse
 from .compatible import unrelaxed
 from .cycle import Level
+from .gauss_seidel import gauss_seidel
 from .hybrid import algebraic_tail, is_weak, turns_algebraic
 from .plan import Coarsening
 from .smoothers import incomplete_smoother, polynomial_smoother, power_bound
@@ -146,6 +147,8 @@ def _look(stencil: Stencil, axes: tuple[int, ...], kind: Kind, smoothing: Smooth
         share = _run(diagonal, relax, stencil, inverse_diagonal)
     if smoothing.name == "incomplete_cholesky":
         return incomplete_smoother(stencil, kind, smoothing), share
+    if smoothing.name in ("multicolour", "line"):
+        return gauss_seidel(smoothing, stencil, diagonal, inverse_diagonal), share
     return polynomial_smoother(smoothing, inverse_diagonal, largest, dim, diagonal.dtype, row_sums), share
 
 

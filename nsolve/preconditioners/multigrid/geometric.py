@@ -203,7 +203,7 @@ class Multigrid(AbstractPreconditioner):
                     "`lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)`."
                 )
         decide = self.algebraic == "auto" and may_decide(stencil)
-        constant = is_constant(stencil) and self.smoother != _INCOMPLETE
+        constant = is_constant(stencil) and self.smoother not in (_INCOMPLETE, "line")
         plan = plan_coarsening(stencil, constant, self.smoother, self.sweeps, self.cycle == "V", decide)
         if isinstance(self.algebraic, int):
             plan = plan.cut(self.algebraic, stencil)

@@ -75,7 +75,7 @@ def plan_coarsening(
     if smoother == "auto":
         smoother = "incomplete_cholesky" if incomplete else "chebyshev"
     smoothing = smoothing_of(smoother, sweeps, flipped)
-    if incomplete:  # which asks for no semicoarsening
+    if incomplete or smoother == "line":  # which ask for no semicoarsening
         strength = [1.0] * len(shape)
     steps, sizes = [], []
     while np.prod(shape) > _COARSEST[constant] or max(shape) > _LONGEST[constant]:

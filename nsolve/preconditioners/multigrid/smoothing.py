@@ -8,9 +8,11 @@ from jaxtyping import Array
 
 from ...operators.stencil import StencilLinearOperator
 
-SmootherName = Literal["chebyshev", "fourth_kind", "jacobi", "l1_jacobi", "incomplete_cholesky"]
+SmootherName = Literal[
+    "chebyshev", "fourth_kind", "jacobi", "l1_jacobi", "multicolour", "line", "incomplete_cholesky"
+]
 #: Of these the ones that do more in one sweep than others in two.
-_SWEEPS = {"incomplete_cholesky": 1}
+_SWEEPS = {"incomplete_cholesky": 1, "multicolour": 1, "line": 1}
 
 #: Chebyshev's polynomials and Jacobi's steps converge up to a sixth beyond their interval, polynomials of
 #: the fourth kind hardly beyond it.
