@@ -1,5 +1,8 @@
 """Cycles and smoothers of geometric multigrid, against dense algebra and closed forms."""
 
+import re
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,7 @@ import pytest
 import scipy.linalg
 
 import nsolve as ns
-from nsolve.preconditioners.multigrid import plan
+from nsolve.preconditioners.multigrid import cycle, plan
 
 Multigrid = ns.preconditioners.Multigrid
 StencilLinearOperator = ns.operators.StencilLinearOperator
@@ -104,6 +107,7 @@ ROWS = [
     ("constant", {"smoother": "line"}),
     ("periodic", {"smoother": "line"}),
     ("5 points", {"cycle": "W"}),
+    ("5 points", {"cycle": "W", "algebraic": 1}),
     ("5 points", {"cycle": "F", "smoother": "jacobi"}),
     ("constant", {"cycle": "W", "smoother": "fourth_kind"}),
     ("7 points", {"cycle": "F", "sweeps": 1}),
@@ -117,8 +121,8 @@ def shown(value):
 @pytest.mark.parametrize(("name", "options"), ROWS, ids=shown)
 def test_every_cycle_is_symmetric_positive_and_converges(name, options):
     operator = OPERATORS[name]()
-    preconditioner = Multigrid(algebraic=None, **options)(operator)
-    assert len(preconditioner.plan.steps) >= 2
+    preconditioner = Multigrid(**({"algebraic": None} | options))(operator)
+    assert len(preconditioner.plan.steps) >= 2 or preconditioner.plan.algebraic
     assert lx.is_positive_semidefinite(preconditioner)
     inverse, matrix = dense(preconditioner), operator.as_scipy().toarray()
     np.testing.assert_allclose(inverse, inverse.T, atol=1e-12 * abs(inverse).max())
@@ -168,7 +172,7 @@ def gauss_seidel(operator, matrix, axis, backward):
     across = [k for k in range(len(points)) if k != axis]
     wide = any(sum(offset[k] != 0 for k in across) > 1 for offset in operator.offsets)
     if wide:
-        colours = sum(points[k] % 2 * 2**place for place, k in enumerate(across))
+        colours = np.tensordot(2 ** np.arange(len(across)), points[across] % 2, 1)
     else:
         colours = points[across].sum(0) % 2
     same = np.eye(len(matrix), dtype=bool)
@@ -196,23 +200,26 @@ def test_sweeps_are_of_gauss_and_seidel_by_colours(name, smoother):
     np.testing.assert_allclose(after, backward @ backward, atol=1e-11)
 
 
+def dense_levels(preconditioner):
+    """Of each level the operator, what smooths before and after, and the restriction."""
+    levels = []
+    for level in preconditioner.levels:
+        shape, operator, smoother = level.operator.shape, level.operator, level.smoother
+        before = dense_of(lambda b, o=operator, s=smoother: s.from_zero(o, b), shape)
+        after = dense_of(lambda b, o=operator, s=smoother: s.improve(o, jnp.zeros_like(b), b), shape)
+        levels.append((operator.as_scipy().toarray(), before, after, dense_of(level.restrict, shape)))
+    assert preconditioner.small is None
+    return levels
+
+
 @pytest.mark.parametrize("name", ["5 points", "constant", "convection"])
 @pytest.mark.parametrize("kind", ["V", "W", "F"])
 def test_cycles_are_the_dense_recursion(kind, name):
     operator = (OPERATORS | {"convection": lambda: convection((21, 20))})[name]()
     preconditioner = Multigrid(algebraic=None, cycle=kind)(operator)
     assert len(preconditioner.levels) >= 2 or kind == "V"
-    levels = []
-    for level in preconditioner.levels:
-        shape = level.operator.shape
-        before = dense_of(lambda b, level=level: level.smoother.from_zero(level.operator, b), shape)
-        after = dense_of(
-            lambda b, level=level: level.smoother.improve(level.operator, jnp.zeros_like(b), b), shape
-        )
-        down = dense_of(level.restrict, shape)
-        levels.append((level.operator.as_scipy().toarray(), before, after, down))
-    if preconditioner.small is None:
-        exact = dense_of(preconditioner.coarse, preconditioner.plan.coarsest)
+    levels = dense_levels(preconditioner)
+    exact = dense_of(preconditioner.coarse, preconditioner.plan.coarsest)
 
     def inverse(number, kind):
         if number == len(levels):
@@ -252,3 +259,141 @@ def test_transposes_of_unsymmetric_cycles_are_exact(options):
     np.testing.assert_allclose(dense(preconditioner.conj()), matrix, atol=0)
     error = np.eye(len(matrix)) - matrix @ operator.as_scipy().toarray()
     assert abs(np.linalg.eigvals(error)).max() < 0.4
+
+
+@pytest.mark.parametrize(("enough", "expected"), [(0.25, {0}), (0.01, {0, 1})])
+def test_k_cycle_is_nested_conjugate_gradients(enough, expected, monkeypatch):
+    """Against the same algorithm in NumPy."""
+    monkeypatch.setattr(cycle, "_ENOUGH", enough)
+    operator = lognormal((33, 30))
+    made = ns.preconditioners.KCycle(Multigrid(algebraic=None, smoother="jacobi", sweeps=1))(operator)
+    levels = dense_levels(made.inverse)
+    exact = dense_of(made.inverse.coarse, made.inverse.plan.coarsest)
+    taken = []
+
+    def cycled(number, b):
+        matrix, before, after, down = levels[number]
+        x = before @ b
+        r = down @ (b - matrix @ x)
+        x = x + down.T @ (exact @ r if number + 1 == len(levels) else conjugate_gradients(number + 1, r))
+        return x + after @ (b - matrix @ x)
+
+    def conjugate_gradients(number, b):
+        matrix, e, r, last = levels[number][0], 0, b, None
+        for k in range(2):
+            if k and np.linalg.norm(r) <= enough * np.linalg.norm(b):
+                return e
+            d = cycled(number, r)
+            if last is not None:
+                d = d - (last @ matrix @ d) / (last @ matrix @ last) * last
+            step = (d @ r) / (d @ matrix @ d)
+            e, r, last = e + step * d, r - step * matrix @ d, d
+            taken.append(k)
+        return e
+
+    apply = jax.jit(lambda r: made.apply(r, None)[0])
+    for seed in range(3):
+        r = np.random.default_rng(seed).normal(size=(33, 30))
+        np.testing.assert_allclose(apply(r).ravel(), cycled(0, r.ravel()), rtol=1e-8)
+    assert set(taken) == expected
+    np.testing.assert_allclose(apply(1e180 * r), 1e180 * apply(r), rtol=1e-9)
+    assert jnp.isnan(apply(jnp.full_like(r, jnp.nan))).all()
+    np.testing.assert_array_equal(apply(jnp.zeros_like(r)), 0)
+
+
+def test_k_cycle_is_taken_by_flexible_solvers_alone():
+    operator = lognormal((33, 30))
+    b = jnp.ones((33, 30))
+    k_cycle = ns.preconditioners.KCycle(Multigrid(algebraic=None))
+    for given in (k_cycle, k_cycle(operator)):
+        solution = lx.linear_solve(operator, b, ns.FlexibleCG(rtol=1e-8, preconditioner=given))
+        assert solution.stats["num_steps"] <= 9
+        with pytest.raises(ValueError, match="FlexibleCG"):
+            lx.linear_solve(operator, b, ns.CG(rtol=1e-8), options={"preconditioner": k_cycle(operator)})
+    with pytest.raises(ValueError, match="not tagged"):
+        k_cycle(convection((20, 20)))
+    with pytest.raises(TypeError, match=r"KCycle\(multigrid=...\)"):
+        ns.preconditioners.KCycle(ns.preconditioners.Jacobi())  # pyright: ignore[reportArgumentType]
+    refreshed = k_cycle(operator).refresh(lognormal((33, 30), seed=1))
+    np.testing.assert_allclose(
+        refreshed.apply(b, None)[0], k_cycle(lognormal((33, 30), seed=1)).apply(b, None)[0], rtol=1e-9
+    )
+    assert "one K-cycle" in repr(refreshed)
+
+
+def test_below_a_w_cycle_the_algebraic_cycle_runs_twice():
+    operator = lognormal((17, 16))
+    preconditioner = Multigrid(algebraic=1, cycle="W")(operator)
+    ((matrix, before, after, down),) = dense_levels(preconditioner)
+    coarse = preconditioner.coarse.operator.as_scipy().toarray()
+    np.testing.assert_allclose(coarse, down @ matrix @ down.T, atol=1e-11 * abs(matrix).max())
+    once = dense_of(preconditioner.coarse, (8, 8))
+    twice = 2 * once - once @ coarse @ once
+    identity = np.eye(len(matrix))
+    error = (identity - after @ matrix) @ (identity - down.T @ twice @ down @ matrix)
+    expected = (identity - error @ (identity - before @ matrix)) @ np.linalg.inv(matrix)
+    np.testing.assert_allclose(dense(preconditioner), expected, atol=1e-10 * abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"cycle": "W"}, {"cycle": "F"}, {"sweeps": 4}, {"smoother": "fourth_kind", "sweeps": 4}],
+    ids=shown,
+)
+def test_more_work_takes_no_more_steps(options, monkeypatch):
+    monkeypatch.undo()  # hierarchies as they are
+    problem = ns.gallery.diffusion(0, ns.gallery.lognormal(0, (127, 127), sigma=2.0))
+
+    def steps(preconditioner):
+        given = {"preconditioner": preconditioner(problem.operator)}
+        solution = lx.linear_solve(problem.operator, problem.vector, ns.CG(rtol=1e-8), options=given)
+        return int(solution.stats["num_steps"])
+
+    assert steps(Multigrid(algebraic=None, **options)) <= steps(Multigrid(algebraic=None))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"cycle": "K"}, "KCycle"),
+        ({"cycle": "v"}, r"`Multigrid\(cycle=...\)` must be"),
+        ({"cycle": "W", "algebraic": 0}, "none above"),
+        ({"sweeps": 0}, r"`Multigrid\(sweeps=...\)` must be"),
+        ({"sweeps": 2.0}, r"`Multigrid\(sweeps=...\)` must be"),
+        ({"smoother": "ssor"}, r"`Multigrid\(smoother=...\)` must be"),
+    ],
+    ids=shown,
+)
+def test_bad_options_are_named(options, match):
+    with pytest.raises(ValueError, match=match):
+        Multigrid(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"cycle": "W", "sweeps": 4}, "one W-cycle.*4 \\+ 4 Chebyshev-Jacobi sweeps"),
+        ({"smoother": "fourth_kind"}, "2 \\+ 2 fourth-kind Chebyshev sweeps"),
+        ({"smoother": "line"}, "1 \\+ 1 zebra line Gauss-Seidel sweeps"),
+        ({"smoother": "multicolour", "sweeps": 3}, "3 \\+ 3 multicolour Gauss-Seidel sweeps"),
+        ({"smoother": "incomplete_cholesky", "sweeps": 2}, "2 \\+ 2 steps with IC"),
+    ],
+    ids=shown,
+)
+def test_the_hierarchy_says_what_was_chosen(options, text):
+    preconditioner = Multigrid(algebraic=None, **options)(OPERATORS["constant"]())
+    assert re.search(text, repr(preconditioner), re.DOTALL)
+
+
+def test_refresh_keeps_the_cycle_and_traces():
+    options: dict[str, Any] = {"cycle": "F", "smoother": "line"}
+    first, second = lognormal((17, 16)), lognormal((17, 16), seed=1)
+    vector = jnp.asarray(np.random.default_rng(0).normal(size=(17, 16)))
+    expected = eqx.filter_jit(lambda m: m.mv(vector))(Multigrid(algebraic=None, **options)(second))
+    made = Multigrid(algebraic=None, **options)(first)
+    traced = eqx.filter_jit(lambda m, a: m.refresh(a).mv(vector))(made, second)
+    np.testing.assert_allclose(traced, expected, rtol=1e-9)
+    batched = eqx.filter_jit(eqx.filter_vmap(lambda v: made.refresh(second).mv(v)))(
+        jnp.stack([vector, -vector])
+    )
+    np.testing.assert_allclose(batched, jnp.stack([expected, -expected]), rtol=1e-9)

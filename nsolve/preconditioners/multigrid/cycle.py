@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
+from ..._vectors import dot, largest_entry, norm, safe_divide
 from ...operators.stencil import StencilLinearOperator
 from .apart import apart, not_nan
 from .smoothing import AbstractSmoother
 from .transfer import AxisInterpolation, PlaneInterpolation, coarser, fitted
 
 CycleName = Literal["V", "W", "F"]
+#: Where one step of conjugate gradients leaves less than this of a residual, the K-cycle takes no second.
+_ENOUGH = 0.25
 
 
 class AbstractLevel(eqx.Module):
@@ -58,7 +61,7 @@ def cycle(
     levels: Sequence[AbstractLevel],
     solve_rest: Callable[[Array], Array],
     b: Array,
-    kind: CycleName = "V",
+    kind: CycleName | Literal["K"] = "V",
     rest: lx.AbstractLinearOperator | None = None,
     again: Array | bool = True,
 ) -> Array:
@@ -66,7 +69,8 @@ def cycle(
     operator there, unless that one visit is all that it needs.
 
     From each grid a V-cycle visits the next coarser one once, a W-cycle twice. An F-cycle visits it by an
-    F-cycle and then by a V-cycle, for which `again` is false."""
+    F-cycle and then by a V-cycle, for which `again` is false. A K-cycle takes up to two steps of conjugate
+    gradients there, each preconditioned by a visit, and so is no linear function of `b`."""
     if not levels:
         return solve_rest(b)
     level, *below = levels
@@ -78,6 +82,8 @@ def cycle(
     x, r = _down(level, b)
     if kind == "V" or operator is None:
         e = visit(r, again)
+    elif kind == "K":
+        e = _two_steps(lambda r: visit(r, again), operator, r)
     else:
         e = _visited_twice(visit, operator, r, again, kind == "F")
     return _up(level, x, b, e)
@@ -103,6 +109,28 @@ def _visited_twice(
         return jax.lax.cond((k == 0) | again, improve, lambda k, e: e, k, e)
 
     return jax.lax.fori_loop(0, 2, step if first_only else improve, jnp.zeros_like(b))
+
+
+def _two_steps(visit: Callable[[Array], Array], operator: lx.AbstractLinearOperator, b: Array) -> Array:
+    """Up to two steps of flexible conjugate gradients from zero, preconditioned by a visit each."""
+    unit = largest_entry(b)
+    b = safe_divide(b, unit.astype(b.dtype))  # no power of it may overflow
+    enough = _ENOUGH * norm(b)
+
+    def improve(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        e, r, d_last, q_last, curvature = carry
+        d = visit(r)
+        d = d - safe_divide(dot(q_last, d), curvature) * d_last
+        q = operator.mv(d)
+        curvature = dot(d, q)
+        step = safe_divide(dot(d, r), curvature)
+        return e + step * d, r - step * q, d, q, curvature
+
+    def step(k: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        return jax.lax.cond((k == 0) | ~(norm(carry[1]) <= enough), improve, lambda carry: carry, carry)
+
+    zero = jnp.zeros_like(b)
+    return unit.astype(b.dtype) * jax.lax.fori_loop(0, 2, step, (zero, b, zero, zero, dot(zero, zero)))[0]
 
 
 def padded_v_cycle(

@@ -42,6 +42,11 @@ class MultigridInverse(AbstractApproximateInverse):
     tags: frozenset[object] = eqx.field(static=True)
 
     def mv(self, vector: Array) -> Array:
+        return self.cycled(vector, self.cycle)
+
+    def cycled(self, vector: Array, kind: CycleName | Literal["K"]) -> Array:
+        """A cycle of any kind; those other than `"V"` are for levels that are not stacked."""
+
         def solve_rest(r):
             if self.small is None:
                 return self.coarse(r)
@@ -49,7 +54,7 @@ class MultigridInverse(AbstractApproximateInverse):
 
         # One visit is enough for an exact solver.
         rest = self.coarse.operator if isinstance(self.coarse, AlgebraicTail) else None
-        return cycle(self.levels, solve_rest, vector, self.cycle, rest)
+        return cycle(self.levels, solve_rest, vector, kind, rest)
 
     def refresh(self, operator: lx.AbstractLinearOperator) -> "MultigridInverse":
         stencil = _as_stencil(operator)
@@ -192,6 +197,10 @@ class Multigrid(AbstractPreconditioner):
             )
 
     def build(self, operator: lx.AbstractLinearOperator) -> MultigridInverse:
+        return self.hierarchy(operator, self.cycle == "V")
+
+    def hierarchy(self, operator: lx.AbstractLinearOperator, may_share: bool) -> MultigridInverse:
+        """What `build` makes; `may_share` says whether small levels may be stacked, see `Coarsening`."""
         stencil = _as_stencil(operator)
         asked = {"algebraic": isinstance(self.algebraic, int), "smoother": self.smoother == _INCOMPLETE}
         real = not jnp.issubdtype(stencil.dtype, jnp.complexfloating)
@@ -204,7 +213,7 @@ class Multigrid(AbstractPreconditioner):
                 )
         decide = self.algebraic == "auto" and may_decide(stencil)
         constant = is_constant(stencil) and self.smoother not in (_INCOMPLETE, "line")
-        plan = plan_coarsening(stencil, constant, self.smoother, self.sweeps, self.cycle == "V", decide)
+        plan = plan_coarsening(stencil, constant, self.smoother, self.sweeps, may_share, decide)
         if isinstance(self.algebraic, int):
             plan = plan.cut(self.algebraic, stencil)
         return _build(stencil, plan, self.cycle, decide)
