@@ -11,7 +11,7 @@ import pytest
 import scipy.linalg
 
 import nsolve as ns
-from nsolve.preconditioners.multigrid import galerkin, hybrid, plan, smoothers
+from nsolve.preconditioners.multigrid import galerkin, hybrid, plan, smoothers, smoothing
 from nsolve.preconditioners.multigrid.black_box import coarsen_box
 from nsolve.preconditioners.multigrid.stencils import Kind, as_operator, masked
 
@@ -128,7 +128,7 @@ def test_bound_of_the_power_method(seed):
     field = np.exp(2 * np.random.default_rng(seed).normal(size=(24, 23)))
     operator = StencilLinearOperator.diffusion(field)
     kind, stencil = Kind.of(operator), galerkin.masked_stencil(operator)
-    _, coarse, _ = galerkin.coarsen(stencil, (0, 1), kind)
+    _, coarse, _ = galerkin.coarsen(stencil, (0, 1), kind, smoothing.Smoothing())
     matrix = as_operator(coarse, kind).as_scipy().toarray()
     inverse_diagonal = 1 / np.diag(matrix)
     scale = np.sqrt(inverse_diagonal)
@@ -303,7 +303,7 @@ def test_bad_levels_are_named(level):
 
 def test_bad_smoothers_are_named():
     with pytest.raises(ValueError, match=r"`Multigrid\(smoother=...\)` must be"):
-        Multigrid(smoother="jacobi")  # pyright: ignore[reportArgumentType]
+        Multigrid(smoother="gauss")  # pyright: ignore[reportArgumentType]
     convection = m_matrix((80, 80))
     with pytest.raises(ValueError, match="`Multigrid\\(smoother='incomplete_cholesky'\\)` takes"):
         Multigrid(smoother="incomplete_cholesky")(convection)

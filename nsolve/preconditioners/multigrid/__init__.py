@@ -4,4 +4,5 @@ matrix alone, on the host (`algebraic`)."""
 from .algebraic import AlgebraicMultigrid as AlgebraicMultigrid
 from .geometric import Multigrid as Multigrid
 from .geometric import MultigridInverse as MultigridInverse
+from .k_cycle import KCycle as KCycle
 from .shifted_laplacian import ShiftedLaplacian as ShiftedLaplacian

@@ -20,8 +20,9 @@ from ..._arrays import is_traced
 from ...operators.finite_volumes import unit_offset
 from ...operators.stencil import StencilLinearOperator
 from .cycle import Level
+from .gauss_seidel import GaussSeidel
 from .plan import Coarsening
-from .smoothers import chebyshev_jacobi
+from .smoothers import polynomial_smoother
 from .transfer import AxisInterpolation, split
 
 if TYPE_CHECKING:
@@ -164,10 +165,19 @@ def constant_hierarchy(operator: StencilLinearOperator, plan: Coarsening):
         for axis in axes:
             interpolations.append(_interpolation(operator, axis, halvings[axis]))
             halvings[axis] += 1
-        # Gershgorin: rows are diagonally dominant.
-        smoother = chebyshev_jacobi(1 / diagonal, 2.0, operator.dtype)
+        smoother = _smoother(plan, level, diagonal)
         levels.append(Level(level, smoother, tuple(interpolations)))
     return tuple(levels), None, _coarse_inverse(operator, kappa, shift, tuple(halvings))
+
+
+def _smoother(plan: Coarsening, level: StencilLinearOperator, diagonal):
+    smoothing, dim, row_sums = plan.smoothing, len(level.shape), None
+    if smoothing.name == "multicolour":
+        return GaussSeidel(jnp.asarray(1 / diagonal, level.dtype), (), smoothing.sweeps)
+    if smoothing.name == "l1_jacobi":
+        row_sums = sum(map(abs, level.coefficients)) / abs(diagonal)
+    # Gershgorin: rows are diagonally dominant.
+    return polynomial_smoother(smoothing, 1 / diagonal, 2.0, dim, level.dtype, row_sums)
 
 
 def _constant_form(operator: StencilLinearOperator):

@@ -31,9 +31,11 @@ from .black_box import coarsen_box
 from .coarse import dense_inverse
 from .compatible import unrelaxed
 from .cycle import Level
+from .gauss_seidel import gauss_seidel
 from .hybrid import algebraic_tail, is_weak, turns_algebraic
 from .plan import Coarsening
-from .smoothers import chebyshev_jacobi, incomplete_smoother, power_bound
+from .smoothers import incomplete_smoother, polynomial_smoother, power_bound
+from .smoothing import Smoothing
 from .stencils import Kind, Stencil, as_operator, diagonal_of, masked, neighbour
 from .transfer import AxisInterpolation, fitted, kept_size, lower, split, upper
 
@@ -68,7 +70,7 @@ def _made(operator: StencilLinearOperator, plan: Coarsening):
     stencil, kind = masked_stencil(operator), Kind.of(operator)
     levels, shares, small = [], [], None
     for axes in plan.steps[: len(plan.steps) - plan.shared]:
-        level, stencil, share = coarsen(stencil, axes, kind, plan)
+        level, stencil, share = coarsen(stencil, axes, kind, plan.smoothing)
         levels.append(level)
         shares.append(share)
     if plan.shared:
@@ -91,7 +93,7 @@ def _above(levels: list[Level], small: Level | None, plan: Coarsening, kind: Kin
     # Those that were stacked are made again, in their own sizes.
     levels, stencil = list(levels), _stencil(small.operator, lambda c: np.asarray(c[0]))
     for axes in plan.steps[len(levels) :]:
-        level, stencil, _ = coarsen(stencil, axes, kind)
+        level, stencil, _ = coarsen(stencil, axes, kind, plan.smoothing)
         levels.append(level)
     return levels, stencil
 
@@ -119,17 +121,15 @@ def masked_stencil(operator: StencilLinearOperator) -> Stencil:
     return masked(stencil, operator.shape, operator.periodic)
 
 
-def coarsen(stencil: Stencil, axes: tuple[int, ...], kind: Kind, plan: Coarsening | None = None):
+def coarsen(stencil: Stencil, axes: tuple[int, ...], kind: Kind, smoothing: Smoothing):
     """A level, the stencil of the next coarser grid, and the share of points that only that grid can smooth
     (`unrelaxed`; NaN where the operator is not known to be positive)."""
-    smoother, share = _look(stencil, axes, kind)
-    if plan is not None and plan.incomplete:
-        smoother = incomplete_smoother(stencil, kind, plan.flipped)
+    smoother, share = _look(stencil, axes, kind, smoothing)
     interpolations, coarse = _halve(stencil, axes, kind)
     return Level(as_operator(stencil, kind), smoother, interpolations), coarse, share
 
 
-def _look(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
+def _look(stencil: Stencil, axes: tuple[int, ...], kind: Kind, smoothing: Smoothing):
     """A level's smoother, and the share as `coarsen` gives it."""
     periodic = kind.periodic
     diagonal, dim = diagonal_of(stencil, periodic), len(periodic)
@@ -139,14 +139,17 @@ def _look(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
     row_sums = xp.asarray(sum(abs(c) for c in stencil.values())) * abs(inverse_diagonal)
     largest, share = row_sums.max(), xp.asarray(np.nan)  # Gershgorin
     if kind.definite and not jnp.iscomplexobj(diagonal):
-        if len(stencil) > 2 * dim + 1:  # else Gershgorin's is sharp
+        if smoothing.margin is not None and len(stencil) > 2 * dim + 1:  # else Gershgorin's is sharp
             bound = partial(power_bound, periodic=periodic)
-            largest = xp.minimum(
-                largest, _run(diagonal, bound, stencil, inverse_diagonal, row_sums / largest)
-            )
+            found = _run(diagonal, bound, stencil, inverse_diagonal, row_sums / largest)
+            largest = xp.minimum(largest, smoothing.margin * found)
         relax = partial(unrelaxed, axes=axes, periodic=periodic)
         share = _run(diagonal, relax, stencil, inverse_diagonal)
-    return chebyshev_jacobi(inverse_diagonal, largest, diagonal.dtype), share
+    if smoothing.name == "incomplete_cholesky":
+        return incomplete_smoother(stencil, kind, smoothing), share
+    if smoothing.name in ("multicolour", "line"):
+        return gauss_seidel(smoothing, stencil, diagonal, inverse_diagonal), share
+    return polynomial_smoother(smoothing, inverse_diagonal, largest, dim, diagonal.dtype, row_sums), share
 
 
 def _run(diagonal: Any, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -200,18 +203,18 @@ def _coarsen_padded(stencil: Stencil, plan: Coarsening, kind: Kind):
     if xp is np:
         made = []
         for _ in range(plan.shared):
-            full, level = _step(full, axes, kind)
+            full, level = _step(full, axes, kind, plan.smoothing)
             made.append(level)
         stacked, shares = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *made)
     else:
         full, (stacked, shares) = jax.lax.scan(
-            lambda stencil, _: _step(stencil, axes, kind), full, None, plan.shared
+            lambda stencil, _: _step(stencil, axes, kind, plan.smoothing), full, None, plan.shared
         )
     return stacked, {offset: fitted(c, plan.coarsest) for offset, c in full.items()}, shares
 
 
-def _step(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
-    level, coarse, share = coarsen(stencil, axes, kind)
+def _step(stencil: Stencil, axes: tuple[int, ...], kind: Kind, smoothing: Smoothing):
+    level, coarse, share = coarsen(stencil, axes, kind, smoothing)
     shape = next(iter(stencil.values())).shape
     return {offset: fitted(coarse[offset], shape) for offset in stencil}, (level, share)
 

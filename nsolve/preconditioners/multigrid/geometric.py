@@ -1,7 +1,7 @@
 """Multigrid on stencils, as a preconditioner."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -15,10 +15,11 @@ from ...operators.base import tags_of
 from ...operators.stencil import StencilLinearOperator
 from ..base import AbstractApproximateInverse, AbstractPreconditioner
 from .constant import constant_hierarchy, is_constant
-from .cycle import Level, padded_v_cycle, v_cycle
+from .cycle import CycleName, Level, cycle, padded_v_cycle
 from .galerkin import galerkin_hierarchy
 from .hybrid import AlgebraicTail, may_decide
 from .plan import Coarsening, plan_coarsening
+from .smoothing import SmootherName
 from .stencils import on_grid
 from .transfer import coarser
 
@@ -30,22 +31,30 @@ _TAGS = {lx.positive_semidefinite_tag, lx.negative_semidefinite_tag, lx.symmetri
 
 
 class MultigridInverse(AbstractApproximateInverse):
-    """One V-cycle from a zero guess; `print` it for the hierarchy."""
+    """One cycle from a zero guess; `print` it for the hierarchy."""
 
     levels: tuple[Level, ...]
     small: Level | None  # the last ones, stacked: see `Coarsening.shared`
     coarse: Callable[[Array], Array]
     plan: Coarsening = eqx.field(static=True)
+    cycle: CycleName = eqx.field(static=True)
     structure: jax.ShapeDtypeStruct = eqx.field(static=True)
     tags: frozenset[object] = eqx.field(static=True)
 
     def mv(self, vector: Array) -> Array:
+        return self.cycled(vector, self.cycle)
+
+    def cycled(self, vector: Array, kind: CycleName | Literal["K"]) -> Array:
+        """A cycle of any kind; those other than `"V"` are for levels that are not stacked."""
+
         def solve_rest(r):
             if self.small is None:
                 return self.coarse(r)
             return padded_v_cycle(self.small, self.plan.steps[-1], self.plan.coarsest, self.coarse, r)
 
-        return v_cycle(self.levels, solve_rest, vector)
+        # One visit is enough for an exact solver.
+        rest = self.coarse.operator if isinstance(self.coarse, AlgebraicTail) else None
+        return cycle(self.levels, solve_rest, vector, kind, rest)
 
     def refresh(self, operator: lx.AbstractLinearOperator) -> "MultigridInverse":
         stencil = _as_stencil(operator)
@@ -59,7 +68,7 @@ class MultigridInverse(AbstractApproximateInverse):
                 f"`operator` must have the grid and the stencil that this multigrid was made for, "
                 f"{self.structure}, but is {stencil}. Build a new one with `Multigrid()(operator)`."
             )
-        return _build(jax.lax.stop_gradient(stencil), self.plan)
+        return _build(jax.lax.stop_gradient(stencil), self.plan, self.cycle)
 
     def transpose(self) -> "MultigridInverse":
         if lx.is_symmetric(self):
@@ -70,7 +79,7 @@ class MultigridInverse(AbstractApproximateInverse):
             small = eqx.filter_vmap(lambda level: level.transpose())(small)
         coarse = self.coarse.transpose()  # pyright: ignore[reportFunctionMemberAccess]
         tags = frozenset(lx.transpose_tags(self.tags))
-        return MultigridInverse(levels, small, coarse, self.plan, self.structure, tags)
+        return MultigridInverse(levels, small, coarse, self.plan, self.cycle, self.structure, tags)
 
     def conj(self) -> "MultigridInverse":
         return jax.tree.map(lambda x: x.conj() if eqx.is_inexact_array(x) else x, self)
@@ -97,12 +106,12 @@ class MultigridInverse(AbstractApproximateInverse):
             size = int(np.prod(self.plan.coarsest))
             rows.append(f"{len(sizes):<7}{grid:<17}{size:>10}{'':>8}  {self.coarse}")
         complexity = sum(entries) / entries[0] if entries else 1.0
-        head = f"Multigrid preconditioner: one V-cycle, operator complexity {complexity:.2f}"
+        head = f"Multigrid preconditioner: one {self.cycle}-cycle, operator complexity {complexity:.2f}"
         return "\n".join([head, *rows])
 
 
 class Multigrid(AbstractPreconditioner):
-    """Multigrid preconditioner on grids: one symmetric V-cycle, geometric as far as the coefficients allow,
+    """Multigrid preconditioner on grids: one symmetric cycle, geometric as far as the coefficients allow,
     algebraic below.
 
     The method of choice for diffusion on grids: the number of steps does not grow with the grid.
@@ -130,9 +139,17 @@ class Multigrid(AbstractPreconditioner):
     chosen, and `refresh` keeps it.  Or say it:
 
     * `algebraic`: the number of the first algebraic level, 0 for the finest, or None for no such; `"auto"`.
-    * `smoother`: `"chebyshev"`, a polynomial in `D^-1 A` of degree two before and after, by eigenvalue bounds
-      of Gershgorin or, if lower, of the power method; `"incomplete_cholesky"`, a step with IC(0) before and
-      after, on CPUs; `"auto"`.
+    * `smoother`: `"auto"`, `"chebyshev"` unless the third of these points says `"incomplete_cholesky"`.
+      `"chebyshev"`: a polynomial in `D^-1 A` that is small on the upper four fifths of the spectrum;
+      `"fourth_kind"`: one that is small where the next grid does not correct anyway, for many sweeps;
+      `"jacobi"`: damped for a grid halved along each axis. These bound eigenvalues by Gershgorin or, if that
+      is lower, by the power method. `"l1_jacobi"`: divides by the sizes in a row and needs no bound.
+      `"incomplete_cholesky"`: steps with IC(0), damped until they converge, on CPUs.
+    * `sweeps`: before the coarser grid, and as many after it: the degree of the polynomial. By default 2, and
+      1 with incomplete factors.
+    * `cycle`: `"V"` visits each coarser grid once, `"W"` twice from each visit of the finer one, `"F"` once
+      by an F-cycle and once by a V-cycle. Where the V-cycle takes few steps the others save next to none.
+      Algebraic levels count as one grid, gone through by a V-cycle.
 
     The cycle is positive definite when `A` is.  Singular operators (Neumann, periodic) are solved up to the
     constants on the coarsest grid.  Inactive cells (see `StencilLinearOperator.diffusion`) are no matter,
@@ -149,23 +166,41 @@ class Multigrid(AbstractPreconditioner):
     """
 
     algebraic: Literal["auto"] | int | None = eqx.field(default="auto", static=True)
-    smoother: Literal["auto", "chebyshev", "incomplete_cholesky"] = eqx.field(default="auto", static=True)
+    smoother: Literal["auto"] | SmootherName = eqx.field(default="auto", static=True)
+    sweeps: int | None = eqx.field(default=None, static=True)
+    cycle: CycleName = eqx.field(default="V", static=True)
 
     def __check_init__(self):
-        level = self.algebraic
+        level, sweeps, smoothers = self.algebraic, self.sweeps, ("auto", *get_args(SmootherName))
         number = isinstance(level, int) and not isinstance(level, bool) and level >= 0
         if not number and level not in ("auto", None):
             raise ValueError(
                 "`Multigrid(algebraic=...)` must be 'auto', None, or the number of the first algebraic "
                 f"level, but is {level!r}."
             )
-        if self.smoother not in ("auto", "chebyshev", _INCOMPLETE):
+        if self.smoother not in smoothers:
             raise ValueError(
-                "`Multigrid(smoother=...)` must be 'auto', 'chebyshev' or 'incomplete_cholesky', but is "
+                f"`Multigrid(smoother=...)` must be one of {', '.join(map(repr, smoothers))}, but is "
                 f"{self.smoother!r}."
+            )
+        if sweeps is not None and (not isinstance(sweeps, int) or isinstance(sweeps, bool) or sweeps < 1):
+            raise ValueError(f"`Multigrid(sweeps=...)` must be None or at least 1, but is {sweeps!r}.")
+        if self.cycle not in get_args(CycleName):
+            raise ValueError(
+                f"`Multigrid(cycle=...)` must be 'V', 'W' or 'F', but is {self.cycle!r}. For the K-cycle, "
+                "which is no linear operator, see `preconditioners.KCycle`."
+            )
+        if self.cycle != "V" and level == 0:
+            raise ValueError(
+                f"`Multigrid(cycle={self.cycle!r}, algebraic=0)`: algebraic levels are gone through by a "
+                "V-cycle, and there are none above them."
             )
 
     def build(self, operator: lx.AbstractLinearOperator) -> MultigridInverse:
+        return self.hierarchy(operator, self.cycle == "V")
+
+    def hierarchy(self, operator: lx.AbstractLinearOperator, may_share: bool) -> MultigridInverse:
+        """What `build` makes; `may_share` says whether small levels may be stacked, see `Coarsening`."""
         stencil = _as_stencil(operator)
         asked = {"algebraic": isinstance(self.algebraic, int), "smoother": self.smoother == _INCOMPLETE}
         real = not jnp.issubdtype(stencil.dtype, jnp.complexfloating)
@@ -177,14 +212,16 @@ class Multigrid(AbstractPreconditioner):
                     "`lx.TaggedLinearOperator(A, lx.positive_semidefinite_tag)`."
                 )
         decide = self.algebraic == "auto" and may_decide(stencil)
-        constant = is_constant(stencil) and self.smoother != _INCOMPLETE
-        plan = plan_coarsening(stencil, constant, self.smoother, decide)
+        constant = is_constant(stencil) and self.smoother not in (_INCOMPLETE, "line")
+        plan = plan_coarsening(stencil, constant, self.smoother, self.sweeps, may_share, decide)
         if isinstance(self.algebraic, int):
             plan = plan.cut(self.algebraic, stencil)
-        return _build(stencil, plan, decide)
+        return _build(stencil, plan, self.cycle, decide)
 
 
-def _build(stencil: StencilLinearOperator, plan: Coarsening, decide: bool = False) -> MultigridInverse:
+def _build(
+    stencil: StencilLinearOperator, plan: Coarsening, kind: CycleName, decide: bool = False
+) -> MultigridInverse:
     traced = any(map(is_traced, stencil.coefficients))
     # One compilation, even where a transformation traces without `jit`.
     constant, galerkin = _COMPILED if traced else _HIERARCHIES
@@ -193,7 +230,7 @@ def _build(stencil: StencilLinearOperator, plan: Coarsening, decide: bool = Fals
     else:
         levels, small, coarse, plan = galerkin(stencil, plan, decide and not traced)
     tags = tags_of(stencil) & _TAGS
-    return MultigridInverse(levels, small, coarse, plan, stencil.in_structure(), tags)
+    return MultigridInverse(levels, small, coarse, plan, kind, stencil.in_structure(), tags)
 
 
 def _as_stencil(operator: lx.AbstractLinearOperator) -> StencilLinearOperator:

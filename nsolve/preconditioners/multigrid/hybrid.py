@@ -32,12 +32,13 @@ class AlgebraicTail(eqx.Module):
     """Algebraic multigrid on a grid's operator: one cycle from zero."""
 
     inverse: Any
+    operator: StencilLinearOperator
 
     def __call__(self, b: Array) -> Array:
         return self.inverse.mv(b.reshape(-1)).reshape(b.shape)
 
     def transpose(self) -> "AlgebraicTail":
-        return AlgebraicTail(self.inverse.transpose())
+        return AlgebraicTail(self.inverse.transpose(), self.operator.transpose())
 
     @property
     def table(self) -> list[tuple[int, int]]:
@@ -69,8 +70,9 @@ def is_weak(smoother: Any) -> bool:
 
 def algebraic_tail(stencil: Stencil, kind: Kind) -> AlgebraicTail:
     """Of the operator of a grid; points that nothing holds stay alone."""
-    matrix: SparseLinearOperator = as_operator(stencil, kind).as_sparse()
+    operator = as_operator(stencil, kind)
+    matrix: SparseLinearOperator = operator.as_sparse()
     diagonal = matrix.diagonal()
     values = matrix.values.at[matrix.pattern.diagonal_positions].set(jnp.where(diagonal == 0, 1, diagonal))
     positive = lx.TaggedLinearOperator(matrix.with_values(values), lx.positive_semidefinite_tag)
-    return AlgebraicTail(AlgebraicMultigrid().build(positive))
+    return AlgebraicTail(AlgebraicMultigrid().build(positive), operator)

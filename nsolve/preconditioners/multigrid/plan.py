@@ -1,6 +1,6 @@
 """Which axes each coarsening step halves, and where a direct solver takes over."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from ..._arrays import is_traced
 from ...operators.stencil import StencilLinearOperator
+from .smoothing import SmootherName, Smoothing, smoothing_of
 from .transfer import coarser, kept_size
 
 #: Points at which coarsening stops: fast diagonalisation takes more than a dense inverse, whose
@@ -40,23 +41,32 @@ class Coarsening(NamedTuple):
     shared: int
     #: Whether algebraic multigrid takes over on the coarsest grid.
     algebraic: bool = False
-    #: Whether smoothing is by incomplete factorisation, and this along a flipped first axis.
-    incomplete: bool = False
-    flipped: bool = False
+    smoothing: Smoothing = Smoothing()
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether smoothing is by incomplete factorisation."""
+        return self.smoothing.name == "incomplete_cholesky"
 
     def cut(self, count: int, operator: StencilLinearOperator) -> "Coarsening":
         """The first steps alone; algebraic multigrid takes over the grid below."""
         steps, shape = self.steps[:count], operator.shape
         for axes in steps:
             shape = coarser(shape, axes, operator.periodic)
-        return Coarsening(False, steps, shape, 0, True, self.incomplete, self.flipped)
+        return Coarsening(False, steps, shape, 0, True, self.smoothing)
 
 
 def plan_coarsening(
-    operator: StencilLinearOperator, constant: bool, smoother: str, decide: bool
+    operator: StencilLinearOperator,
+    constant: bool,
+    smoother: Literal["auto"] | SmootherName,
+    sweeps: int | None,
+    may_share: bool,
+    decide: bool,
 ) -> Coarsening:
-    """Halves all axes that are strongly coupled, until a direct solver can take over; `decide` says whether
-    the smoother may be chosen by the coefficients, and algebraic levels."""
+    """Halves all axes that are strongly coupled, until a direct solver can take over; `may_share` says
+    whether small grids may be padded, and `decide` whether the smoother may be chosen by the coefficients,
+    and algebraic levels."""
     shape, periodic = list(operator.shape), operator.periodic
     tensor = _second_moment(operator)
     incomplete = smoother == "incomplete_cholesky"
@@ -64,7 +74,10 @@ def plan_coarsening(
     if decide and not constant:
         incomplete = incomplete or (smoother == "auto" and _ratio_off_axes(tensor) > _TURNED)
     flipped = incomplete and len(shape) == 2 and bool(tensor[0, 1] < 0)
-    if incomplete:  # which asks for no semicoarsening
+    if smoother == "auto":
+        smoother = "incomplete_cholesky" if incomplete else "chebyshev"
+    smoothing = smoothing_of(smoother, sweeps, flipped)
+    if incomplete or smoother == "line":  # which ask for no semicoarsening
         strength = [1.0] * len(shape)
     steps, sizes = [], []
     while np.prod(shape) > _COARSEST[constant] or max(shape) > _LONGEST[constant]:
@@ -76,10 +89,10 @@ def plan_coarsening(
             shape[axis] = kept_size(shape[axis], periodic[axis])
             strength[axis] /= 4
         steps.append(axes)
-    may_share = not (constant or incomplete or any(periodic))
+    may_share = may_share and not (constant or incomplete or any(periodic))
     same = [k for k, size in enumerate(sizes) if k and size <= _SHARED and set(steps[k:]) == {steps[-1]}]
     shared = len(same) if may_share and len(same) > 1 else 0
-    return Coarsening(constant, tuple(steps), tuple(shape), shared, False, incomplete, flipped)
+    return Coarsening(constant, tuple(steps), tuple(shape), shared, False, smoothing)
 
 
 def _second_moment(operator: StencilLinearOperator) -> np.ndarray:

@@ -18,8 +18,9 @@ from ...operators.base import tags_of
 from ...operators.finite_volumes import Offset
 from ...operators.stencil import StencilLinearOperator
 from ..base import AbstractApproximateInverse, AbstractPreconditioner
-from .cycle import AbstractLevel, v_cycle
-from .smoothers import ChebyshevJacobi, chebyshev_jacobi
+from .cycle import AbstractLevel, cycle
+from .smoothers import PolynomialSmoother, polynomial_smoother
+from .smoothing import Smoothing
 from .stencils import on_grid
 from .transfer import gathered, joined, lower, split, upper
 
@@ -37,7 +38,7 @@ class WaveLevel(AbstractLevel):
     """A grid: its operator, smoother, and interpolation by cubic splines from the next coarser one."""
 
     operator: StencilLinearOperator
-    smoother: ChebyshevJacobi
+    smoother: PolynomialSmoother
 
     def restrict(self, r: Array) -> Array:
         """To the next coarser grid: the transpose of `prolong`."""
@@ -66,7 +67,7 @@ class ShiftedLaplacianInverse(AbstractApproximateInverse):
     tags: frozenset[object] = eqx.field(static=True)
 
     def mv(self, vector: Array) -> Array:
-        return v_cycle(self.levels, self.coarse.mv, vector)
+        return cycle(self.levels, self.coarse.mv, vector)
 
     def refresh(self, operator: lx.AbstractLinearOperator) -> "ShiftedLaplacianInverse":
         stencil = _as_waves(operator)
@@ -226,7 +227,8 @@ def _hierarchy(operator: StencilLinearOperator, count: int):
         diagonal = operator.diagonal().reshape(operator.shape)
         total = functools.reduce(jnp.add, map(abs, operator.coefficients))
         largest = jnp.max(jnp.broadcast_to(total, operator.shape) / abs(diagonal))  # Gershgorin
-        level = WaveLevel(operator, chebyshev_jacobi(1 / diagonal, largest, operator.dtype))
+        smoother = polynomial_smoother(Smoothing(), 1 / diagonal, largest, diagonal.ndim, operator.dtype)
+        level = WaveLevel(operator, smoother)
         levels.append(level)
         operator = _galerkin(level)
     return tuple(levels), operator

@@ -14,6 +14,7 @@ from ..._arrays import namespace
 from ...operators.stencil import StencilLinearOperator
 from ..base import AbstractApproximateInverse
 from ..incomplete import IncompleteCholesky
+from .smoothing import AbstractSmoother, Smoothing
 from .stencils import Kind, Stencil, as_operator, diagonal_of, product
 
 #: The smoother works on eigenvalues of D^-1 A from the largest down to this fraction of it.
@@ -22,34 +23,50 @@ _SMOOTHED = 0.2
 _POWER_STEPS, _MARGIN = 10, 1.05
 #: To so much the eigenvalues of a damped incomplete factorisation go: up to 2 it converges.
 _CONVERGENT = 1.9
+#: Polynomials in D^-1 A, as they are shown.
+POLYNOMIALS = {
+    "chebyshev": "Chebyshev-Jacobi",
+    "fourth_kind": "fourth-kind Chebyshev",
+    "jacobi": "Jacobi",
+    "l1_jacobi": "l1-Jacobi",
+}
 
 
-class ChebyshevJacobi(eqx.Module):
-    """Two sweeps of Jacobi whose step lengths are those of a Chebyshev polynomial."""
+class PolynomialSmoother(AbstractSmoother):
+    """Sweeps of Jacobi's method whose step lengths make up a polynomial in `D^-1 A`."""
 
     inverse_diagonal: Array
     weights: Array
+    name: str = eqx.field(static=True)
 
     def from_zero(self, operator: StencilLinearOperator, b: Array) -> Array:
-        """Two sweeps from zero, the first of which needs no product."""
-        return self._sweep(operator, 1, self.weights[0] * self.inverse_diagonal * b, b)
+        """The sweeps from zero, of which the first needs no product."""
+        x, count = self.weights[0] * self.inverse_diagonal * b, self.weights.size
+        if count <= 2:
+            return self._sweep(operator, 1, x, b) if count == 2 else x
+        return jax.lax.fori_loop(1, count, lambda k, x: self._sweep(operator, k, x, b), x)
 
     def improve(self, operator: StencilLinearOperator, x: Array, b: Array) -> Array:
-        """Two sweeps from `x`."""
+        """The sweeps from `x`."""
         # Sweeps are polynomials in D^-1 A and commute: the cycle is symmetric in either order.  A loop is
-        # compiled once for both, and is a wall to fusion as well.
-        return jax.lax.fori_loop(0, 2, lambda k, x: self._sweep(operator, 1 - k, x, b), x)
+        # compiled once for all, and is a wall to fusion as well.
+        last = self.weights.size - 1
+        return jax.lax.fori_loop(0, last + 1, lambda k, x: self._sweep(operator, last - k, x, b), x)
+
+    def transpose(self) -> "PolynomialSmoother":
+        return self
 
     def __repr__(self) -> str:
-        return "2 + 2 Chebyshev-Jacobi sweeps"
+        count = self.weights.shape[-1]
+        return f"{count} + {count} {POLYNOMIALS[self.name]} sweeps"
 
     def _sweep(self, operator: StencilLinearOperator, number: Any, x: Array, b: Array) -> Array:
         return x + self.weights[number] * self.inverse_diagonal * (b - operator.mv(x))
 
 
-class IncompleteSmoother(eqx.Module):
-    """One step with an incomplete Cholesky factorisation `M ~ A^-1`, which follows couplings in all
-    directions, damped by `weight` so that it converges.
+class IncompleteSmoother(AbstractSmoother):
+    """Steps with an incomplete Cholesky factorisation `M ~ A^-1`, which follows couplings in all
+    directions, damped by `weight` so that they converge.
 
     Without fill it sees couplings to the neighbours ahead on both axes, or behind on both, better than those
     across: `flipped` takes the first axis in the other order."""
@@ -57,24 +74,37 @@ class IncompleteSmoother(eqx.Module):
     inverse: AbstractApproximateInverse
     inverse_diagonal: Array
     weight: Array
+    steps: int = eqx.field(static=True)
     flipped: bool = eqx.field(static=True)
 
     def from_zero(self, operator: StencilLinearOperator, b: Array) -> Array:
-        """A step from zero."""
-        if self.flipped:
-            return self.weight * jnp.flip(self.inverse.mv(jnp.flip(b, 0)), 0)
-        return self.weight * self.inverse.mv(b)
+        """The steps from zero."""
+        return self._stepped(operator, self._step(b), b, self.steps - 1)
 
     def improve(self, operator: StencilLinearOperator, x: Array, b: Array) -> Array:
-        """A step from `x`."""
-        return x + self.from_zero(operator, b - operator.mv(x))
+        """The steps from `x`."""
+        return self._stepped(operator, x, b, self.steps)
+
+    def transpose(self) -> "IncompleteSmoother":
+        return self
 
     def __repr__(self) -> str:
-        return "1 + 1 steps with IC(0)"
+        return f"{self.steps} + {self.steps} steps with IC(0)"
+
+    def _stepped(self, operator: StencilLinearOperator, x: Array, b: Array, count: int) -> Array:
+        for _ in range(count):
+            x = x + self._step(b - operator.mv(x))
+        return x
+
+    def _step(self, r: Array) -> Array:
+        if self.flipped:
+            return self.weight * jnp.flip(self.inverse.mv(jnp.flip(r, 0)), 0)
+        return self.weight * self.inverse.mv(r)
 
 
-def incomplete_smoother(stencil: Stencil, kind: Kind, flipped: bool) -> IncompleteSmoother:
+def incomplete_smoother(stencil: Stencil, kind: Kind, smoothing: Smoothing) -> IncompleteSmoother:
     """The smoother of a symmetric positive operator; points that nothing holds stay alone."""
+    flipped = smoothing.flipped
     if flipped:
         xp = namespace(*stencil.values())
         stencil = {(-first, *rest): xp.flip(c, 0) for (first, *rest), c in stencil.items()}
@@ -84,7 +114,8 @@ def incomplete_smoother(stencil: Stencil, kind: Kind, flipped: bool) -> Incomple
     operator = as_operator({**stencil, centre: held}, kind)
     inverse = IncompleteCholesky().build(operator)
     inverse_diagonal = jnp.asarray(1 / (xp.flip(held, 0) if flipped else held))
-    return IncompleteSmoother(inverse, inverse_diagonal, _damping(operator, inverse), flipped)
+    damping = _damping(operator, inverse)
+    return IncompleteSmoother(inverse, inverse_diagonal, damping, smoothing.sweeps, flipped)
 
 
 @eqx.filter_jit
@@ -94,14 +125,42 @@ def _damping(operator: StencilLinearOperator, inverse: AbstractApproximateInvers
     return jnp.minimum(1, _CONVERGENT / _power_bound(operator.mv, inverse.mv, start))
 
 
-def chebyshev_jacobi(inverse_diagonal: Any, largest: Any, dtype: Any) -> ChebyshevJacobi:
-    """The smoother of an operator whose `D^-1 A` has no eigenvalue above `largest`.
+def polynomial_smoother(
+    smoothing: Smoothing, inverse_diagonal: Any, largest: Any, dim: int, dtype: Any, row_sums: Any = None
+) -> PolynomialSmoother:
+    """The smoother of an operator whose `D^-1 A` has no eigenvalue above `largest`, and whose rows sum to
+    `row_sums`, in sizes and units of the diagonal."""
+    if smoothing.name == "l1_jacobi":
+        xp = namespace(row_sums)
+        inverse_diagonal, largest = inverse_diagonal / xp.where(row_sums == 0, 1, row_sums), 1.0
+    roots = _roots(smoothing, dim).astype(jnp.finfo(dtype).dtype)
+    weights = jnp.asarray(1 / (roots * largest), dtype)
+    return PolynomialSmoother(jnp.asarray(inverse_diagonal, dtype), weights, smoothing.name)
 
-    Its step lengths are those whose two sweeps are smallest on the upper part of the spectrum."""
-    centre, radius = (1 + _SMOOTHED) / 2, (1 - _SMOOTHED) / 2
-    roots = np.array([centre + radius * np.sqrt(0.5), centre - radius * np.sqrt(0.5)])
-    weights = jnp.asarray(1 / (roots.astype(jnp.finfo(dtype).dtype) * largest), dtype)
-    return ChebyshevJacobi(jnp.asarray(inverse_diagonal, dtype), weights)
+
+def _roots(smoothing: Smoothing, dim: int) -> np.ndarray:
+    """Of the polynomial that the sweeps apply to an error, as shares of the largest eigenvalue."""
+    count = smoothing.sweeps
+    number = np.arange(count)
+    match smoothing.name:
+        case "chebyshev":  # smallest on the upper part of the spectrum
+            centre, radius = (1 + _SMOOTHED) / 2, (1 - _SMOOTHED) / 2
+            mirrored = np.minimum(number, number[::-1])  # exact opposites
+            cosines = np.sqrt((1 + np.cos(np.pi * (2 * mirrored + 1) / count)) / 2)
+            roots = centre + radius * np.sign(count - 1 - 2 * number) * cosines
+        case "fourth_kind":
+            roots = np.sin(np.pi * (count - number) / (2 * count + 1)) ** 2
+        case "jacobi":  # smallest on what a grid of half the points along each axis cannot see of Laplace's
+            roots = np.full(count, (1 + 1 / (2 * dim)) / 2)
+        case _:  # l1: what is divided by is bound enough
+            roots = np.ones(count)
+    # Leja's order: what lies between the first sweep and the last grows no more than it must.
+    ordered = [0]
+    while len(ordered) < count:
+        rest = np.setdiff1d(number, ordered)
+        away = np.prod(abs(roots[rest, None] - roots[ordered]), 1)
+        ordered.append(int(rest[np.argmax(away)]))
+    return roots[ordered]
 
 
 def power_bound(stencil: Stencil, inverse_diagonal: Any, weight: Any, periodic: tuple[bool, ...]) -> Any:
