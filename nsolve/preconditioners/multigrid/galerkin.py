@@ -125,7 +125,7 @@ def coarsen(stencil: Stencil, axes: tuple[int, ...], kind: Kind, smoothing: Smoo
     """A level, the stencil of the next coarser grid, and the share of points that only that grid can smooth
     (`unrelaxed`; NaN where the operator is not known to be positive)."""
     smoother, share = _look(stencil, axes, kind, smoothing)
-    interpolations, coarse = _halve(stencil, axes, kind)
+    interpolations, coarse = halve(stencil, axes, kind)
     return Level(as_operator(stencil, kind), smoother, interpolations), coarse, share
 
 
@@ -158,7 +158,7 @@ def _run(diagonal: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     return apart(not_nan(diagonal, diagonal), function, *arguments)
 
 
-def _halve(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
+def halve(stencil: Stencil, axes: tuple[int, ...], kind: Kind):
     """A level's interpolations, and the stencil of the next coarser grid."""
     periodic, interpolations = kind.periodic, []
     diagonal = diagonal_of(stencil, periodic)

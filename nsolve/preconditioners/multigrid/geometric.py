@@ -19,6 +19,7 @@ from .cycle import CycleName, Level, cycle, padded_v_cycle
 from .galerkin import galerkin_hierarchy
 from .hybrid import AlgebraicTail, may_decide
 from .plan import Coarsening, plan_coarsening
+from .sample import algebraic_level
 from .smoothing import SmootherName
 from .stencils import on_grid
 from .transfer import coarser
@@ -59,15 +60,8 @@ class MultigridInverse(AbstractApproximateInverse):
     def refresh(self, operator: lx.AbstractLinearOperator) -> "MultigridInverse":
         stencil = _as_stencil(operator)
         finest = self.levels[0].operator if self.levels else None
-        other_stencil = finest is not None and (
-            (stencil.offsets, stencil.periodic) != (finest.offsets, finest.periodic)
-        )
-        other_kind = self.plan.constant and not is_constant(stencil)
-        if stencil.in_structure() != self.structure or other_stencil or other_kind:
-            raise ValueError(
-                f"`operator` must have the grid and the stencil that this multigrid was made for, "
-                f"{self.structure}, but is {stencil}. Build a new one with `Multigrid()(operator)`."
-            )
+        other_stencil = finest is not None and stencil.offsets != finest.offsets
+        _require_same(stencil, self.plan, self.structure, other_stencil)
         return _build(jax.lax.stop_gradient(stencil), self.plan, self.cycle)
 
     def transpose(self) -> "MultigridInverse":
@@ -199,8 +193,28 @@ class Multigrid(AbstractPreconditioner):
     def build(self, operator: lx.AbstractLinearOperator) -> MultigridInverse:
         return self.hierarchy(operator, self.cycle == "V")
 
+    def planned(self, operator: lx.AbstractLinearOperator) -> "PlannedMultigrid":
+        """Looks at a concrete operator, and gives a constructor for operators on its grid that may be traced:
+        `ns.CG(preconditioner=Multigrid().planned(A))`.
+
+        Axes are left alone as they would be, and the first algebraic level is found on the part of the grid,
+        128^2 or 32^3 points, where the diagonal varies most. Nothing is compiled.
+        """
+        stencil, plan, decide = self._looked(operator, self.cycle == "V")
+        if decide and not (plan.constant or plan.incomplete):
+            level = algebraic_level(stencil, plan)
+            plan = plan if level is None else plan.cut(level, stencil)
+        return PlannedMultigrid(plan, self.cycle, stencil.in_structure())
+
     def hierarchy(self, operator: lx.AbstractLinearOperator, may_share: bool) -> MultigridInverse:
         """What `build` makes; `may_share` says whether small levels may be stacked, see `Coarsening`."""
+        stencil, plan, decide = self._looked(operator, may_share)
+        return _build(stencil, plan, self.cycle, decide)
+
+    def _looked(
+        self, operator: lx.AbstractLinearOperator, may_share: bool
+    ) -> tuple[StencilLinearOperator, Coarsening, bool]:
+        """The operator's stencil, the plan, and whether algebraic levels are to be looked for."""
         stencil = _as_stencil(operator)
         asked = {"algebraic": isinstance(self.algebraic, int), "smoother": self.smoother == _INCOMPLETE}
         real = not jnp.issubdtype(stencil.dtype, jnp.complexfloating)
@@ -216,7 +230,31 @@ class Multigrid(AbstractPreconditioner):
         plan = plan_coarsening(stencil, constant, self.smoother, self.sweeps, may_share, decide)
         if isinstance(self.algebraic, int):
             plan = plan.cut(self.algebraic, stencil)
-        return _build(stencil, plan, self.cycle, decide)
+        return stencil, plan, decide
+
+
+class PlannedMultigrid(AbstractPreconditioner):
+    """`Multigrid` with what it chose for one operator: made by `Multigrid.planned`, for all on the same grid."""
+
+    plan: Coarsening = eqx.field(static=True)
+    cycle: CycleName = eqx.field(static=True)
+    structure: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    def build(self, operator: lx.AbstractLinearOperator) -> MultigridInverse:
+        stencil = _as_stencil(operator)
+        _require_same(stencil, self.plan, self.structure)
+        return _build(stencil, self.plan, self.cycle)
+
+
+def _require_same(
+    stencil: StencilLinearOperator, plan: Coarsening, structure: jax.ShapeDtypeStruct, other: bool = False
+) -> None:
+    """Refuses an operator that a plan was not made for."""
+    if other or stencil.in_structure() != structure or (plan.constant and not is_constant(stencil)):
+        raise ValueError(
+            f"`operator` must have the grid and the stencil that this multigrid was made for, "
+            f"{structure}, but is {stencil}. Build a new one with `Multigrid()(operator)`."
+        )
 
 
 def _build(
