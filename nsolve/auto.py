@@ -218,7 +218,11 @@ def _iterative(
     minres = Attempt(MINRES(**common), "tagged symmetric or Hermitian, perhaps indefinite")
     incomplete, jacobi = preconditioners.IncompleteCholesky(), preconditioners.Jacobi()
     if multigrid:
-        first = Attempt(CG(**limited, preconditioner=preconditioners.Multigrid()), "a grid; " + why)
+        hierarchy = preconditioners.Multigrid()
+        if not _is_traced(operator):
+            with jax.ensure_compile_time_eval():
+                hierarchy = hierarchy.planned(operator)
+        first = Attempt(CG(**limited, preconditioner=hierarchy), "a grid; " + why)
         return [first, Attempt(CG(**common, preconditioner=incomplete), why)]
     if PSD in looks.tags or supposed:
         return [

@@ -47,7 +47,7 @@ PRECONDITIONER_CLASSES = {
 }
 FORM = Option(choices=("sparse", "stencil"))
 # Set by the benchmark for every column alike, or what no name can say: not parameters of a spec.
-COMMON = ("rtol", "atol", "max_steps", "preconditioner", "history", "monitor", "key")
+COMMON = ("rtol", "atol", "max_steps", "preconditioner", "history", "monitor", "key", "plan")
 
 
 def _table(namespace: Any, classes: dict[str, str]) -> dict[str, dict[str, Option]]:

@@ -32,7 +32,7 @@ from .coarse import dense_inverse
 from .compatible import unrelaxed
 from .cycle import Level
 from .gauss_seidel import gauss_seidel
-from .hybrid import algebraic_tail, is_weak, turns_algebraic
+from .hybrid import algebraic_tail, turns_algebraic
 from .plan import Coarsening
 from .smoothers import incomplete_smoother, polynomial_smoother, power_bound
 from .smoothing import Smoothing
@@ -50,11 +50,8 @@ def galerkin_hierarchy(operator: StencilLinearOperator, plan: Coarsening, decide
     make = _made if plain else _compiled_made
     kind, (levels, small, stencil, inverse, shares) = Kind.of(operator), make(operator, plan)
     if decide and not plan.algebraic:
-        if plan.incomplete:
-            turns = [is_weak(level.smoother) for level in levels]
-        else:
-            found = np.asarray(shares).tolist()
-            turns = [turns_algebraic(found[: k + 1], len(operator.shape)) for k in range(len(found))]
+        found = np.asarray(shares).tolist()
+        turns = [turns_algebraic(found[: k + 1], len(operator.shape)) for k in range(len(found))]
         if any(turns):
             plan = plan.cut(turns.index(True), operator)
             levels, stencil = _above(levels, small, plan, kind)
@@ -123,7 +120,7 @@ def masked_stencil(operator: StencilLinearOperator) -> Stencil:
 
 def coarsen(stencil: Stencil, axes: tuple[int, ...], kind: Kind, smoothing: Smoothing):
     """A level, the stencil of the next coarser grid, and the share of points that only that grid can smooth
-    (`unrelaxed`; NaN where the operator is not known to be positive)."""
+    (`unrelaxed`; NaN where the operator is not known to be positive, or smoothed by incomplete factors)."""
     smoother, share = _look(stencil, axes, kind, smoothing)
     interpolations, coarse = halve(stencil, axes, kind)
     return Level(as_operator(stencil, kind), smoother, interpolations), coarse, share
@@ -143,8 +140,9 @@ def _look(stencil: Stencil, axes: tuple[int, ...], kind: Kind, smoothing: Smooth
             bound = partial(power_bound, periodic=periodic)
             found = _run(diagonal, bound, stencil, inverse_diagonal, row_sums / largest)
             largest = xp.minimum(largest, smoothing.margin * found)
-        relax = partial(unrelaxed, axes=axes, periodic=periodic)
-        share = _run(diagonal, relax, stencil, inverse_diagonal)
+        if smoothing.name != "incomplete_cholesky":
+            relax = partial(unrelaxed, axes=axes, periodic=periodic)
+            share = _run(diagonal, relax, stencil, inverse_diagonal)
     if smoothing.name == "incomplete_cholesky":
         return incomplete_smoother(stencil, kind, smoothing), share
     if smoothing.name in ("multicolour", "line"):

@@ -1,5 +1,6 @@
 """Multigrid on stencils, as a preconditioner."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -60,8 +61,15 @@ class MultigridInverse(AbstractApproximateInverse):
     def refresh(self, operator: lx.AbstractLinearOperator) -> "MultigridInverse":
         stencil = _as_stencil(operator)
         finest = self.levels[0].operator if self.levels else None
-        other_stencil = finest is not None and stencil.offsets != finest.offsets
-        _require_same(stencil, self.plan, self.structure, other_stencil)
+        other_stencil = finest is not None and (
+            (stencil.offsets, stencil.periodic) != (finest.offsets, finest.periodic)
+        )
+        other_kind = self.plan.constant and not is_constant(stencil)
+        if stencil.in_structure() != self.structure or other_stencil or other_kind:
+            raise ValueError(
+                f"`operator` must have the grid and the stencil that this multigrid was made for, "
+                f"{self.structure}, but is {stencil}. Build a new one with `Multigrid()(operator)`."
+            )
         return _build(jax.lax.stop_gradient(stencil), self.plan, self.cycle)
 
     def transpose(self) -> "MultigridInverse":
@@ -163,6 +171,7 @@ class Multigrid(AbstractPreconditioner):
     smoother: Literal["auto"] | SmootherName = eqx.field(default="auto", static=True)
     sweeps: int | None = eqx.field(default=None, static=True)
     cycle: CycleName = eqx.field(default="V", static=True)
+    plan: Coarsening | None = eqx.field(default=None, static=True, repr=False)
 
     def __check_init__(self):
         level, sweeps, smoothers = self.algebraic, self.sweeps, ("auto", *get_args(SmootherName))
@@ -193,18 +202,19 @@ class Multigrid(AbstractPreconditioner):
     def build(self, operator: lx.AbstractLinearOperator) -> MultigridInverse:
         return self.hierarchy(operator, self.cycle == "V")
 
-    def planned(self, operator: lx.AbstractLinearOperator) -> "PlannedMultigrid":
-        """Looks at a concrete operator, and gives a constructor for operators on its grid that may be traced:
-        `ns.CG(preconditioner=Multigrid().planned(A))`.
+    def planned(self, operator: lx.AbstractLinearOperator) -> "Multigrid":
+        """This constructor with the `plan` that suits a concrete operator, for it and others like it on the
+        same grid, which may be traced then: `ns.CG(preconditioner=Multigrid().planned(A))`.
 
-        Axes are left alone as they would be, and the first algebraic level is found on the part of the grid,
-        128^2 or 32^3 points, where the diagonal varies most. Nothing is compiled.
+        Where grids turn algebraic is found on the part of the finest where the diagonal varies most, of at
+        most 128^2 or 32^3 points, in milliseconds; nothing is compiled. What would not be looked at while
+        building is not looked at here.
         """
         stencil, plan, decide = self._looked(operator, self.cycle == "V")
         if decide and not (plan.constant or plan.incomplete):
             level = algebraic_level(stencil, plan)
             plan = plan if level is None else plan.cut(level, stencil)
-        return PlannedMultigrid(plan, self.cycle, stencil.in_structure())
+        return dataclasses.replace(self, plan=plan)
 
     def hierarchy(self, operator: lx.AbstractLinearOperator, may_share: bool) -> MultigridInverse:
         """What `build` makes; `may_share` says whether small levels may be stacked, see `Coarsening`."""
@@ -216,6 +226,13 @@ class Multigrid(AbstractPreconditioner):
     ) -> tuple[StencilLinearOperator, Coarsening, bool]:
         """The operator's stencil, the plan, and whether algebraic levels are to be looked for."""
         stencil = _as_stencil(operator)
+        if self.plan is not None:
+            if not self.plan.suits(stencil) or (self.plan.constant and not is_constant(stencil)):
+                raise ValueError(
+                    f"`Multigrid(plan=...)` was planned for another operator, on a grid that ends as "
+                    f"{self.plan.coarsest}, and does not suit {stencil}. Plan anew: `Multigrid().planned(A)`."
+                )
+            return stencil, self.plan, False
         asked = {"algebraic": isinstance(self.algebraic, int), "smoother": self.smoother == _INCOMPLETE}
         real = not jnp.issubdtype(stencil.dtype, jnp.complexfloating)
         for name in (name for name, is_asked in asked.items() if is_asked):
@@ -231,30 +248,6 @@ class Multigrid(AbstractPreconditioner):
         if isinstance(self.algebraic, int):
             plan = plan.cut(self.algebraic, stencil)
         return stencil, plan, decide
-
-
-class PlannedMultigrid(AbstractPreconditioner):
-    """`Multigrid` with what it chose for one operator: made by `Multigrid.planned`, for all on the same grid."""
-
-    plan: Coarsening = eqx.field(static=True)
-    cycle: CycleName = eqx.field(static=True)
-    structure: jax.ShapeDtypeStruct = eqx.field(static=True)
-
-    def build(self, operator: lx.AbstractLinearOperator) -> MultigridInverse:
-        stencil = _as_stencil(operator)
-        _require_same(stencil, self.plan, self.structure)
-        return _build(stencil, self.plan, self.cycle)
-
-
-def _require_same(
-    stencil: StencilLinearOperator, plan: Coarsening, structure: jax.ShapeDtypeStruct, other: bool = False
-) -> None:
-    """Refuses an operator that a plan was not made for."""
-    if other or stencil.in_structure() != structure or (plan.constant and not is_constant(stencil)):
-        raise ValueError(
-            f"`operator` must have the grid and the stencil that this multigrid was made for, "
-            f"{structure}, but is {stencil}. Build a new one with `Multigrid()(operator)`."
-        )
 
 
 def _build(

@@ -24,8 +24,6 @@ from .stencils import Kind, Stencil, as_operator
 #: it in the plane and in space. Where more than the last is missed on the finest, whose points then are the
 #: wrong ones, algebraic grids below it mend little. Of random blocks, checkers and lognormal media.
 _FINEST, _PLANE, _SPACE, _ROUGH = 0.06, 0.015, 0.002, 0.02
-#: Incomplete factors that have to be damped by more than this are no smoother.
-_WEAK = 0.5
 
 
 class AlgebraicTail(eqx.Module):
@@ -61,11 +59,6 @@ def turns_algebraic(shares: Sequence[Any], dim: int) -> bool:
     if len(shares) == 1:
         return last > _FINEST
     return first <= _ROUGH and last > (_PLANE if dim <= 2 else _SPACE)
-
-
-def is_weak(smoother: Any) -> bool:
-    """Whether incomplete factors are so far from the operator that the matrix had better be coarsened."""
-    return float(smoother.weight) < _WEAK
 
 
 def algebraic_tail(stencil: Stencil, kind: Kind) -> AlgebraicTail:

@@ -48,6 +48,15 @@ class Coarsening(NamedTuple):
         """Whether smoothing is by incomplete factorisation."""
         return self.smoothing.name == "incomplete_cholesky"
 
+    def suits(self, operator: StencilLinearOperator) -> bool:
+        """Whether the steps end where they should."""
+        shape = operator.shape
+        if len(shape) != len(self.coarsest):
+            return False
+        for axes in self.steps:
+            shape = coarser(shape, axes, operator.periodic)
+        return shape == self.coarsest
+
     def cut(self, count: int, operator: StencilLinearOperator) -> "Coarsening":
         """The first steps alone; algebraic multigrid takes over the grid below."""
         steps, shape = self.steps[:count], operator.shape
