@@ -101,6 +101,20 @@ def test_products_only():
         )
 
 
+def test_multigrid_is_planned_by_what_is_seen(all_are_large):
+    jumps = ns.gallery.blocks(0, (60, 60), size=3, contrast=1e4)
+    problem = ns.gallery.diffusion(1, jumps)
+    plans = []
+
+    def plan(operator):
+        plans.append(ns.auto(operator).attempts[0].solver.preconditioner.plan)
+
+    plan(problem.operator)
+    jax.jit(lambda: plan(problem.operator))()  # which is closed over
+    eqx.filter_jit(plan)(problem.operator)
+    assert plans[0] == plans[1] and plans[0].algebraic and plans[2] is None
+
+
 def test_a_stalled_attempt_hands_on_its_best(all_are_large):
     """An indefinite matrix supposed definite: `CG` breaks down, `SparseLU` solves, and it is told."""
     matrix = grid_matrix(6) - 0.9 * np.eye(36)

@@ -220,6 +220,37 @@ def test_strong_anisotropy_is_smoothed_by_damped_factors(epsilon, angle):
     assert counted(problem, preconditioner) <= 12
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_plans_are_what_is_chosen_and_may_be_traced(name):
+    problem = ns.gallery.diffusion(1, FAMILIES[name](96))
+    planned = Multigrid().planned(problem.operator)
+    assert planned.plan == Multigrid()(problem.operator).plan and planned.plan.algebraic
+    steps = []
+    for constructor in (planned, Multigrid()):
+        solver = ns.CG(rtol=1e-8, max_steps=300, preconditioner=constructor)
+        steps.append(int(lx.linear_solve(problem.operator, problem.vector, solver).stats["num_steps"]))
+    assert steps[0] <= 12 < steps[1] / 1.5
+
+
+def test_plans_are_made_of_the_part_that_varies():
+    """Islands in one corner of a grid that is too large to be looked at as a whole."""
+    field = np.ones((400, 300))
+    field[-130:, -130:] = ns.gallery.blocks(0, (130, 130), size=3, contrast=1e4)
+    operator = ns.gallery.diffusion(0, field).operator
+    assert Multigrid().planned(operator).plan.algebraic
+    assert not Multigrid().planned(ns.gallery.diffusion(0, np.exp(np.ones((400, 300)))).operator).plan.algebraic
+
+
+def test_plans_for_another_grid_are_refused():
+    planned = Multigrid().planned(m_matrix((40, 40)))
+    assert planned(m_matrix((41, 41), seed=1)).plan == planned.plan  # which ends in the same grid
+    with pytest.raises(ValueError, match=r"`Multigrid\(plan=...\)` was planned for another operator"):
+        planned(m_matrix((64, 64)))
+    constant = Multigrid().planned(ns.gallery.poisson(0, (80, 80)).operator)
+    with pytest.raises(ValueError, match="planned for another operator"):
+        constant(m_matrix((80, 80)))
+
+
 @pytest.mark.parametrize("options", [{"algebraic": 0}, {"algebraic": 1}, {"smoother": "incomplete_cholesky"}])
 @pytest.mark.parametrize("boundary", ["dirichlet", "neumann", "periodic"])
 def test_every_cycle_is_symmetric_and_positive(options, boundary, monkeypatch):
