@@ -405,3 +405,52 @@ def test_refresh_keeps_the_cycle_and_traces():
         jnp.stack([vector, -vector])
     )
     np.testing.assert_allclose(batched, jnp.stack([expected, -expected]), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "options", [{"smoother": "line", "cycle": "F"}, {"smoother": "multicolour"}], ids=shown
+)
+def test_hermitian_operators_give_hermitian_cycles(options):
+    stencil = {(0, 0): 4.2, (1, 0): -1j, (-1, 0): 1j, (0, 1): -1.0, (0, -1): -1.0}
+    tag = lx.positive_semidefinite_tag
+    preconditioner = Multigrid(**options)(StencilLinearOperator.from_stencil(stencil, (17, 16), tags=tag))
+    matrix = dense(preconditioner)
+    scale = abs(matrix).max()
+    np.testing.assert_allclose(matrix, matrix.conj().T, atol=1e-12 * scale)
+    np.testing.assert_allclose(dense(preconditioner.transpose()), matrix.T, atol=1e-12 * scale)
+    np.testing.assert_allclose(dense(preconditioner.conj()), matrix.conj(), atol=0)
+
+
+SINGLE = [
+    {"smoother": "fourth_kind", "sweeps": 8},
+    {"smoother": "l1_jacobi", "cycle": "W"},
+    {"smoother": "line", "cycle": "F"},
+    {"smoother": "multicolour", "sweeps": 2},
+]
+
+
+@pytest.mark.parametrize("options", SINGLE, ids=shown)
+@pytest.mark.parametrize("constant", [False, True])
+def test_single_precision(constant, options):
+    operator = OPERATORS["constant" if constant else "5 points"]()
+    single = jax.tree.map(lambda c: c.astype(jnp.float32), operator)
+    r = np.random.default_rng(0).normal(size=operator.shape)
+    found = eqx.filter_jit(lambda m, r: m.mv(r))(Multigrid(**options)(single), r.astype(np.float32))
+    expected = eqx.filter_jit(lambda m, r: m.mv(r))(Multigrid(**options)(operator), jnp.asarray(r))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4 * abs(expected).max())
+
+
+def test_the_set_up_may_be_differentiated():
+    """By `build`, with every loop and branch of an F-cycle; against finite differences."""
+    field = np.exp(np.random.default_rng(0).normal(size=(12, 11)))
+    direction, r = np.random.default_rng(1).normal(size=(2, 12, 11))
+
+    def value(t):
+        operator = StencilLinearOperator.diffusion(field + t * direction)
+        return jnp.sum(Multigrid(cycle="F", smoother="multicolour").build(operator).mv(r) ** 2)
+
+    derivative = jax.jit(jax.grad(value))(0.0)
+    step = 1e-5
+    difference = (jax.jit(value)(step) - jax.jit(value)(-step)) / (2 * step)
+    np.testing.assert_allclose(derivative, difference, rtol=1e-4)

@@ -15,6 +15,13 @@ from ..work import linear
 
 _OWN = ("cg+multigrid", "cg+amg")
 _BY_FACTORS = "cg+multigrid[smoother=incomplete_cholesky]"
+#: Other cycles and smoothers of `cg+multigrid`.
+_CYCLES = [
+    f"cg+multigrid[{options}]"
+    for options in ("cycle=W", "cycle=F", "sweeps=1", "sweeps=4", "smoother=fourth_kind",
+                    "smoother=fourth_kind,sweeps=4", "smoother=jacobi", "smoother=l1_jacobi",
+                    "smoother=multicolour", "smoother=line")
+]  # fmt: skip
 _PEERS = (
     "amgcl:ruge_stuben+cg", "amgcl:smoothed_aggregation+cg",
     "pyamg:ruge_stuben+cg", "pyamg:smoothed_aggregation+cg",
@@ -64,6 +71,8 @@ def _table(name: str, title: str, value: Value, where: pl.Expr) -> Table:
 _STEPS = Value("", number, pl.when("ok").then("num_steps"))
 _SECONDS = Value("", seconds, pl.when("ok").then("total"))
 _IN_PLANE = ~pl.col("problem").str.contains("3d")
+_CYCLED = ["media2d[law=smooth]", "media3d[law=smooth]"]
+_IS_CYCLE = pl.col("solver").is_in(_CYCLES)
 
 SUITE = Suite(
     "Media: diffusion through coefficients that jump, to a true relative residual of 1e-8",
@@ -73,11 +82,23 @@ SUITE = Suite(
         _group("media2d", [*_OWN, *_PEERS[:3]], size=1024),
         _group(_SPACE, [*_OWN, _BY_FACTORS, *_PEERS], size=64),
         _group(_SPACE, ["cg+multigrid", *_PEERS[:2]], size=128),
+        _group(_CYCLED[0], _CYCLES, size=512),
+        _group(_CYCLED[1], _CYCLES, size=64),
     ),
     tables=(
-        _table("plane-seconds", "Set-up and solve, in the plane", _SECONDS, _IN_PLANE),
-        _table("plane-steps", "Steps, in the plane", _STEPS, _IN_PLANE),
-        _table("space-seconds", "Set-up and solve, in space", _SECONDS, ~_IN_PLANE),
-        _table("space-steps", "Steps, in space", _STEPS, ~_IN_PLANE),
+        _table("plane-seconds", "Set-up and solve, in the plane", _SECONDS, _IN_PLANE & ~_IS_CYCLE),
+        _table("plane-steps", "Steps, in the plane", _STEPS, _IN_PLANE & ~_IS_CYCLE),
+        _table("space-seconds", "Set-up and solve, in space", _SECONDS, ~_IN_PLANE & ~_IS_CYCLE),
+        _table("space-steps", "Steps, in space", _STEPS, ~_IN_PLANE & ~_IS_CYCLE),
+        Table(
+            name="cycles",
+            title="Cycles and smoothers of multigrid",
+            group=(),
+            where=(pl.col("solver").is_in(["cg+multigrid", *_CYCLES]) & pl.col("problem").is_in(_CYCLED))
+            & pl.col("size").is_in([64, 512]),
+            derive=_named,
+            across="medium",
+            values=(Value("steps", number, "num_steps"), Value("both", seconds, "total")),
+        ),
     ),
 )

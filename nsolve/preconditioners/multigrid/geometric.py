@@ -141,34 +141,49 @@ class Multigrid(AbstractPreconditioner):
     chosen, and `refresh` keeps it.  Or say it:
 
     * `algebraic`: the number of the first algebraic level, 0 for the finest, or None for no such; `"auto"`.
-    * `smoother`: `"auto"`, `"chebyshev"` unless the third of these points says `"incomplete_cholesky"`.
-      `"chebyshev"`: a polynomial in `D^-1 A` that is small on the upper four fifths of the spectrum;
-      `"fourth_kind"`: one that is small where the next grid does not correct anyway, for many sweeps;
-      `"jacobi"`: damped for a grid halved along each axis. These bound eigenvalues by Gershgorin or, if that
-      is lower, by the power method. `"l1_jacobi"`: divides by the sizes in a row and needs no bound.
-      `"incomplete_cholesky"`: steps with IC(0), damped until they converge, on CPUs.
-    * `sweeps`: before the coarser grid, and as many after it: the degree of the polynomial. By default 2, and
-      1 with incomplete factors.
+    * `smoother`: `"auto"` is `"chebyshev"`, unless the third of these points says `"incomplete_cholesky"`.
+
+      - `"chebyshev"`: a polynomial in `D^-1 A` that is small on the upper four fifths of the spectrum.
+      - `"fourth_kind"`: one that leaves small eigenvalues to the coarser grid, the more sweeps the more.
+      - `"jacobi"`: damped for a grid that is halved along each axis. These three bound eigenvalues by
+        Gershgorin or, if that is lower, by the power method.
+      - `"l1_jacobi"`: divides by the sums of sizes in a row, and needs no bound.
+      - `"multicolour"`: Gauss and Seidel's sweeps over two colours of points, or `2^d` where they are coupled
+        across; after the coarser grid in the reverse order.
+      - `"line"`: the same with lines of points, tridiagonal systems, along all axes in turn. For coupling
+        that is strong along an axis, here this one and there that one; what is so everywhere is met by
+        semicoarsening, which this one does without.
+      - `"incomplete_cholesky"`: steps with IC(0), damped until they converge, on CPUs.
+
+    * `sweeps`: so many before the coarser grid, and as many after it: of polynomials the degree. By default
+      2 for the first four, and 1 for the others.
     * `cycle`: `"V"` visits each coarser grid once, `"W"` twice from each visit of the finer one, `"F"` once
       by an F-cycle and once by a V-cycle. Where the V-cycle takes few steps the others save next to none.
-      Algebraic levels count as one grid, gone through by a V-cycle.
+      Algebraic levels count as one grid, gone through by a V-cycle. For the K-cycle see `KCycle`.
 
     The cycle is positive definite when `A` is.  Singular operators (Neumann, periodic) are solved up to the
     constants on the coarsest grid.  Inactive cells (see `StencilLinearOperator.diffusion`) are no matter,
     where obstacles are a few cells wide; with single cells strewn over the grid more steps are needed.
 
-    Set-up of grids of more than 64^2 points is compiled, once for each size.  One application
-    costs about 5 products with `A` and the transfers, times 1.33 in 2-D and 1.14 in 3-D; on varying
-    coefficients coarse products are wider; algebraic levels are as dear as a few times so many unknowns of a
-    grid.  An operator that is not a stencil, or a wider one, is a `ValueError`.
+    Set-up of grids of more than 64^2 points is compiled, once for each size.  One application costs about
+    5 products with `A` and the transfers, times 1.33 in 2-D and 1.14 in 3-D, and times 2 and 1.33 for a
+    W-cycle; on varying coefficients coarse products are wider; algebraic levels are as dear as a few times so
+    many unknowns of a grid.  A sweep of a polynomial is a product, one by colours as many as there are
+    colours, and for lines this and their solution along each axis, which goes from point to point.
+
+    **Raises** `ValueError` for an operator that is not a stencil, or a wider one; for incomplete factors and
+    algebraic levels of operators that are not real and tagged positive semidefinite; and for W- and F-cycles
+    with `algebraic=0`, which leaves them nothing to do.
 
     Dendy, *Black box multigrid*, J. Comput. Phys. 48 (1982), doi:10.1016/0021-9991(82)90057-2;
-    Trottenberg, Oosterlee, Schueller, *Multigrid* (2001), chapters 2, 5 and 7; Brandt, *General highly
-    accurate algebraic coarsening*, Electron. Trans. Numer. Anal. 10 (2000), 1-20 (compatible relaxation).
+    Trottenberg, Oosterlee, Schueller, *Multigrid* (2001), chapters 2, 4, 5 and 7; Lottes (2022),
+    arXiv:2202.08830 (the fourth kind); Baker, Falgout, Kolev and Yang (2011), doi:10.1137/100798806 (l1);
+    Brandt, *General highly accurate algebraic coarsening*, Electron. Trans. Numer. Anal. 10 (2000), 1-20
+    (compatible relaxation).
     """
 
     algebraic: Literal["auto"] | int | None = eqx.field(default="auto", static=True)
-    smoother: Literal["auto"] | SmootherName = eqx.field(default="auto", static=True)
+    smoother: Literal["auto", SmootherName] = eqx.field(default="auto", static=True)
     sweeps: int | None = eqx.field(default=None, static=True)
     cycle: CycleName = eqx.field(default="V", static=True)
     plan: Coarsening | None = eqx.field(default=None, static=True, repr=False)

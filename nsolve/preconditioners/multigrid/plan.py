@@ -68,7 +68,7 @@ class Coarsening(NamedTuple):
 def plan_coarsening(
     operator: StencilLinearOperator,
     constant: bool,
-    smoother: Literal["auto"] | SmootherName,
+    smoother: Literal["auto", SmootherName],
     sweeps: int | None,
     may_share: bool,
     decide: bool,
