@@ -31,10 +31,14 @@ class NsolveRun(_jax.JaxRun):
         self.default_form = solvers.default_form(task.spec)
         super().__init__(task)
         part = self.spec.preconditioner
-        self.constructor = None if part is None else solvers.make_preconditioner(part)
+        self.constructor = None if part is None else self.preconditioner(part)
         if isinstance(self.matrix, ns.StencilLinearOperator):
             for tag in _jax.tags(task):
                 self.matrix = lx.TaggedLinearOperator(self.matrix, tag)
+
+    def preconditioner(self, part: Part) -> Callable[[Any], Any]:
+        """The constructor that a part of the column names."""
+        return solvers.make_preconditioner(part)
 
     def setup(self) -> Any:
         forget()  # factors and hierarchies of equal matrices would be found again
