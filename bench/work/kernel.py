@@ -19,7 +19,6 @@ from ..engine.options import Option
 from ..engine.work import SLACK, Answer, Cell, Task, Work
 from ..report import usual
 from ..report.format import count, scientific, seconds
-from ..report.frame import SYSTEM
 from ..report.tables import Table, Value
 from .linear import true_residual
 
@@ -125,13 +124,13 @@ def _title(rows: pl.DataFrame) -> str:
     return (
         f"{_KERNEL_WORDS[first['problem.kernel']]}, {first['size']:,} points "
         f"{_SPACES.get(dim, f'in {dim} dimensions')}, length {first['problem.length']:g}, "
-        f"nugget {scientific(first['problem.nugget'])}, rtol {first['tolerance']}"
+        f"nugget {scientific(first['problem.nugget'])}"
     )
 
 
 EVERY_SOLVE = Table(
     title=_title,
-    group=(*SYSTEM, "rtol"),
+    rows=("solver", "rtol"),
     values=(
         Value("steps", count, "num_steps", stay=True),
         Value("set-up", seconds, "setup_s"),
