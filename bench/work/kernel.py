@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import polars as pl
 import scipy.sparse.linalg as spla
+from scipy.spatial.distance import cdist
 
 from nsolve.operators.kernel import RadialName
 
@@ -49,8 +50,6 @@ class KernelSystem:
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Some rows of the matrix."""
-        from scipy.spatial.distance import cdist  # slow to import
-
         found = KERNELS[self.kernel](cdist(self.points[start:stop], self.points) / self.length)
         found[np.arange(len(found)), np.arange(start, start + len(found))] += self.nugget
         return found
