@@ -1,7 +1,7 @@
 """The benchmark: `nsolve-bench`.  What suites and columns from outside are made of is named here.
 
-The kinds of problems that come with it are `bench.linear`, `sequence`, `tuned`, `transport`, `diffusion` and
-`probes`, loaded when they are first asked for.
+The kinds of problems that come with it are `bench.linear`, `kernel`, `sequence`, `tuned`, `transport`,
+`diffusion` and `probes`, loaded when they are first asked for.
 """
 
 from typing import Any

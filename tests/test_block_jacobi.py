@@ -58,6 +58,32 @@ def test_larger_blocks_need_fewer_steps():
     assert steps[2] < steps[1] < steps[0] and 3 * steps[2] < steps[0], steps
 
 
+@pytest.mark.parametrize("labels", [None, np.random.default_rng(1).permutation(np.arange(30) % 4)])
+def test_of_kernels_only_the_blocks_are_evaluated(labels, monkeypatch):
+    points, x = np.random.default_rng(0).random((30, 2)), jnp.arange(30.0)
+    nugget = np.linspace(0.01, 0.1, 30)
+    matrix = ns.KernelLinearOperator(points, ns.operators.RadialKernel("matern32", 0.2), nugget)
+    make = BlockJacobi(7) if labels is None else BlockJacobi(blocks=labels)
+    dense = np.asarray(matrix.as_matrix())
+    expected = dense_blocks(dense, np.arange(30) // 7 if labels is None else labels).real @ np.asarray(x)
+    monkeypatch.delattr(ns.KernelLinearOperator, "as_matrix")
+    inverse = make(lx.TaggedLinearOperator(matrix, PSD))
+    np.testing.assert_allclose(inverse.mv(x), expected, rtol=1e-11)
+    assert lx.is_positive_semidefinite(inverse)
+
+    def refreshed(nugget):
+        return inverse.refresh(ns.KernelLinearOperator(points, matrix.kernel, nugget)).mv(x)
+
+    twice = jax.vmap(refreshed)(jnp.stack([nugget, 2 * nugget]))
+    np.testing.assert_allclose(twice[0], expected, rtol=1e-11)
+    assert not np.allclose(twice[1], expected, rtol=1e-2)
+    with pytest.raises(ValueError, match="labels of 3 unknowns, but the operator has 30"):
+        BlockJacobi(blocks=[0, 0, 1])(matrix)
+    monkeypatch.setattr(local, "_SHARE", 1e-12)
+    with pytest.raises(ValueError, match="take .* GB, which is more than"):
+        make(matrix)
+
+
 def test_grids_and_trees_are_flattened():
     stencil = ns.StencilLinearOperator.poisson((5, 6), 0.1)
     r = jnp.asarray(np.random.default_rng(0).standard_normal((5, 6)))

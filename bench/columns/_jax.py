@@ -94,8 +94,11 @@ class JaxRun(Run):
     def __init__(self, task: Task):
         super().__init__(task)
         self.form = str(self.spec.solver.options.get("form", self.default_form))
-        self.matrix = operator(task, self.form)
-        self.rhs = vector(task, self.form)
+        self.matrix, self.rhs = self.system()
+
+    def system(self) -> tuple[Any, jax.Array]:
+        """The matrix and the right-hand side in the column's form."""
+        return operator(self.task, self.form), vector(self.task, self.form)
 
     def setup(self) -> Any:
         """The inverse diagonal where the column asks for `jacobi`; else nothing."""

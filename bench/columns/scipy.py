@@ -1,4 +1,5 @@
-"""SciPy: CG, MINRES, BiCGStab, GMRES, SuperLU and the CSR product.
+"""SciPy: CG, MINRES, BiCGStab, GMRES, SuperLU and the CSR product; for kernel systems LAPACK's Cholesky
+factors.
 
 Stopping rules. `cg`, `bicgstab`: `||r|| <= rtol ||b||` on the recurrence. `gmres`: the same on the
 true residual at each restart; left preconditioned inside. `minres` by default has its own rule,
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.linalg as sl
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
@@ -111,6 +113,20 @@ class DirectRun(Run):
         return Answer("successful", raw, {"num_steps": 0, "num_matvecs": 0})
 
 
+class CholeskyRun(Run):
+    """The set-up forms the dense matrix of a kernel system and factorises it in its place."""
+
+    def setup(self) -> Any:
+        # As LAPACK wants it by columns; it is symmetric.
+        return sl.cho_factor(self.task.problem.dense().T, lower=True, overwrite_a=True, check_finite=False)
+
+    def solve(self, program: Any) -> Any:
+        return sl.cho_solve(program, self.task.problem.rhs, check_finite=False)
+
+    def answer(self, raw: Any) -> Answer:
+        return Answer("successful", raw, {"num_steps": 0, "num_matvecs": 0})
+
+
 class ProductRun(Run):
     """y = A b with SciPy's CSR."""
 
@@ -171,6 +187,7 @@ LIBRARY = Library(
     "scipy",
     {
         "linear": Offer(prepare, SOLVERS, PRECONDITIONERS),
+        "kernel": Offer(CholeskyRun, {"cholesky": {}}),
         "probes": _plain.offer(_ASKED),
     },
 )

@@ -2,5 +2,5 @@
 
 from ..engine.work import Modules
 
-NAMES = ("linear", "sequence", "tuned", "transport", "diffusion", "probes")
+NAMES = ("linear", "kernel", "sequence", "tuned", "transport", "diffusion", "probes")
 WORKS = Modules(__name__, NAMES, "WORK")

@@ -9,9 +9,21 @@ import numpy as np
 
 from ..operators.base import is_positive_semidefinite
 from ..operators.convert import entries_of
+from ..operators.kernel import KernelLinearOperator
 from ..operators.pattern import SparsityPattern, per_pattern
+from ..operators.sparse import SparseLinearOperator
+from ..operators.tags import untagged
 from .base import AbstractPreconditioner, array_structure
-from .local import LocalInverse, Partition, as_partition, is_count, layout, local_inverses
+from .local import (
+    LocalInverse,
+    Partition,
+    as_partition,
+    is_count,
+    layout,
+    local_inverses,
+    require_labels,
+    require_memory,
+)
 
 #: The size of blocks where none is given.
 _SIZE = 16
@@ -28,7 +40,8 @@ class BlockJacobi(AbstractPreconditioner):
     * `blocks`: instead, the number of each unknown's block, `(unknowns,)`, concrete integers `0, 1, …` of
       which none is left out.  Blocks are padded to the largest one.
 
-    `M` is tagged positive semidefinite where `A` is.
+    `M` is tagged positive semidefinite where `A` is.  Of a `KernelLinearOperator` the entries inside the
+    blocks are evaluated and no others; number its points' blocks such that neighbours are in one.
 
     **Cost:** `blocks * size^2` numbers, refused above a quarter of the physical memory; set-up `blocks *
     size^3` operations, by Cholesky factors where `A` is tagged positive semidefinite, otherwise with
@@ -58,8 +71,13 @@ class BlockJacobi(AbstractPreconditioner):
 
     def build(self, operator: lx.AbstractLinearOperator) -> LocalInverse:
         structure, who = array_structure(operator, "BlockJacobi"), "BlockJacobi"
-        matrix = entries_of(operator, who)
-        blocks = self.blocks or _consecutive(matrix.pattern, self.block_size or _SIZE)
+        inner = untagged(operator)
+        if isinstance(inner, KernelLinearOperator):
+            blocks = self.blocks or _numbered(inner.in_size(), self.block_size or _SIZE)
+            matrix = _inside(inner, blocks, structure.dtype.itemsize, who)
+        else:
+            matrix = entries_of(operator, who)
+            blocks = self.blocks or _consecutive(matrix.pattern, self.block_size or _SIZE)
         groups = layout(matrix.pattern, blocks, 0, matrix.dtype.itemsize, who)
         members = None if self.blocks is None else jnp.asarray(groups.members)
         tags = {lx.positive_semidefinite_tag} if is_positive_semidefinite(operator) else ()
@@ -71,4 +89,25 @@ class BlockJacobi(AbstractPreconditioner):
 
 @per_pattern
 def _consecutive(pattern: SparsityPattern, size: int) -> Partition:
-    return Partition(np.arange(pattern.shape[0]) // size, "blocks")
+    return _numbered(pattern.shape[0], size)
+
+
+def _numbered(unknowns: int, size: int) -> Partition:
+    return Partition(np.arange(unknowns) // size, "blocks")
+
+
+def _inside(
+    operator: KernelLinearOperator, blocks: Partition, itemsize: int, who: str
+) -> SparseLinearOperator:
+    """The matrix with zeros outside of the blocks."""
+    n = operator.in_size()
+    require_labels(blocks, n, who)
+    require_memory(blocks.count, int(blocks.sizes.max()), itemsize, who)
+    members = np.argsort(blocks.labels, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(blocks.sizes)[:-1]])
+    lengths = blocks.sizes[blocks.labels]
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    place = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - starts[blocks.labels], lengths)
+    pattern = SparsityPattern(indptr, members[place], (n, n))
+    values = operator.entries(jnp.asarray(pattern.rows), jnp.asarray(pattern.indices))
+    return SparseLinearOperator(values, pattern)

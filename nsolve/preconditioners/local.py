@@ -219,10 +219,7 @@ def _invert_all(
 def layout(pattern: SparsityPattern, partition: Partition, overlap: int, itemsize: int, who: str) -> Layout:
     """The parts, each with all unknowns that `overlap` steps along the matrix's graph lead to."""
     n, parts = pattern.shape[0], partition.count
-    if partition.labels.size != n:
-        raise ValueError(
-            f"`{who}` was given labels of {partition.labels.size} unknowns, but the operator has {n}."
-        )
+    require_labels(partition, n, who)
     group, unknown = _with_neighbours(pattern, partition, overlap)
     sizes = np.bincount(group, minlength=parts)
     width, starts = int(sizes.max()), np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -276,6 +273,14 @@ def _with_neighbours(
     within.sort_indices()
     group = np.repeat(np.arange(partition.count), np.diff(within.indptr))
     return group, within.indices.astype(np.int64)
+
+
+def require_labels(partition: Partition, unknowns: int, who: str) -> None:
+    """Refuses labels of others."""
+    if partition.labels.size != unknowns:
+        raise ValueError(
+            f"`{who}` was given labels of {partition.labels.size} unknowns, but the operator has {unknowns}."
+        )
 
 
 def require_memory(groups: int, width: int, itemsize: int, who: str) -> None:

@@ -31,17 +31,17 @@ class NsolveRun(_jax.JaxRun):
         self.default_form = solvers.default_form(task.spec)
         super().__init__(task)
         part = self.spec.preconditioner
-        self.constructor = None if part is None else solvers.make_preconditioner(part, **self._known(part))
+        self.constructor = None if part is None else self.preconditioner(part)
         if isinstance(self.matrix, ns.StencilLinearOperator):
             for tag in _jax.tags(task):
                 self.matrix = lx.TaggedLinearOperator(self.matrix, tag)
 
-    def _known(self, part: Part) -> dict[str, Any]:
-        """What aggregation has to be told of the system."""
-        system = self.task.problem
-        if part.options.get("method") != "smoothed_aggregation" or system.near_nullspace is None:
-            return {}
-        return {"near_nullspace": system.near_nullspace, "block_size": system.unknowns_a_node}
+    def preconditioner(self, part: Part) -> Callable[[Any], Any]:
+        """The constructor that a part of the column names, with what aggregation has to be told."""
+        system, known = self.task.problem, {}
+        if part.options.get("method") == "smoothed_aggregation" and system.near_nullspace is not None:
+            known = {"near_nullspace": system.near_nullspace, "block_size": system.unknowns_a_node}
+        return solvers.make_preconditioner(part, **known)
 
     def setup(self) -> Any:
         forget()  # factors and hierarchies of equal matrices would be found again
