@@ -3,10 +3,11 @@
 Triangular solves and incomplete factorisations are chains of dependent operations, for which XLA has no fast
 form on a CPU.  There they run as functions compiled by numba, which XLA calls itself through its foreign
 function interface: no copy, no Python, no lock.  Each kernel has a fallback in pure JAX with the same results
-to rounding.  It runs on every other platform, and on the CPU as well where the environment says
-`NSOLVE_KERNELS=off`, or where numba is missing or does not work; a warning then says so, once.
+to rounding.  It runs on the CPU where the environment says `NSOLVE_KERNELS=off`, or where numba is missing or
+does not work; a warning then says so, once.  Other platforms run it as well, or a form of their own, with
+fewer steps that wait for each other.
 
-Which of the two it is, is decided when a computation is lowered for its platform: only the one that is needed
+Which of them it is, is decided when a computation is lowered for its platform: only the one that is needed
 is traced, and its schedule made.  The kernels' files import numba: import them where they are needed, not at
 the top of a file.
 """
@@ -70,13 +71,16 @@ def warn_once(kind: str, message: str) -> None:
 class Kernel(NamedTuple):
     """A kernel that XLA may call.
 
-    * `handler(dtype)`: compiles it for vectors of a dtype into a C function that takes XLA's call frame.
+    * `handler(dtype)`: compiles it for vectors of a dtype into a C function that takes XLA's call frame; None
+      where pure JAX does as well.
     * `portable(static, *arguments)`: the same results in pure JAX.
+    * `elsewhere(static, *arguments)`: what runs in its stead on platforms other than the CPU.
     """
 
     name: str
-    handler: Callable[[Any], Any]
+    handler: Callable[[Any], Any] | None
     portable: Callable[..., Sequence[Array]]
+    elsewhere: Callable[..., Sequence[Array]] | None = None
 
 
 def call(kernel: Kernel, static: Any, *arguments: Any, like: Sequence[Any]) -> Sequence[Array]:
@@ -85,7 +89,7 @@ def call(kernel: Kernel, static: Any, *arguments: Any, like: Sequence[Any]) -> S
     `static`: what its portable form knows while it is traced, hashable (sparsity patterns).  `like`: arrays
     with the shapes and dtypes of the results.  Under `vmap` a compiled kernel runs once for each element.
     """
-    if not _usable:
+    if not _usable and kernel.elsewhere is None:
         return kernel.portable(static, *arguments)
     results = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in like)
     return _call.bind(*arguments, kernel=kernel, static=static, results=results, axes=(), sizes=())
@@ -143,17 +147,23 @@ def _portable(*arguments: Any, kernel: Kernel, static: Any, axes: Any, **_: Any)
     return _batched(lambda *arguments: kernel.portable(static, *arguments), axes)(*arguments)
 
 
+def _elsewhere(*arguments: Any, kernel: Kernel, **parameters: Any) -> Any:
+    chosen = kernel if kernel.elsewhere is None else kernel._replace(portable=kernel.elsewhere)
+    return _portable(*arguments, kernel=chosen, **parameters)
+
+
 def _compiled(*arguments: Any, kernel: Kernel, results: Any, axes: Any, **_: Any) -> Any:
     target = _target(kernel, results[0].dtype)
     return _batched(jax.ffi.ffi_call(target, results, vmap_method="sequential"), axes)(*arguments)
 
 
 def _lower_on_cpu(context: Any, *arguments: Any, kernel: Kernel, results: Any, **parameters: Any) -> Any:
-    chosen = _compiled if _registered(kernel, results[0].dtype) else _portable
+    there = kernel.handler is not None and _registered(kernel, results[0].dtype)
+    chosen = _compiled if there else _portable
     return mlir.lower_fun(chosen)(context, *arguments, kernel=kernel, results=results, **parameters)
 
 
-mlir.register_lowering(_call, mlir.lower_fun(_portable))
+mlir.register_lowering(_call, mlir.lower_fun(_elsewhere))
 mlir.register_lowering(_call, _lower_on_cpu, platform="cpu")
 
 _handlers: dict[str, Any] = {}  # their machine code must outlive every executable that calls them
