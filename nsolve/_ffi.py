@@ -144,12 +144,11 @@ def _batched(function: Callable, axes: Any) -> Callable:
 
 
 def _portable(*arguments: Any, kernel: Kernel, static: Any, axes: Any, **_: Any) -> Any:
-    return _batched(lambda *arguments: kernel.portable(static, *arguments), axes)(*arguments)
+    return _batched(functools.partial(kernel.portable, static), axes)(*arguments)
 
 
-def _elsewhere(*arguments: Any, kernel: Kernel, **parameters: Any) -> Any:
-    chosen = kernel if kernel.elsewhere is None else kernel._replace(portable=kernel.elsewhere)
-    return _portable(*arguments, kernel=chosen, **parameters)
+def _elsewhere(*arguments: Any, kernel: Kernel, static: Any, axes: Any, **_: Any) -> Any:
+    return _batched(functools.partial(kernel.elsewhere or kernel.portable, static), axes)(*arguments)
 
 
 def _compiled(*arguments: Any, kernel: Kernel, results: Any, axes: Any, **_: Any) -> Any:

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 import nsolve as ns
 from nsolve import preconditioners as precond
+from nsolve.kernels import incomplete_cholesky, incomplete_lu, triangular_solves
 from nsolve.preconditioners.multigrid import plan
 
 PSD = lx.positive_semidefinite_tag
@@ -103,6 +104,34 @@ def test_value_and_gradient_need_no_cpu(solver, preconditioner, few_levels):
 
     called = targets(jax.value_and_grad(loss, argnums=(0, 1)), arrays, b)
     assert all(name.startswith("cusolver_") for name in called), called
+
+
+@pytest.mark.parametrize("make, loops", [(precond.IncompleteCholesky, 7), (precond.IncompleteLU, 5)])
+def test_incomplete_factors_wait_for_no_level(make, loops, monkeypatch):
+    """Loops over sweeps: in both solves, to count them twice, and in the factorisation, which of a Cholesky
+    factor stands once more in a loop over shifts.  None over a schedule of levels, of which none is made."""
+    operator, scheduled = _matrix(), []
+
+    def lowered():
+        def apply(values, b):
+            return make()(operator.with_values(values)).mv(b)
+
+        traced = jax.jit(apply).trace(operator.values, jnp.ones(N))
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+    for module, name in (
+        (incomplete_cholesky, "_schedule"),
+        (incomplete_lu, "_schedule"),
+        (triangular_solves, "schedule"),
+    ):
+        schedule = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda pattern, f=schedule: scheduled.append(1) or f(pattern))
+    text = lowered()
+    assert "callback" not in text and "custom_call" not in text
+    assert text.count("stablehlo.while") == loops and not scheduled
+    monkeypatch.setattr(triangular_solves, "_FEW", N)
+    lowered()
+    assert scheduled
 
 
 def test_the_reading_can_fail():

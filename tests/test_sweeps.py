@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import nsolve as ns
+from nsolve import _ffi
 from nsolve.kernels import _sweeps, incomplete_cholesky, incomplete_lu, triangular_solves
 from nsolve.preconditioners import IncompleteCholesky, IncompleteLU
 from nsolve.preconditioners.triangular import triangle
@@ -23,6 +24,14 @@ from tests.test_incomplete import (
     tolerance,
 )
 from tests.test_sparse_inverse import KEY, steps
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """What is lowered for a CPU takes the form of other platforms.  For sizes that no other test has, since
+    caches know nothing of it."""
+    monkeypatch.setattr(_ffi, "_registered", lambda kernel, dtype: False)
+    monkeypatch.setattr(_ffi, "_portable", _ffi._elsewhere)
 
 
 @pytest.fixture
@@ -162,3 +171,69 @@ def device_count(inverse):
     patterns = inverse.lower.pattern, inverse.upper.pattern
     (count,) = triangular_solves._counted(patterns, inverse.lower.values, inverse.scale, inverse.upper.values)
     return count
+
+
+@pytest.mark.compiles("solves with two preconditioners, their derivatives and batches")
+@pytest.mark.parametrize(
+    "make, solver, tags", [(IncompleteCholesky(), ns.CG, (PSD,)), (IncompleteLU(), ns.GMRES, ())]
+)
+def test_what_other_platforms_run(make, solver, tags, elsewhere):
+    n = 83
+    dense = hermitian(n, 0.1, dominance=1.02) if tags else general(n, 0.1)
+    a, b = sparse(dense, *tags), jnp.asarray(np.random.default_rng(1).standard_normal(n))
+    inverse = eqx.filter_jit(make)(a)
+    count = int(inverse.enough)
+    assert 1 <= count < 30 and f", each by {count} sweep" in repr(inverse)
+    matrix = np.asarray(inverse.as_matrix())
+    halves = truncated(inverse.upper, count), truncated(inverse.lower, count)
+    np.testing.assert_allclose(matrix, halves[0] @ (inverse.scale[:, None] * halves[1]), atol=1e-12)
+    np.testing.assert_allclose(inverse.transpose().as_matrix(), matrix.T, atol=1e-12)
+    low, up = dense_ilu(dense)  # of a Hermitian matrix the Cholesky factors, scaled
+    kept = np.linalg.inv(low @ up).real
+    size = np.sqrt(np.diag(dense))
+    assert abs(size[:, None] * (matrix - kept) * size).max() < 0.2  # each solve leaves a tenth
+    if tags:
+        assert np.linalg.eigvalsh(matrix).min() > 0
+
+    # Made for a CPU and taken elsewhere, it is exact.
+    exact = eqx.tree_at(lambda inverse: inverse.enough, inverse, jnp.asarray(-1, jnp.int32))
+    np.testing.assert_allclose(exact.as_matrix(), kept, atol=1e-3 * abs(kept).max())
+
+    forward, gradient = jax.jvp(inverse.mv, (b,), (b + 1,))[1], jax.grad(lambda x: inverse.mv(x)[7])(b)
+    np.testing.assert_allclose(forward, matrix @ (b + 1), rtol=1e-9)
+    np.testing.assert_allclose(gradient, matrix[7], atol=1e-12)
+
+    both = jnp.stack([a.values, 2 * a.values])
+    batched = jax.vmap(lambda values: inverse.refresh(a.with_values(values)).mv(b))(both)
+    np.testing.assert_allclose(batched, jnp.stack([matrix @ b, matrix @ b / 2]), rtol=1e-9)
+
+    def entry(values, b):
+        solution = lx.linear_solve(a.with_values(values), b, solver(rtol=1e-11, preconditioner=make))
+        return solution.value[7], solution.stats["num_steps"]
+
+    (by_value, by_b), steps = jax.jit(jax.grad(entry, argnums=(0, 1), has_aux=True))(a.values, b)
+    adjoint, x = np.linalg.inv(dense)[7], np.linalg.solve(dense, b)
+    np.testing.assert_allclose(by_b, adjoint, atol=1e-8)
+    expected = -adjoint[a.pattern.rows] * x[a.pattern.indices]
+    np.testing.assert_allclose(by_value, expected, atol=1e-8)
+    assert steps < 20
+
+
+def test_few_levels_are_solved_exactly(elsewhere):
+    """Red before black: two levels."""
+    n = 84
+    line = np.diag(np.full(n, 2.0)) - np.eye(n, k=1) - np.eye(n, k=-1)
+    order = np.argsort(np.arange(n) % 2, kind="stable")
+    inverse = IncompleteCholesky()(sparse(line[np.ix_(order, order)], PSD))
+    assert inverse.enough == -1 and "sweep" not in repr(inverse)
+    low = dense_ic(line[np.ix_(order, order)]).real
+    np.testing.assert_allclose(inverse.as_matrix(), np.linalg.inv(low @ low.T), rtol=1e-3)
+
+
+def test_numbers_of_sweeps_are_checked():
+    for make in (IncompleteCholesky, IncompleteLU):
+        for sweeps in (-1, 1.5, True, "4"):
+            with pytest.raises(
+                ValueError, match=r"`Incomplete\w+\(sweeps=...\)` must be None or an integer >= 0"
+            ):
+                make(sweeps=sweeps)

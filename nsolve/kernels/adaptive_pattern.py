@@ -3,11 +3,10 @@
 Row `i` starts from its diagonal entry.  Of the row `g` that minimises `g A g^H` on the places that it has,
 with one at the diagonal, the gradient `g A` says what each further place `j` is worth: `|(g A)_j|^2 / A_jj`
 is what it alone would take from `g A g^H`.  The product of these numbers over all rows, divided by the
-determinant, is the Kaporin number of `G A G^H` to the power of the size.  The best places are added, and so
-on.
+determinant, is the Kaporin number of `G A G^H` to the power of the size.  The best place is added, and so on.
 
-Janna and Ferronato (2011), doi:10.1137/100810368; they choose by the gradient alone, which depends on how the
-matrix is scaled.
+Janna and Ferronato (2011), doi:10.1137/100810368; they add several places at a time, by the gradient alone,
+which depends on how the matrix is scaled.
 """
 
 from typing import Any
@@ -17,14 +16,12 @@ import numpy as np
 from .. import _ffi
 from ._numba import compiled
 
-#: Rounds in which the places of a row are chosen.
-_ROUNDS = 4
 #: Rows that are worked on at a time, without the kernel.
 _AT_A_TIME = 4096
 
 
 @compiled
-def _grow(indptr, indices, values, diagonal, entries, at_once):
+def _grow(indptr, indices, values, diagonal, entries):
     n = diagonal.size
     columns, counts = np.empty((n, entries), np.int32), np.zeros(n, np.int64)
     place = np.full(n, -1, np.int32)  # of a column among those that the row has
@@ -33,8 +30,8 @@ def _grow(indptr, indices, values, diagonal, entries, at_once):
     have, factor = np.empty(entries, np.int32), np.zeros((entries, entries), values.dtype)
     solved, row = np.zeros(entries, values.dtype), np.zeros(entries, values.dtype)
     for i in range(n):
-        size, growing = 0, True
-        while growing and size < entries:
+        size = 0
+        while size < entries:
             round_number += 1
             count = 0
             for source in range(-1, size):
@@ -53,48 +50,38 @@ def _grow(indptr, indices, values, diagonal, entries, at_once):
                         candidates[count] = j
                         count += 1
                     gradient[j] += weight * values[k]
-            before = size
-            for _ in range(min(at_once, entries - size)):
-                best, most = -1, 0.0
-                for c in range(count):
-                    j = candidates[c]
-                    worth = (gradient[j] * gradient[j].conjugate()).real / diagonal[j].real
-                    if place[j] < 0 and (worth > most or (worth == most and worth > 0 and j > best)):
-                        best, most = j, worth
-                if best < 0:
-                    growing = False
-                    break
-                # One more row of the Cholesky factor of the small system.
-                for p in range(size):
-                    factor[size, p] = 0
-                for k in range(indptr[best], indptr[best + 1]):
-                    if place[indices[k]] >= 0:
-                        factor[size, place[indices[k]]] = values[k]
-                pivot = diagonal[best].real
-                for p in range(size):
-                    total = factor[size, p]
-                    for q in range(p):
-                        total -= factor[size, q] * factor[p, q].conjugate()
-                    total /= factor[p, p]
-                    factor[size, p] = total
-                    pivot -= (total * total.conjugate()).real
-                if not pivot > 0:
-                    growing = False
-                    break
-                factor[size, size] = np.sqrt(pivot)
-                place[best] = size
-                have[size] = best
-                size += 1
-            # The row that minimises, conjugate: A_PP h = -A_Pi.
-            for p in range(before, size):
-                solved[p] = 0
-            for k in range(indptr[i], indptr[i + 1]):
-                if place[indices[k]] >= before:
-                    solved[place[indices[k]]] = -values[k].conjugate()
-            for p in range(before, size):
+            best, most = -1, 0.0
+            for c in range(count):
+                j = candidates[c]
+                worth = (gradient[j] * gradient[j].conjugate()).real / diagonal[j].real
+                if worth > most or (worth == most and worth > 0 and j > best):
+                    best, most = j, worth
+            if best < 0:
+                break
+            # One more row of the Cholesky factor of the small system A_PP h = -A_Pi, for the conjugate of the
+            # row that minimises.
+            for p in range(size):
+                factor[size, p] = 0
+            pivot, last = diagonal[best].real, values.dtype.type(0)
+            for k in range(indptr[best], indptr[best + 1]):
+                if indices[k] == i:
+                    last = -values[k]
+                elif place[indices[k]] >= 0:
+                    factor[size, place[indices[k]]] = values[k]
+            for p in range(size):
+                total = factor[size, p]
                 for q in range(p):
-                    solved[p] -= factor[p, q] * solved[q]
-                solved[p] /= factor[p, p]
+                    total -= factor[size, q] * factor[p, q].conjugate()
+                total /= factor[p, p]
+                factor[size, p] = total
+                pivot -= (total * total.conjugate()).real
+                last -= total * solved[p]
+            if not pivot > 0:
+                break
+            factor[size, size] = np.sqrt(pivot)
+            solved[size] = last / factor[size, size]
+            place[best], have[size] = size, best
+            size += 1
             for back in range(size):
                 p = size - 1 - back
                 total = solved[p]
@@ -109,33 +96,27 @@ def _grow(indptr, indices, values, diagonal, entries, at_once):
     return columns, counts
 
 
-def _grow_by_scipy(indptr, indices, values, diagonal, entries, at_once):
+def _grow_by_scipy(indptr, indices, values, diagonal, entries):
     """The same, all rows at once."""
     import scipy.sparse as sp  # slow to import
 
     n = len(diagonal)
     matrix = sp.csr_array((values, indices, indptr), shape=(n, n))
     columns, counts = np.full((n, entries), n, np.int32), np.zeros(n, np.int64)
-    while True:
+    for _ in range(entries):
         inside = np.arange(entries) < counts[:, None]
         minimal = _minimal_rows(matrix, columns, inside)
         numbers = np.nonzero(inside)[0], columns[inside]
         factor = sp.csr_array((minimal[inside], numbers), shape=(n, n)) + sp.eye_array(n)
         gradient = sp.coo_array(sp.tril(factor @ matrix, -1))
         worth = abs(gradient.data) ** 2 / diagonal.real[gradient.col]
-        taken = np.isin(
-            gradient.row.astype(np.int64) * n + gradient.col, numbers[0].astype(np.int64) * n + numbers[1]
-        )
-        (good,) = np.nonzero(~taken & (worth > 0))
+        there = [rows.astype(np.int64) * n + cols for rows, cols in ((gradient.row, gradient.col), numbers)]
+        (good,) = np.nonzero(~np.isin(*there) & (worth > 0))
         order = good[np.lexsort((-gradient.col[good], -worth[good], gradient.row[good]))]
-        rows = gradient.row[order]
-        rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
-        kept = rank < np.minimum(at_once, entries - counts[rows])
-        if not kept.any():
-            return np.sort(columns, axis=1), counts
-        rows, rank = rows[kept], rank[kept]
-        columns[rows, counts[rows] + rank] = gradient.col[order[kept]]
-        counts += np.bincount(rows, minlength=n)
+        rows, first = np.unique(gradient.row[order], return_index=True)
+        columns[rows, counts[rows]] = gradient.col[order[first]]
+        counts[rows] += 1
+    return np.sort(columns, axis=1), counts
 
 
 def _minimal_rows(matrix: Any, columns: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -160,8 +141,7 @@ def adaptive_pattern(
 
     The matrix is Hermitian and stored as a whole; its diagonal is positive.
     """
-    arrays = indptr, indices, values, diagonal, entries, -(-entries // _ROUNDS)
-    columns, counts = _ffi.on_host(_grow, _grow_by_scipy, *arrays)
+    columns, counts = _ffi.on_host(_grow, _grow_by_scipy, indptr, indices, values, diagonal, entries)
     n = len(diagonal)
     columns = np.concatenate([columns, np.empty((n, 1), np.int32)], axis=1)
     columns[np.arange(n), counts] = np.arange(n)
