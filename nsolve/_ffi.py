@@ -157,8 +157,7 @@ def _compiled(*arguments: Any, kernel: Kernel, results: Any, axes: Any, **_: Any
 
 
 def _lower_on_cpu(context: Any, *arguments: Any, kernel: Kernel, results: Any, **parameters: Any) -> Any:
-    there = kernel.handler is not None and _registered(kernel, results[0].dtype)
-    chosen = _compiled if there else _portable
+    chosen = _compiled if _registered(kernel, results[0].dtype) else _portable
     return mlir.lower_fun(chosen)(context, *arguments, kernel=kernel, results=results, **parameters)
 
 
@@ -177,7 +176,7 @@ def _registered(kernel: Kernel, dtype: Any) -> bool:
     that went well."""
     name = _target(kernel, dtype)
     with _lock:
-        if name in _handlers or not _usable:
+        if name in _handlers or not _usable or kernel.handler is None:
             return name in _handlers
         try:
             from .kernels._layout import check_layout

@@ -238,7 +238,7 @@ def dense_growth(a, entries):
             g[i] = 1
             if places:
                 g[places] = -np.linalg.solve(a[np.ix_(places, places)].T, a[i, places])
-            worth = abs(g @ a)[:i] ** 2 / np.diag(a).real[:i]
+            worth = abs(g @ a)[:i] ** 2 / np.real(np.diag(a))[:i]
             worth[places] = 0
             if worth.max() < 1e-20:
                 break

@@ -110,8 +110,8 @@ def _grow_by_scipy(indptr, indices, values, diagonal, entries):
         factor = sp.csr_array((minimal[inside], numbers), shape=(n, n)) + sp.eye_array(n)
         gradient = sp.coo_array(sp.tril(factor @ matrix, -1))
         worth = abs(gradient.data) ** 2 / diagonal.real[gradient.col]
-        there = [rows.astype(np.int64) * n + cols for rows, cols in ((gradient.row, gradient.col), numbers)]
-        (good,) = np.nonzero(~np.isin(*there) & (worth > 0))
+        keys = gradient.row.astype(np.int64) * n + gradient.col
+        (good,) = np.nonzero(~np.isin(keys, numbers[0] * n + numbers[1]) & (worth > 0))
         order = good[np.lexsort((-gradient.col[good], -worth[good], gradient.row[good]))]
         rows, first = np.unique(gradient.row[order], return_index=True)
         columns[rows, counts[rows]] = gradient.col[order[first]]

@@ -142,10 +142,11 @@ def factorise(pattern: SparsityPattern, values: Array, swept: bool = False) -> t
     `swept`: by sweeps on every platform.  From the first pivot that is zero (or not a number) on, everything
     is NaN.
     """
-    arrays = (jnp.asarray(a) for a in (pattern.indptr, pattern.indices, pattern.diagonal_positions))
+    indptr, indices = jnp.asarray(pattern.indptr), jnp.asarray(pattern.indices)
+    arrays = indptr, indices, jnp.asarray(pattern.diagonal_positions), values
     if swept:
-        factor, inverse_pivots = _swept(pattern, *arrays, values)
-        return factor, inverse_pivots
-    pivots = jax.ShapeDtypeStruct((pattern.shape[0],), values.dtype)
-    factor, inverse_pivots = _ffi.call(_KERNEL, pattern, *arrays, values, like=[values, pivots])
+        factor, inverse_pivots = _swept(pattern, *arrays)
+    else:
+        pivots = jax.ShapeDtypeStruct((pattern.shape[0],), values.dtype)
+        factor, inverse_pivots = _ffi.call(_KERNEL, pattern, *arrays, like=[values, pivots])
     return factor, inverse_pivots
