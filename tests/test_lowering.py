@@ -54,6 +54,10 @@ PRECONDITIONERS = {
     "chebyshev": (precond.Chebyshev, _matrix),
     "multigrid-constant": (precond.Multigrid, lambda: _grid(True)),
     "multigrid-galerkin": (precond.Multigrid, lambda: _grid(False)),
+    "multigrid-incomplete": (
+        lambda: precond.Multigrid(smoother="incomplete_cholesky", algebraic=None),
+        lambda: _grid(False),
+    ),
     "net": (lambda: Net(jnp.ones(())), _matrix),
 }
 SOLVERS = {
@@ -104,6 +108,43 @@ def test_value_and_gradient_need_no_cpu(solver, preconditioner, few_levels):
 
     called = targets(jax.value_and_grad(loss, argnums=(0, 1)), arrays, b)
     assert all(name.startswith("cusolver_") for name in called), called
+
+
+#: What is set up, refreshed, applied and transposed on a device; `SaddlePoint` of half of the unknowns.
+CONSTRUCTORS = {
+    **{name: make for name, (make, where) in PRECONDITIONERS.items() if where is _matrix and name != "net"},
+    "ic-sweeps": lambda: precond.IncompleteCholesky(sweeps=3),
+    "ilu-sweeps": lambda: precond.IncompleteLU(sweeps=3),
+    "fsai": lambda: precond.SparseApproximateInverse(2),
+    "polynomial": lambda: precond.Polynomial(2),
+    "polynomial-least-squares": lambda: precond.Polynomial(3, "least_squares"),
+    "nystrom": lambda: precond.Nystrom(3, shift=0.1),
+    "deflation": lambda: precond.Deflation(jnp.eye(2, N), precond.IncompleteCholesky()),
+    "low-precision": lambda: precond.LowPrecision(precond.IncompleteCholesky()),
+    "composite": lambda: precond.Composite((precond.IncompleteCholesky(), precond.SSOR())),
+    "saddle-point": lambda: precond.SaddlePoint(12),
+}
+del CONSTRUCTORS["none"]
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_set_up_refresh_and_application_need_no_cpu(name):
+    operator = _matrix()
+
+    def apply(values, b):
+        inverse = CONSTRUCTORS[name]()(operator.with_values(values))
+        return inverse.mv(b) + inverse.refresh(operator.with_values(2 * values)).transpose().mv(b)
+
+    called = targets(apply, operator.values, jnp.ones(N))
+    assert all(name.startswith("cusolver_") for name in called), called
+
+
+def test_a_pattern_found_on_the_host_is_refreshed_on_the_device():
+    operator = _matrix()
+    inverse = precond.SparseApproximateInverse(entries=3)(operator)
+    assert not targets(
+        lambda v, b: inverse.refresh(operator.with_values(v)).mv(b), operator.values, jnp.ones(N)
+    )
 
 
 @pytest.mark.parametrize("make, loops", [(precond.IncompleteCholesky, 7), (precond.IncompleteLU, 5)])
