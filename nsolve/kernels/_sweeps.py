@@ -24,8 +24,8 @@ def settled(
     sweep: Callable[[Array], Array], sizes: Callable[[Array], Array], start: Array, level: np.ndarray
 ) -> Array:
     """The fixed point of the sweeps of a factorisation, whose rows have these levels."""
-    # A pivot waits for the entries of its row, and these for the pivot of their column, a level below.
-    most = 2 * int(level.max(initial=0)) + 2
+    # What stands in row or column `k`, not left of it or above, waits for columns and rows of lower levels.
+    most = int(level.max(initial=0))
 
     def moving(carry):
         _, change, count = carry

@@ -41,11 +41,12 @@ class IncompleteCholesky(AbstractPreconditioner):
     **On devices other than CPUs** nothing waits for a long chain.  The factorisation sweeps over all
     entries at once until none moves by more than 1e-4.  The triangular solves are Jacobi's sweeps, so
     many that by the row sums of the factor's powers they leave at most a tenth of an error; `repr(M)`
-    says how many.  Solves are exact after as many sweeps as there are levels, factors after twice as
-    many, so that it never takes more; where levels are few, solves go level by level.  The second
-    solve is the adjoint of the first, whatever the number: `M` stays positive definite.  Factors that
-    couple strongly along lines take many sweeps; `SparseApproximateInverse`, `Chebyshev` and
-    `Multigrid` do not.  `sweeps=k` does the same on a CPU.
+    says how many.  Both are exact after as many sweeps as there are levels, so that it never takes
+    more; where levels are few, solves go level by level.  The second solve is the adjoint of the
+    first, whatever the number: `M` stays positive definite.  Factors that couple strongly along lines
+    take many sweeps; `SparseApproximateInverse`, `Chebyshev` and `Multigrid` need none.  `sweeps=k`
+    does the same on a CPU.  An `M` that was set up on a CPU does a sweep for each level elsewhere: set
+    it up, or refresh it, where it is applied.
 
     Set-up costs about as much as a few products (more where the shift is needed); applying it two
     triangular solves, as many multiply-adds as a product with `A`.  Set-up, application and
