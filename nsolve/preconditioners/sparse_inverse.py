@@ -105,9 +105,9 @@ class SparseApproximateInverse(AbstractPreconditioner):
     of its small system, which takes longer on a CPU; SPAI's also a product `A^H A`.  Where `A` has 27 entries
     a row, `power=2` takes some twenty times as long as 1.  Rows are worked on in chunks, and one with all
     columns takes as much memory as the dense matrix.  To find a pattern takes, for each of
-    the `entries`, a pass over the rows of `A` that the row of `G` meets.  An application is a product with `G`
-    and one with `G^H`, or one with `M`.  Set-up (with `power`), application and `refresh` may be traced and
-    batched; the set-up itself is not differentiable.
+    the `entries`, a pass over the rows of `A` that the row of `G` meets.  An application is a product with
+    `G` and one with `G^H`, or one with `M`.  Set-up (with `power`), application and `refresh` may be traced
+    and batched; the set-up itself is not differentiable.
 
     **Raises** `ValueError` for operators that do not know their entries, diagonal entries that are missing
     or, where concrete and Hermitian, not positive, systems of a row that are not definite (all name the row),
