@@ -3,10 +3,11 @@
 Triangular solves and incomplete factorisations are chains of dependent operations, for which XLA has no fast
 form on a CPU.  There they run as functions compiled by numba, which XLA calls itself through its foreign
 function interface: no copy, no Python, no lock.  Each kernel has a fallback in pure JAX with the same results
-to rounding.  It runs on every other platform, and on the CPU as well where the environment says
-`NSOLVE_KERNELS=off`, or where numba is missing or does not work; a warning then says so, once.
+to rounding.  It runs on the CPU where the environment says `NSOLVE_KERNELS=off`, or where numba is missing or
+does not work; a warning then says so, once.  Other platforms run it as well, or a form of their own, with
+fewer steps that wait for each other.
 
-Which of the two it is, is decided when a computation is lowered for its platform: only the one that is needed
+Which of them it is, is decided when a computation is lowered for its platform: only the one that is needed
 is traced, and its schedule made.  The kernels' files import numba: import them where they are needed, not at
 the top of a file.
 """
@@ -70,13 +71,16 @@ def warn_once(kind: str, message: str) -> None:
 class Kernel(NamedTuple):
     """A kernel that XLA may call.
 
-    * `handler(dtype)`: compiles it for vectors of a dtype into a C function that takes XLA's call frame.
+    * `handler(dtype)`: compiles it for vectors of a dtype into a C function that takes XLA's call frame; None
+      where pure JAX does as well.
     * `portable(static, *arguments)`: the same results in pure JAX.
+    * `elsewhere(static, *arguments)`: what runs in its stead on platforms other than the CPU.
     """
 
     name: str
-    handler: Callable[[Any], Any]
+    handler: Callable[[Any], Any] | None
     portable: Callable[..., Sequence[Array]]
+    elsewhere: Callable[..., Sequence[Array]] | None = None
 
 
 def call(kernel: Kernel, static: Any, *arguments: Any, like: Sequence[Any]) -> Sequence[Array]:
@@ -85,7 +89,7 @@ def call(kernel: Kernel, static: Any, *arguments: Any, like: Sequence[Any]) -> S
     `static`: what its portable form knows while it is traced, hashable (sparsity patterns).  `like`: arrays
     with the shapes and dtypes of the results.  Under `vmap` a compiled kernel runs once for each element.
     """
-    if not _usable:
+    if not _usable and kernel.elsewhere is None:
         return kernel.portable(static, *arguments)
     results = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in like)
     return _call.bind(*arguments, kernel=kernel, static=static, results=results, axes=(), sizes=())
@@ -140,7 +144,11 @@ def _batched(function: Callable, axes: Any) -> Callable:
 
 
 def _portable(*arguments: Any, kernel: Kernel, static: Any, axes: Any, **_: Any) -> Any:
-    return _batched(lambda *arguments: kernel.portable(static, *arguments), axes)(*arguments)
+    return _batched(functools.partial(kernel.portable, static), axes)(*arguments)
+
+
+def _elsewhere(*arguments: Any, kernel: Kernel, static: Any, axes: Any, **_: Any) -> Any:
+    return _batched(functools.partial(kernel.elsewhere or kernel.portable, static), axes)(*arguments)
 
 
 def _compiled(*arguments: Any, kernel: Kernel, results: Any, axes: Any, **_: Any) -> Any:
@@ -153,7 +161,7 @@ def _lower_on_cpu(context: Any, *arguments: Any, kernel: Kernel, results: Any, *
     return mlir.lower_fun(chosen)(context, *arguments, kernel=kernel, results=results, **parameters)
 
 
-mlir.register_lowering(_call, mlir.lower_fun(_portable))
+mlir.register_lowering(_call, mlir.lower_fun(_elsewhere))
 mlir.register_lowering(_call, _lower_on_cpu, platform="cpu")
 
 _handlers: dict[str, Any] = {}  # their machine code must outlive every executable that calls them
@@ -168,7 +176,7 @@ def _registered(kernel: Kernel, dtype: Any) -> bool:
     that went well."""
     name = _target(kernel, dtype)
     with _lock:
-        if name in _handlers or not _usable:
+        if name in _handlers or not _usable or kernel.handler is None:
             return name in _handlers
         try:
             from .kernels._layout import check_layout

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 import nsolve as ns
 from nsolve import preconditioners as precond
+from nsolve.kernels import incomplete_cholesky, incomplete_lu, triangular_solves
 from nsolve.preconditioners.multigrid import plan
 
 PSD = lx.positive_semidefinite_tag
@@ -53,6 +54,10 @@ PRECONDITIONERS = {
     "chebyshev": (precond.Chebyshev, _matrix),
     "multigrid-constant": (precond.Multigrid, lambda: _grid(True)),
     "multigrid-galerkin": (precond.Multigrid, lambda: _grid(False)),
+    "multigrid-incomplete": (
+        lambda: precond.Multigrid(smoother="incomplete_cholesky", algebraic=None),
+        lambda: _grid(False),
+    ),
     "net": (lambda: Net(jnp.ones(())), _matrix),
 }
 SOLVERS = {
@@ -103,6 +108,71 @@ def test_value_and_gradient_need_no_cpu(solver, preconditioner, few_levels):
 
     called = targets(jax.value_and_grad(loss, argnums=(0, 1)), arrays, b)
     assert all(name.startswith("cusolver_") for name in called), called
+
+
+#: What is set up, refreshed, applied and transposed on a device; `SaddlePoint` of half of the unknowns.
+CONSTRUCTORS = {
+    **{name: make for name, (make, where) in PRECONDITIONERS.items() if where is _matrix and name != "net"},
+    "ic-sweeps": lambda: precond.IncompleteCholesky(sweeps=3),
+    "ilu-sweeps": lambda: precond.IncompleteLU(sweeps=3),
+    "fsai": lambda: precond.SparseApproximateInverse(2),
+    "polynomial": lambda: precond.Polynomial(2),
+    "polynomial-least-squares": lambda: precond.Polynomial(3, "least_squares"),
+    "nystrom": lambda: precond.Nystrom(3, shift=0.1),
+    "deflation": lambda: precond.Deflation(jnp.eye(2, N), precond.IncompleteCholesky()),
+    "low-precision": lambda: precond.LowPrecision(precond.IncompleteCholesky()),
+    "composite": lambda: precond.Composite((precond.IncompleteCholesky(), precond.SSOR())),
+    "saddle-point": lambda: precond.SaddlePoint(12),
+}
+del CONSTRUCTORS["none"]
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_set_up_refresh_and_application_need_no_cpu(name):
+    operator = _matrix()
+
+    def apply(values, b):
+        inverse = CONSTRUCTORS[name]()(operator.with_values(values))
+        return inverse.mv(b) + inverse.refresh(operator.with_values(2 * values)).transpose().mv(b)
+
+    called = targets(apply, operator.values, jnp.ones(N))
+    assert all(name.startswith("cusolver_") for name in called), called
+
+
+def test_a_pattern_found_on_the_host_is_refreshed_on_the_device():
+    operator = _matrix()
+    inverse = precond.SparseApproximateInverse(entries=3)(operator)
+    assert not targets(
+        lambda v, b: inverse.refresh(operator.with_values(v)).mv(b), operator.values, jnp.ones(N)
+    )
+
+
+@pytest.mark.parametrize("make, loops", [(precond.IncompleteCholesky, 7), (precond.IncompleteLU, 5)])
+def test_incomplete_factors_wait_for_no_level(make, loops, monkeypatch):
+    """Loops over sweeps: in both solves, to count them twice, and in the factorisation, which of a Cholesky
+    factor stands once more in a loop over shifts.  None over a schedule of levels, of which none is made."""
+    operator, scheduled = _matrix(), []
+
+    def lowered():
+        def apply(values, b):
+            return make()(operator.with_values(values)).mv(b)
+
+        traced = jax.jit(apply).trace(operator.values, jnp.ones(N))
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+    for module, name in (
+        (incomplete_cholesky, "_schedule"),
+        (incomplete_lu, "_schedule"),
+        (triangular_solves, "schedule"),
+    ):
+        schedule = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda pattern, f=schedule: scheduled.append(1) or f(pattern))
+    text = lowered()
+    assert "callback" not in text and "custom_call" not in text
+    assert text.count("stablehlo.while") == loops and not scheduled
+    monkeypatch.setattr(triangular_solves, "_FEW", N)
+    lowered()
+    assert scheduled
 
 
 def test_the_reading_can_fail():

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 import nsolve as ns
 from nsolve.gallery import finite_elements
+from nsolve.kernels import adaptive_pattern
 from nsolve.preconditioners import Jacobi, SparseApproximateInverse, sparse_inverse
 from tests.helpers import assert_refresh_is_set_up
 from tests.test_incomplete import (
@@ -106,7 +107,8 @@ def test_chunks_and_uneven_rows_change_nothing(monkeypatch):
     dense[-1, :] = dense[:, -1] = 0.1  # a row with all columns
     dense[-1, -1] = 41.0
     matrix = sparse(dense, PSD)
-    assert len(sparse_inverse._plan(matrix.pattern, 1, True).blocks) > 1
+    rows = sparse_inverse._rows_of_power(matrix.pattern, 1, True)
+    assert len(sparse_inverse._plan(rows).blocks) > 1
     factor = dense_factor(dense)
     assert_is(SparseApproximateInverse()(matrix), factor.T @ factor, "float64")
 
@@ -224,3 +226,112 @@ def test_bad_input_is_named(monkeypatch):
             SparseApproximateInverse(power)(sparse(dense, PSD))
     with pytest.raises(ValueError, match=r"would take up to"):
         make(sparse(dense))
+
+
+def dense_growth(a, entries):
+    """Row after row: the place that reduces `g A g^H` most when it alone is moved, then all of them anew."""
+    rows = []
+    for i in range(len(a)):
+        places: list[int] = []
+        for _ in range(min(entries, i)):
+            g = np.zeros(len(a), a.dtype)
+            g[i] = 1
+            if places:
+                g[places] = -np.linalg.solve(a[np.ix_(places, places)].T, a[i, places])
+            worth = abs(g @ a)[:i] ** 2 / np.real(np.diag(a))[:i]
+            worth[places] = 0
+            if worth.max() < 1e-20:
+                break
+            places.append(int(np.argmax(worth)))
+        rows.append(sorted([*places, i]))
+    return rows
+
+
+def factor_on(a, rows):
+    factor = np.zeros_like(a)
+    for i, places in enumerate(rows):
+        g = np.linalg.solve(a[np.ix_(places, places)], np.eye(len(places))[:, -1])
+        factor[i, places] = g.conj() / np.sqrt(np.real(g[-1]))
+    return factor
+
+
+def kaporin(a, factor):
+    product = factor @ a @ factor.conj().T
+    return np.trace(product).real / len(a) / np.exp(np.linalg.slogdet(product)[1] / len(a))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_patterns_grow_by_the_gradient(dtype):
+    """On both paths; and every further entry lowers the Kaporin number."""
+    units = 10.0 ** np.random.default_rng(1).uniform(-2, 2, 40)  # the choice does not depend on them
+    dense = hermitian(40, 0.08, "complex128" if "complex" in dtype else "float64", seed=2)
+    dense, scaled = dense.astype(dtype), (units[:, None] * dense * units).astype(dtype)
+    numbers = []
+    for entries in (1, 3, 6):
+        rows = dense_growth(dense.astype(np.result_type(dtype, np.float64)), entries)
+        matrix = sparse(scaled, HERMITIAN)
+        inverse = SparseApproximateInverse(entries=entries)(matrix)
+        pattern = inverse.factors[1].pattern
+        arrays = np.asarray(matrix.values), np.asarray(matrix.diagonal())
+        parts = matrix.pattern.indptr, matrix.pattern.indices, *arrays, entries
+        columns, counts = adaptive_pattern._grow_by_scipy(*parts)
+        for i, places in enumerate(rows):
+            assert pattern.indices[pattern.indptr[i] : pattern.indptr[i + 1]].tolist() == places
+            assert [*columns[i, : counts[i]].tolist(), i] == places
+        factor = factor_on(scaled.astype(np.result_type(dtype, np.float64)), rows)
+        lower = np.asarray(inverse.factors[1].as_matrix())
+        assert abs((lower - factor) / units).max() < 100 * tolerance(dtype) * abs(factor / units).max()
+        np.testing.assert_allclose(np.diag(lower @ scaled @ lower.conj().T), 1, rtol=100 * tolerance(dtype))
+        numbers.append(kaporin(scaled, factor))
+    assert numbers[0] > numbers[1] > numbers[2] >= 1
+
+
+@pytest.mark.compiles("solves of several matrices and preconditioners")
+@pytest.mark.parametrize(
+    "problem, entries, share",
+    [
+        (lambda: finite_elements.poisson(KEY, 48).operator, 12, 1.15),
+        (lambda: ns.as_sparse(ns.gallery.anisotropic(KEY, (48, 48)).operator), 5, 0.7),
+    ],
+)
+def test_adaptive_patterns_follow_the_coupling(problem, entries, share):
+    """With no more entries than the pattern of the square: about as good on a mesh, better along lines."""
+    matrix = problem()
+    square, grown = SparseApproximateInverse(2)(matrix), SparseApproximateInverse(entries=entries)(matrix)
+    assert grown.factors[1].nnz <= square.factors[1].nnz
+
+    def taken(inverse):
+        b = jnp.asarray(np.random.default_rng(0).standard_normal(matrix.in_size()))
+        solution = lx.linear_solve(matrix, b, ns.CG(rtol=1e-8), options={"preconditioner": inverse})
+        return int(solution.stats["num_steps"])
+
+    assert taken(grown) <= share * taken(square)
+
+
+def test_adaptive_patterns_are_frozen_and_concrete():
+    matrix = sparse(hermitian(30, 0.15, seed=4), PSD)
+    inverse = SparseApproximateInverse(entries=3)(matrix)
+    lower = inverse.factors[1]
+    changed = matrix.with_values(
+        jnp.where(matrix.pattern.rows == matrix.pattern.indices, 1.5, 0.1) * matrix.values
+    )
+    dense, pattern = np.asarray(changed.as_matrix()), lower.pattern
+    rows = [pattern.indices[a:b].tolist() for a, b in zip(pattern.indptr, pattern.indptr[1:], strict=False)]
+    factor = factor_on(dense, rows)
+    refreshed = jax.jit(lambda values: inverse.refresh(matrix.with_values(values)).mv(jnp.arange(30.0)))
+    np.testing.assert_allclose(refreshed(changed.values), factor.T @ factor @ np.arange(30.0), rtol=1e-9)
+    with pytest.raises(ValueError, match=r"entries=3\)` finds its pattern by .* traced.* `M.refresh`"):
+        jax.jit(
+            lambda values: SparseApproximateInverse(entries=3)(matrix.with_values(values)).mv(jnp.ones(30))
+        )(matrix.values)
+    with pytest.raises(ValueError, match=r"entries=3\)` is for operators that are Hermitian by their tags"):
+        SparseApproximateInverse(entries=3)(sparse(general(20)))
+    for entries in (0, 1.5, True):
+        with pytest.raises(ValueError, match=r"entries=...\)` must be None or an integer >= 1"):
+            SparseApproximateInverse(entries=entries)  # pyright: ignore
+    with pytest.raises(ValueError, match="`power` or finds it with `entries`; give one"):
+        SparseApproximateInverse(2, entries=3)
+    everything = SparseApproximateInverse(entries=10**6)(matrix)
+    np.testing.assert_allclose(
+        everything.as_matrix(), np.linalg.inv(matrix.as_matrix()), rtol=1e-9, atol=1e-12
+    )

@@ -32,7 +32,7 @@ SUITE = Suite(
     (
         _group(
             "fem2d",
-            ["cg+jacobi", "cg+ssor", "cg+fsai", "cg+ic", "cg+ict", "cg+amg",
+            ["cg+jacobi", "cg+ssor", "cg+fsai", "cg+fsai[entries=12]", "cg+ic", "cg+ict", "cg+amg",
              "amgcl:ruge_stuben+cg", "amgcl:smoothed_aggregation+cg",
              "pyamg:ruge_stuben+cg", "pyamg:smoothed_aggregation+cg"],
             size=[128, 450],
@@ -41,7 +41,8 @@ SUITE = Suite(
         _group("elasticity3d", _AGGREGATION, size=24),
         _group(
             "media2d[law=smooth]",
-            ["cg+jacobi", "cg+ssor", "cg+fsai", "cg+ic", "cg+ict", "cg+chebyshev", "cg+amg", "cg+multigrid"],
+            ["cg+jacobi", "cg+ssor", "cg+fsai", "cg+fsai[entries=12]", "cg+ic", "cg+ict", "cg+chebyshev",
+             "cg+amg", "cg+multigrid"],
             size=256,
             rtol=1e-6,
         ),

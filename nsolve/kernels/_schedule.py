@@ -96,6 +96,12 @@ def _keys(pattern: SparsityPattern) -> np.ndarray:
     return pattern.rows.astype(np.int64) * pattern.shape[1] + pattern.indices
 
 
+def by_target(target: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """All in the order of the first."""
+    order = np.argsort(target, kind="stable")
+    return tuple(numbers[order].astype(np.int32) for numbers in (target, *others))
+
+
 def from_first(bad: Array) -> Array:
     """True from the first row that is bad on."""
     rows = jnp.arange(bad.size, dtype=jnp.int32)

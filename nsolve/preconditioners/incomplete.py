@@ -16,6 +16,7 @@ from ..operators.convert import entries_of
 from ..operators.pattern import SparsityPattern
 from ..operators.sparse import SparseLinearOperator
 from .base import AbstractPreconditioner, array_structure
+from .local import is_count
 from .triangular import TriangularInverse, UnitTriangular, triangle
 
 #: The first shift to try where the factorisation breaks down, and how often to double it.
@@ -34,6 +35,18 @@ class IncompleteCholesky(AbstractPreconditioner):
       is not positive, the factorisation is repeated with the shift doubled (from at least 0.001 on)
       until all are: Manteuffel's remedy, never needed for M-matrices.  `repr(M)` and `M.shift` say
       what was used.
+    * `sweeps`: in so many sweeps over all unknowns at once is each triangular solve done.  None:
+      exactly on CPUs, and elsewhere in as many as it takes.
+
+    **On devices other than CPUs** nothing waits for a long chain.  The factorisation sweeps over all
+    entries at once until none moves by more than 1e-4.  The triangular solves are Jacobi's sweeps, so
+    many that by the row sums of the factor's powers they leave at most a tenth of an error; `repr(M)`
+    says how many.  Both are exact after as many sweeps as there are levels, so that it never takes
+    more; where levels are few, solves go level by level.  The second solve is the adjoint of the
+    first, whatever the number: `M` stays positive definite.  Factors that couple strongly along lines
+    take many sweeps; `SparseApproximateInverse`, `Chebyshev` and `Multigrid` need none.  `sweeps=k`
+    does the same on a CPU.  An `M` that was set up on a CPU does a sweep for each level elsewhere: set
+    it up, or refresh it, where it is applied.
 
     Set-up costs about as much as a few products (more where the shift is needed); applying it two
     triangular solves, as many multiply-adds as a product with `A`.  Set-up, application and
@@ -44,12 +57,15 @@ class IncompleteCholesky(AbstractPreconditioner):
     the solve reports failure.
 
     Meijerink and van der Vorst (1977), doi:10.1090/S0025-5718-1977-0438681-4; Manteuffel (1980),
-    doi:10.1090/S0025-5718-1980-0559197-0.
+    doi:10.1090/S0025-5718-1980-0559197-0; sweeps: Chow and Patel (2015), doi:10.1137/140968896, and
+    Anzt, Chow and Dongarra (2015), doi:10.1007/978-3-662-48096-0_50.
     """
 
     shift: Any = 0.0
+    sweeps: int | None = eqx.field(default=None, static=True)
 
     def __check_init__(self):
+        _check_sweeps(self)
         if isinstance(self.shift, int | float) and not 0 <= self.shift < np.inf:
             raise ValueError(
                 f"`IncompleteCholesky(shift=...)` must be finite and not negative, but is {self.shift}."
@@ -61,13 +77,15 @@ class IncompleteCholesky(AbstractPreconditioner):
         require_hermitian(operator, who, "IncompleteLU")
         matrix = entries_of(operator, who)
         require_diagonal_entries(matrix.pattern, who)
-        lower, scale, upper, shift = _cholesky(
-            jax.lax.stop_gradient(matrix), jnp.asarray(self.shift, jnp.finfo(matrix.dtype).dtype)
-        )
+        shift = jnp.asarray(self.shift, jnp.finfo(matrix.dtype).dtype)
+        swept = self.sweeps is not None
+        lower, scale, upper, enough, shift = _cholesky(jax.lax.stop_gradient(matrix), shift, swept)
         if not isinstance(scale, Tracer) and not jnp.isfinite(scale).all():
             require_positive_diagonal(matrix, who, "IncompleteLU")
         tags = frozenset([lx.positive_semidefinite_tag])
-        return TriangularInverse(lower, scale, upper, None, shift, self, matrix.pattern, structure, tags)
+        return TriangularInverse(
+            *(lower, scale, upper, None, shift, self, matrix.pattern, structure, tags, enough, self.sweeps)
+        )
 
 
 class IncompleteLU(AbstractPreconditioner):
@@ -76,6 +94,9 @@ class IncompleteLU(AbstractPreconditioner):
     For unsymmetric matrices with `GMRES` or `BiCGStab`; most at home with diagonally dominant and
     M-matrices. The factors have the pattern of `A`; the order of the unknowns matters (along the
     flow is good).
+
+    * `sweeps`: in so many sweeps over all unknowns at once is each triangular solve done.  None:
+      exactly on CPUs, and elsewhere in as many as it takes: see `IncompleteCholesky`.
 
     Set-up costs about as much as a few products, applying it two triangular solves: as many
     multiply-adds as one product with `A`.  Set-up, application and `refresh` may be traced and
@@ -89,24 +110,39 @@ class IncompleteLU(AbstractPreconditioner):
     Methods for Sparse Linear Systems*, 2nd ed. (2003), section 10.3.2, doi:10.1137/1.9780898718003.
     """
 
+    sweeps: int | None = eqx.field(default=None, static=True)
+
+    def __check_init__(self):
+        _check_sweeps(self)
+
     def build(self, operator: lx.AbstractLinearOperator) -> TriangularInverse:
         who = "IncompleteLU"
         structure = array_structure(operator, who)
         matrix = entries_of(operator, who)
         require_diagonal_entries(matrix.pattern, who)
-        lower, scale, upper = _lu(jax.lax.stop_gradient(matrix))
+        swept = self.sweeps is not None
+        lower, scale, upper, enough = _lu(jax.lax.stop_gradient(matrix), swept)
         _require_pivots(matrix, scale)
         return TriangularInverse(
-            lower, scale, upper, None, None, self, matrix.pattern, structure, frozenset()
+            *(lower, scale, upper, None, None, self, matrix.pattern, structure, frozenset()),
+            *(enough, self.sweeps),
+        )
+
+
+def _check_sweeps(constructor: "IncompleteCholesky | IncompleteLU") -> None:
+    if constructor.sweeps is not None and not is_count(constructor.sweeps, 0):
+        raise ValueError(
+            f"`{type(constructor).__name__}(sweeps=...)` must be None or an integer >= 0, but is "
+            f"{constructor.sweeps!r}."
         )
 
 
 @eqx.filter_jit
 def _cholesky(
-    matrix: SparseLinearOperator, shift: Array
-) -> tuple[UnitTriangular, Array, UnitTriangular, Array]:
-    """The unit lower factor, the inverse pivots, the lower factor's adjoint, and the shift that was
-    used."""
+    matrix: SparseLinearOperator, shift: Array, swept: bool
+) -> tuple[UnitTriangular, Array, UnitTriangular, Array | None, Array]:
+    """The unit lower factor, the inverse pivots, the lower factor's adjoint, how many sweeps are enough, and
+    the shift that was used."""
     from ..kernels import incomplete_cholesky  # here, since it imports numba
 
     strict, positions = triangle(matrix.pattern, True)
@@ -115,7 +151,7 @@ def _cholesky(
 
     def attempt(shift):
         shifted = diagonal * (1 + shift).astype(diagonal.dtype)
-        return incomplete_cholesky.factorise(strict, lower, shifted)
+        return incomplete_cholesky.factorise(strict, lower, shifted, swept)
 
     def failed(carry):
         _, scale, _, tries = carry
@@ -128,21 +164,34 @@ def _cholesky(
 
     factor, scale, shift, _ = jax.lax.while_loop(failed, again, (*attempt(shift), shift, jnp.asarray(0)))
     factor = UnitTriangular(factor, strict, True)
-    return factor, scale, factor.transpose().conj(), shift
+    upper = factor.transpose().conj()
+    return factor, scale, upper, _enough(factor, scale, upper, swept), shift
 
 
 @eqx.filter_jit
-def _lu(matrix: SparseLinearOperator) -> tuple[UnitTriangular, Array, UnitTriangular]:
-    """The unit lower factor, the inverse pivots, and the upper factor scaled to a unit diagonal."""
+def _lu(
+    matrix: SparseLinearOperator, swept: bool
+) -> tuple[UnitTriangular, Array, UnitTriangular, Array | None]:
+    """The unit lower factor, the inverse pivots, the upper factor scaled to a unit diagonal, and how many
+    sweeps are enough."""
     from ..kernels import incomplete_lu  # here, since it imports numba
 
     pattern, values = matrix.pattern, matrix.values
-    factor, scale = incomplete_lu.factorise(pattern, values)
+    factor, scale = incomplete_lu.factorise(pattern, values, swept)
     below, lower_positions = triangle(pattern, True)
     above, upper_positions = triangle(pattern, False)
     lower = UnitTriangular(take(factor, lower_positions), below, True)
     upper = UnitTriangular(take(factor, upper_positions) * take(scale, above.rows), above, False)
-    return lower, scale, upper
+    return lower, scale, upper, _enough(lower, scale, upper, swept)
+
+
+def _enough(lower: UnitTriangular, scale: Array, upper: UnitTriangular, swept: bool) -> Array | None:
+    """How many sweeps a device does; None where the user has said so."""
+    from ..kernels import triangular_solves  # here, since it imports numba
+
+    if swept:
+        return None
+    return triangular_solves.enough_sweeps((lower.pattern, upper.pattern), lower.values, scale, upper.values)
 
 
 def require_diagonal_entries(pattern: SparsityPattern, who: str) -> None:

@@ -110,7 +110,9 @@ class Polynomial(AbstractPreconditioner):
       `degree` others.  Where up to `degree` eigenvalues are huge and a gap parts them from the rest, the
       condition becomes about that of the rest, without knowing where they are.  `CG` finds them by itself, a
       step or more for each: it is for many of them, for low accuracy, and for methods without a memory, such
-      as `Richardson`.  Needs the traces of powers up to `A^degree`, so operators that know their entries.
+      as `Richardson`.  (The paper's adaptive form, the best polynomial for each step of a gradient method, is
+      for linear systems `CG` that starts anew every `degree + 1` steps.)  Needs the traces of powers up to
+      `A^degree`, so operators that know their entries.
     * `kind="least_squares"`: `1 - l s(l)` is smallest in the least-squares sense on `[0, high]`, with the
       weight of Chebyshev's polynomials.  For any spectrum, and operators that only have products.
       `Chebyshev` needs the lower end of an interval, too, and is better where that is known.  Operators

@@ -23,8 +23,9 @@ from ..operators.base import is_hermitian
 from ..operators.convert import entries_of
 from ..operators.pattern import SparsityPattern, per_pattern
 from ..operators.sparse import SparseLinearOperator
-from .base import AbstractApproximateInverse, AbstractPreconditioner, array_structure
+from .base import AbstractApproximateInverse, AbstractPreconditioner, array_structure, constant
 from .incomplete import require_diagonal_entries, require_positive_diagonal
+from .local import is_count
 
 _WHO = "SparseApproximateInverse"
 #: Entries of the small systems that are worked on at a time.
@@ -50,7 +51,7 @@ class SparseInverse(AbstractApproximateInverse):
         return x.reshape(vector.shape)
 
     def refresh(self, operator: lx.AbstractLinearOperator) -> "SparseInverse":
-        refreshed: Any = self.constructor(operator)
+        refreshed = self.constructor.on_rows(constant(operator), self.rows)
         if refreshed.pattern != self.pattern or refreshed.tags != self.tags:
             raise ValueError(
                 "`refresh` needs an operator with the pattern and the symmetry that the preconditioner was "
@@ -58,6 +59,11 @@ class SparseInverse(AbstractApproximateInverse):
                 "instead."
             )
         return refreshed
+
+    @property
+    def rows(self) -> SparsityPattern | None:
+        """The pattern of `G`, where values had a say in it."""
+        return None if self.constructor.entries is None else self.factors[-1].pattern
 
     def transpose(self) -> "SparseInverse":
         if self.tags:  # Hermitian
@@ -90,38 +96,56 @@ class SparseApproximateInverse(AbstractPreconditioner):
       `G A G^H` is one.  `M` is positive definite whatever the pattern.
     * Others: SPAI, `M` on the pattern of `A^power`, which minimises `||A M - I||` in the Frobenius norm.
     * `power`: 1, or 2 for fewer steps with several times as many entries.
+    * `entries`: FSAI on a pattern of its own, with at most so many entries left of the diagonal in a row of
+      `G`, those that reduce the Kaporin number of `G A G^H` most.  The pattern is found on the host, from
+      values that must be concrete: set it up outside of `jit` and hand it over in the options; `M.refresh`
+      keeps the pattern.
 
     **Cost:** set-up `w^3 / 3` multiplications for each row with `w` entries, and to look up the `w^2` entries
     of its small system, which takes longer on a CPU; SPAI's also a product `A^H A`.  Where `A` has 27 entries
     a row, `power=2` takes some twenty times as long as 1.  Rows are worked on in chunks, and one with all
-    columns takes as much memory as the dense matrix.  An application is a product with `G` and one with
-    `G^H`, or one with `M`.  Set-up, application and `refresh` may be traced and batched; the set-up itself is
-    not differentiable.
+    columns takes as much memory as the dense matrix.  To find a pattern takes, for each of
+    the `entries`, a pass over the rows of `A` that the row of `G` meets.  An application is a product with
+    `G` and one with `G^H`, or one with `M`.  Set-up (with `power`), application and `refresh` may be traced
+    and batched; the set-up itself is not differentiable.
 
     **Raises** `ValueError` for operators that do not know their entries, diagonal entries that are missing
     or, where concrete and Hermitian, not positive, systems of a row that are not definite (all name the row),
-    and where set-up would take more than a quarter of the memory.  Traced, the values become NaN and the
-    solve reports failure.
+    `entries` for an operator that is traced or not Hermitian by its tags, and where set-up would take more
+    than a quarter of the memory.  Traced, the values become NaN and the solve reports failure.
 
-    Kolotilina and Yeremin (1993), doi:10.1137/0614004; Grote and Huckle (1997),
-    doi:10.1137/S1064827594276552.
+    Kolotilina and Yeremin (1993), doi:10.1137/0614004; Janna and Ferronato (2011), doi:10.1137/100810368;
+    Grote and Huckle (1997), doi:10.1137/S1064827594276552.
     """
 
     power: int = eqx.field(static=True, default=1)
+    entries: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         if isinstance(self.power, bool) or self.power not in (1, 2):
             raise ValueError(f"`{_WHO}(power=...)` must be 1 or 2, but is {self.power!r}.")
+        if self.entries is not None and not is_count(self.entries, 1):
+            raise ValueError(
+                f"`{_WHO}(entries=...)` must be None or an integer >= 1, but is {self.entries!r}."
+            )
+        if self.entries is not None and self.power != 1:
+            raise ValueError(f"`{_WHO}` takes its pattern from `power` or finds it with `entries`; give one.")
 
     def build(self, operator: lx.AbstractLinearOperator) -> SparseInverse:
+        return self.on_rows(operator, None)
+
+    def on_rows(self, operator: lx.AbstractLinearOperator, rows: SparsityPattern | None) -> SparseInverse:
+        """The same, with the pattern of `G` where that is known."""
         structure = array_structure(operator, _WHO)
         hermitian = is_hermitian(operator)
         matrix = jax.lax.stop_gradient(entries_of(operator, _WHO))
         require_diagonal_entries(matrix.pattern, _WHO)
         if hermitian:
             require_positive_diagonal(matrix, _WHO, "IncompleteLU")
-        _require_memory(matrix, self.power, hermitian)
-        plan = _plan(matrix.pattern, self.power, hermitian)
+        if rows is None:
+            rows = self._rows(matrix, hermitian)
+        plan = _plan(rows)
+        _require_memory(plan, matrix.dtype.itemsize, self)
         if hermitian:
             values = _solve_rows(Lookup.of(matrix), None, plan.blocks, plan.places)
             _require_solved(values, matrix, plan.pattern)
@@ -137,6 +161,30 @@ class SparseApproximateInverse(AbstractPreconditioner):
             factors = (SparseLinearOperator(values / scale, plan.pattern).transpose(),)
         tags = frozenset([lx.positive_semidefinite_tag] if hermitian else [])
         return SparseInverse(factors, self, matrix.pattern, structure, tags)
+
+    def _rows(self, matrix: SparseLinearOperator, hermitian: bool) -> SparsityPattern:
+        """The pattern of `G`, or of `M^T`."""
+        pattern = matrix.pattern
+        if self.entries is None:
+            _require_memory_before(matrix, self, hermitian)
+            return _rows_of_power(pattern, self.power, hermitian)
+        if not hermitian:
+            raise ValueError(
+                f"`{_WHO}(entries={self.entries})` is for operators that are Hermitian by their tags, and "
+                "this one is not. Leave `entries` out for SPAI."
+            )
+        if isinstance(matrix.values, Tracer):
+            raise ValueError(
+                f"`{_WHO}(entries={self.entries})` finds its pattern by the values of the entries, but here "
+                "they are traced. Set it up outside of `jit` and of the solver, hand it over as "
+                '`options={"preconditioner": M}`, and use `M.refresh` for other values.'
+            )
+        from ..kernels.adaptive_pattern import adaptive_pattern  # here, since it imports numba
+
+        values, diagonal = np.asarray(matrix.values), np.asarray(matrix.diagonal())
+        entries = min(int(self.entries), pattern.shape[0])
+        found = adaptive_pattern(pattern.indptr, pattern.indices, values, diagonal, entries)
+        return SparsityPattern(*found, pattern.shape)
 
 
 class Lookup(eqx.Module):
@@ -178,15 +226,19 @@ class _Plan(NamedTuple):
 
 
 @per_pattern
-def _plan(pattern: SparsityPattern, power: int, hermitian: bool) -> _Plan:
-    """The rows of `G`, or of `M^T`."""
+def _rows_of_power(pattern: SparsityPattern, power: int, hermitian: bool) -> SparsityPattern:
+    """Where `G`, or `M^T`, has entries."""
     import scipy.sparse as sp  # slow to import
 
     ones = sp.csr_array((np.ones(pattern.nnz, bool), pattern.indices, pattern.indptr), shape=pattern.shape)
     ones = sp.csr_array(ones @ ones if power == 2 else ones)
     ones = sp.csr_array(sp.tril(ones) if hermitian else ones.T)
     ones.sort_indices()
-    found = SparsityPattern(ones.indptr, ones.indices, pattern.shape)
+    return SparsityPattern(ones.indptr, ones.indices, pattern.shape)
+
+
+@per_pattern
+def _plan(found: SparsityPattern) -> _Plan:
     blocks, places, start = [], np.empty(found.nnz, np.int64), 0
     for rows in found.buckets:
         if not len(rows):
@@ -268,32 +320,41 @@ def _solve_each(systems: Array, vectors: Array) -> Array:
     return jnp.where((pivots > 0).all(axis=0)[None], x, jnp.nan)
 
 
-def _require_memory(matrix: SparseLinearOperator, power: int, hermitian: bool) -> None:
-    """Refuses what would take too much memory, before and after the pattern is known."""
-    from ..direct.memory import physical_memory  # here, since that package imports solvers
-
-    pattern, itemsize, limit = matrix.pattern, matrix.dtype.itemsize, _SHARE * physical_memory()
-
-    def refuse(needed: float) -> None:
-        if needed > limit:
-            raise ValueError(
-                f"`{_WHO}(power={power})` would take up to {needed / 1e9:.3g} GB for the small systems of "
-                f"its rows, more than a quarter of this machine's memory ({limit / 1e9:.3g} GB). Some rows "
-                "are long: use a smaller `power`, or another preconditioner, such as `Chebyshev`."
-            )
-
-    if power == 2:  # what the power's pattern takes at most
+def _require_memory_before(
+    matrix: SparseLinearOperator, constructor: SparseApproximateInverse, hermitian: bool
+) -> None:
+    """Refuses what would take too much memory before the pattern is known."""
+    pattern, itemsize = matrix.pattern, matrix.dtype.itemsize
+    if constructor.power == 2:  # what the power's pattern takes at most
         products = np.bincount(
             pattern.rows, pattern.row_lengths[pattern.indices].astype(float), pattern.shape[0]
         )
-        refuse(5.0 * float(np.minimum(products, pattern.shape[1]).sum()))
+        _refuse(5.0 * float(np.minimum(products, pattern.shape[1]).sum()), constructor)
     if not hermitian:
         lengths = pattern.row_lengths.astype(float)
-        refuse((itemsize + 24.0) * float((lengths**2).sum()))
-    plan = _plan(pattern, power, hermitian)
+        _refuse((itemsize + 24.0) * float((lengths**2).sum()), constructor)
+
+
+def _require_memory(plan: _Plan, itemsize: int, constructor: SparseApproximateInverse) -> None:
+    """And after."""
     widths = [(columns.shape[1], rows.shape[1]) for columns, rows in plan.blocks]
     slots = sum(columns.size for columns, _ in plan.blocks)
-    refuse(slots * (12.0 + 2 * itemsize) + 4.0 * itemsize * max([w * w * rows for w, rows in widths] or [0]))
+    largest = max([w * w * rows for w, rows in widths] or [0])
+    _refuse(slots * (12.0 + 2 * itemsize) + 4.0 * itemsize * largest, constructor)
+
+
+def _refuse(needed: float, constructor: SparseApproximateInverse) -> None:
+    from ..direct.memory import physical_memory  # here, since that package imports solvers
+
+    limit = _SHARE * physical_memory()
+    if needed > limit:
+        option = "power" if constructor.entries is None else "entries"
+        raise ValueError(
+            f"`{_WHO}({option}={getattr(constructor, option)})` would take up to {needed / 1e9:.3g} GB for "
+            "the small systems of its rows, more than a quarter of this machine's memory "
+            f"({limit / 1e9:.3g} GB). Some rows are long: use a smaller `{option}`, or another "
+            "preconditioner, such as `Chebyshev`."
+        )
 
 
 def _require_solved(values: Array, matrix: SparseLinearOperator, pattern: SparsityPattern) -> None:

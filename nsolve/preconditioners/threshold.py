@@ -25,8 +25,9 @@ class ThresholdLU(AbstractPreconditioner):
 
     Rows and columns are scaled by powers of two; where the diagonal has zeros, rows are permuted so that the
     product of its entries is largest.  A pivot that vanishes is met by a multiple of the identity, doubled
-    until all goes well, which `repr(M)` then tells.  SuperLU works on the host, as for `SparseLU`; the
-    factors are constant under differentiation, and `M.transpose()` is exact.
+    until all goes well, which `repr(M)` then tells.  SuperLU works on the host, as for `SparseLU`, also where
+    the solver runs on another device: each application then carries a vector there and back.  The factors are
+    constant under differentiation, and `M.transpose()` is exact.
 
     **Cost:** set-up a good part of what `SparseLU` would take; each application two triangular solves with at
     most `fill_factor * nnz` entries.  **Raises** `ValueError` for a pattern that makes every matrix singular.
@@ -64,7 +65,8 @@ class ThresholdCholesky(AbstractPreconditioner):
       which `repr(M)` then tells: Manteuffel's remedy, never needed for M-matrices.
 
     Rows and columns are scaled by powers of two to a diagonal near one, and eliminated in an order of minimum
-    degree.  The work is done on the host, as for `SparseLU`: it may be traced and batched; the factors are
+    degree.  The work is done on the host, as for `SparseLU`, also where the solver runs on another device:
+    each application then carries a vector there and back.  It may be traced and batched; the factors are
     constant under differentiation, and `M.transpose()` is exact.
 
     **Cost:** set-up a good part of what `SparseCholesky` would take; each application two triangular solves
