@@ -238,7 +238,9 @@ def test_plans_are_made_of_the_part_that_varies():
     field[-130:, -130:] = ns.gallery.blocks(0, (130, 130), size=3, contrast=1e4)
     operator = ns.gallery.diffusion(0, field).operator
     assert Multigrid().planned(operator).plan.algebraic
-    assert not Multigrid().planned(ns.gallery.diffusion(0, np.exp(np.ones((400, 300)))).operator).plan.algebraic
+    assert (
+        not Multigrid().planned(ns.gallery.diffusion(0, np.exp(np.ones((400, 300)))).operator).plan.algebraic
+    )
 
 
 def test_plans_for_another_grid_are_refused():
