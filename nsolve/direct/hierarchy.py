@@ -40,15 +40,27 @@ class Hierarchy:
     """One V-cycle from zero with a sweep of Gauss and Seidel on each level, forward before and backward after
     the coarser one: `M` is Hermitian where the matrix is."""
 
-    def __init__(self, levels: list[Level], dtype: Any, order: np.ndarray | None = None):
+    def __init__(
+        self,
+        levels: list[Level],
+        dtype: Any,
+        order: np.ndarray | None = None,
+        is_frozen: bool = False,
+    ):
         self._dtype, self._given = np.dtype(dtype), levels
         #: In which the levels have the unknowns, None for that of the matrix.
         self.order = order
+        #: Whether the patterns are those of an earlier matrix.
+        self.is_frozen = is_frozen
+        self._hermitian = is_hermitian(levels[0].matrix)
+        #: The patterns of those of each level but the coarsest.
+        self.interpolations = [
+            across._replace(values=across.values[:0].copy()) for _, across in levels if across is not None
+        ]
         #: Unknowns and entries of each level.
         self.table = [(level.matrix.size, level.matrix.nnz) for level in levels]
         self.nnz = sum(entries for _, entries in self.table)
         self.nnz += sum(len(across.values) for _, across in levels if across is not None)
-        self._hermitian = is_hermitian(levels[0].matrix)
         self._cycle = _Cycle(levels, self._dtype, self._hermitian)
         if self._hermitian:
             self._given = []

@@ -15,7 +15,8 @@ from ...operators.sparse import SparseLinearOperator
 from ..base import AbstractApproximateInverse, AbstractPreconditioner, array_structure, constant
 from ..incomplete import require_diagonal_entries, require_positive_diagonal
 
-_TAGS = {lx.positive_semidefinite_tag, lx.symmetric_tag, hermitian_tag}
+#: What is true of the cycle where it is true of the operator.
+TAGS = {lx.positive_semidefinite_tag, lx.symmetric_tag, hermitian_tag}
 _METHODS = {"ruge_stuben": 0.3, "smoothed_aggregation": 0.08}
 
 
@@ -88,17 +89,22 @@ class AlgebraicMultigrid(AbstractPreconditioner):
         who = "AlgebraicMultigrid"
         if self.method == "smoothed_aggregation":
             needed("pyamg", "amg", f'`{who}(method="smoothed_aggregation")`')
-        structure = array_structure(operator, who)
-        self._require_method(operator, structure.dtype)
-        matrix = entries_of(constant(operator), who)
-        require_diagonal_entries(matrix.pattern, who)
-        require_positive_diagonal(matrix, who, "ThresholdLU")
+        structure, matrix = array_structure(operator, who), self.entries(operator)
         theta = _METHODS[self.method] if self.theta is None else self.theta
         recipe = Recipe(self.method, theta=theta, block_size=float(self.block_size))
         vectors = self._vectors(matrix)
         values = jnp.concatenate([matrix.values, *vectors]) if vectors else matrix.values
         state = factorised(recipe, who, matrix.pattern, values, structure)
-        return AlgebraicMultigridInverse(state, self, structure, tags_of(operator) & _TAGS)
+        return AlgebraicMultigridInverse(state, self, structure, tags_of(operator) & TAGS)
+
+    def entries(self, operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
+        """The matrix, if the method applies to it."""
+        who = "AlgebraicMultigrid"
+        self._require_method(operator, array_structure(operator, who).dtype)
+        matrix = entries_of(constant(operator), who)
+        require_diagonal_entries(matrix.pattern, who)
+        require_positive_diagonal(matrix, who, "ThresholdLU")
+        return matrix
 
     def _require_method(self, operator: lx.AbstractLinearOperator, dtype: Any) -> None:
         """Refuses what the method does not apply to."""

@@ -31,7 +31,7 @@ from .black_box import coarsen_plane
 from .coarse import dense_inverse
 from .compatible import unrelaxed
 from .cycle import Level
-from .hybrid import algebraic_tail, is_weak, turns_algebraic
+from .hybrid import AlgebraicTail, algebraic_tail, is_weak, turns_algebraic
 from .plan import Coarsening
 from .smoothers import chebyshev_jacobi, incomplete_smoother, power_bound
 from .stencils import Kind, Stencil, as_operator, diagonal_of, masked, neighbour
@@ -41,9 +41,11 @@ from .transfer import AxisInterpolation, fitted, kept_size, lower, split, upper
 _SMALL = 64**2
 
 
-def galerkin_hierarchy(operator: StencilLinearOperator, plan: Coarsening, decide: bool):
+def galerkin_hierarchy(
+    operator: StencilLinearOperator, plan: Coarsening, decide: bool, tail: AlgebraicTail | None = None
+):
     """All levels, the coarsest grid's solver, and the plan, which ends where a grid turns algebraic; where
-    `decide` says so, it is looked at whether one does."""
+    `decide` says so, it is looked at whether one does. An algebraic `tail` is refreshed."""
     plain = _on_host(operator) or is_traced(operator.coefficients)
     make = _made if plain else _compiled_made
     kind, (levels, small, stencil, inverse, shares) = Kind.of(operator), make(operator, plan)
@@ -58,7 +60,7 @@ def galerkin_hierarchy(operator: StencilLinearOperator, plan: Coarsening, decide
             levels, stencil = _above(levels, small, plan, kind)
             small = None
     if plan.algebraic:
-        return on_top(levels, operator), None, algebraic_tail(stencil, kind), plan
+        return on_top(levels, operator), None, algebraic_tail(stencil, kind, tail), plan
     return on_top(levels, operator), small, inverse, plan
 
 

@@ -59,7 +59,8 @@ class MultigridInverse(AbstractApproximateInverse):
                 f"`operator` must have the grid and the stencil that this multigrid was made for, "
                 f"{self.structure}, but is {stencil}. Build a new one with `Multigrid()(operator)`."
             )
-        return _build(jax.lax.stop_gradient(stencil), self.plan)
+        tail = self.coarse if isinstance(self.coarse, AlgebraicTail) else None
+        return _build(jax.lax.stop_gradient(stencil), self.plan, tail=tail)
 
     def transpose(self) -> "MultigridInverse":
         if lx.is_symmetric(self):
@@ -184,14 +185,19 @@ class Multigrid(AbstractPreconditioner):
         return _build(stencil, plan, decide)
 
 
-def _build(stencil: StencilLinearOperator, plan: Coarsening, decide: bool = False) -> MultigridInverse:
+def _build(
+    stencil: StencilLinearOperator,
+    plan: Coarsening,
+    decide: bool = False,
+    tail: AlgebraicTail | None = None,
+) -> MultigridInverse:
     traced = any(map(is_traced, stencil.coefficients))
     # One compilation, even where a transformation traces without `jit`.
     constant, galerkin = _COMPILED if traced else _HIERARCHIES
     if plan.constant:
         levels, small, coarse = constant(stencil, plan)
     else:
-        levels, small, coarse, plan = galerkin(stencil, plan, decide and not traced)
+        levels, small, coarse, plan = galerkin(stencil, plan, decide and not traced, tail)
     tags = tags_of(stencil) & _TAGS
     return MultigridInverse(levels, small, coarse, plan, stencil.in_structure(), tags)
 

@@ -67,10 +67,13 @@ def is_weak(smoother: Any) -> bool:
     return float(smoother.weight) < _WEAK
 
 
-def algebraic_tail(stencil: Stencil, kind: Kind) -> AlgebraicTail:
-    """Of the operator of a grid; points that nothing holds stay alone."""
+def algebraic_tail(stencil: Stencil, kind: Kind, earlier: AlgebraicTail | None = None) -> AlgebraicTail:
+    """Of the operator of a grid, `earlier` refreshed if there is one; points that nothing holds stay
+    alone."""
     matrix: SparseLinearOperator = as_operator(stencil, kind).as_sparse()
     diagonal = matrix.diagonal()
     values = matrix.values.at[matrix.pattern.diagonal_positions].set(jnp.where(diagonal == 0, 1, diagonal))
     positive = lx.TaggedLinearOperator(matrix.with_values(values), lx.positive_semidefinite_tag)
+    if earlier is not None and earlier.inverse.state.pattern == matrix.pattern:
+        return AlgebraicTail(earlier.inverse.refresh(positive))
     return AlgebraicTail(AlgebraicMultigrid().build(positive))
