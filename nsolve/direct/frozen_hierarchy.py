@@ -11,9 +11,9 @@ import numpy as np
 
 from .._reasons import CODES
 from ..kernels import frozen, numbering
+from ..kernels.frozen import Pattern
 from ..kernels.galerkin import threads
-from ..kernels.frozen import Pattern, Places
-from ..kernels.levels import Interpolation, Matrix, split
+from ..kernels.levels import Interpolation, Matrix, is_hermitian, split
 from .factors import Factors, Quality
 from .hierarchy import Hierarchy, Level
 from .structure import Structure
@@ -24,63 +24,67 @@ _MISSED = 0.012
 
 
 class FrozenHierarchy:
-    """The patterns of a hierarchy of Ruge and Stüben."""
+    """The patterns of a hierarchy of Ruge and Stüben, of the matrix with these values; if that is symmetric,
+    for others that are."""
 
     def __init__(self, structure: Structure, values: np.ndarray, made: Hierarchy):
         numbered = structure.matrix(np.arange(structure.nnz, dtype=float))
         if made.order is not None:
             numbered = numbering.reordered(numbered, made.order)
-        finest = split(numbered)
-        #: Where the entries of the finest matrix stand among the given ones.
-        self._sources = finest.values.astype(np.int32), finest.diagonal.astype(np.int32)
+        sources, ones = split(numbered), split(structure.matrix(np.ones(structure.nnz)))
+        # A zero may be stored on one side alone.
+        self._half = made.is_hermitian and is_hermitian(ones)
         self._order, self._dtype = made.order, values.dtype
-        self.patterns, self.steps = [Pattern(*finest[:3])], list[Places]()
-        self.structures, self.fits = (structure,), True
+        self.structures = (structure,)
+        pattern = Pattern(*sources[:3])
+        some = frozen.at_hand(pattern, self._half)
+        #: Where the entries at hand, their mirror images and the diagonal stand among the given ones.
+        self._own, self._mirrored, self._diagonal = (
+            part.astype(np.int32)
+            for part in (sources.values[some.own], sources.values[some.mirrored], sources.diagonal)
+        )
+        self._patterns, self._steps = [some.pattern], []
         for across in made.interpolations:
-            found = frozen.places_of(self.patterns[-1], across)
-            if found is None:  # rows are too long
-                self.fits = False
-                return
-            self.steps.append(found[0])
-            self.patterns.append(found[1])
-        self._limits = [np.inf] * len(self.steps)
+            step, pattern, some = frozen.places_of(self._half, pattern, some, across)
+            self._steps.append(step)
+            self._patterns.append(some.pattern)
+        self._limits = [np.inf] * len(self._steps)
         _, missed = self._levels(values)
         self._limits = [share + _MISSED for share in missed]
 
     @property
     def nbytes(self) -> int:
-        arrays = [*self._sources, *(part for pattern in self.patterns for part in pattern)]
-        return sum(array.nbytes for array in arrays) + sum(step.nbytes for step in self.steps)
+        arrays = [self._own, self._mirrored, self._diagonal, *(part for each in self._patterns for part in each)]
+        return sum(array.nbytes for array in arrays) + sum(step.nbytes for step in self._steps)
 
     def refreshed(self, values: np.ndarray) -> Hierarchy | None:
         """The hierarchy of the matrix with other entries; None where the patterns do not fit."""
-        if not (self.fits and np.isfinite(values).all()):
+        if not np.isfinite(values).all():
             return None
         levels, _ = self._levels(values)
         if levels is None:
             return None
-        made = Hierarchy(levels, self._dtype, self._order, is_frozen=True)
+        made = Hierarchy(levels, self._dtype, self._order, is_frozen=True, is_half=self._half)
         return made if made.is_sound else None
 
     def _levels(self, values: np.ndarray) -> tuple[list[Level] | None, list[float]]:
         """The levels, and of each the share of unknowns that are represented badly; no levels where they are
         too many."""
-        with ThreadPoolExecutor(threads(len(self.patterns[0].middle))) as pool:
-            others, diagonal = (frozen.taken(source, values, pool.map) for source in self._sources)
-            levels, shares = [], []
-            if not (diagonal > 0).all():
-                return None, shares
-            matrix = Matrix(*self.patterns[0], others, diagonal)
-            for step, limit, coarse in zip(self.steps, self._limits, self.patterns[1:], strict=True):
-                pattern = Pattern(*matrix[:3])
-                found = frozen.values_on(pattern, step, coarse, *matrix[3:], pool.map)
+        others, diagonal = frozen.taken(self._own, values), frozen.taken(self._diagonal, values)
+        fits = (diagonal > 0).all() and (not self._half or frozen.are_equal(self._mirrored, values, others))
+        levels, shares, matrix = [], [], Matrix(*self._patterns[0], others, diagonal)
+        with ThreadPoolExecutor(threads(matrix.size)) as pool:
+            for step, limit, coarse in zip(self._steps, self._limits, self._patterns[1:], strict=True):
+                found = frozen.values_on(self._half, matrix, step, coarse, pool.map)
                 shares.append(found.missed)
-                if found.missed > limit:
+                # Where a diagonal entry is zero, it matters whether its row is empty.
+                fits = fits and found.missed <= limit and (matrix.diagonal > 0).all()
+                if not fits:
                     return None, shares
                 across = Interpolation(step.p_indptr, step.p_indices, found.interpolation, step.columns)
                 levels.append(Level(matrix, across))
                 matrix = Matrix(*coarse, found.others, found.diagonal)
-            return [*levels, Level(matrix, None)], shares
+        return [*levels, Level(matrix, None)], shares
 
 
 def refreshed(kept: FrozenHierarchy | None, values: np.ndarray) -> tuple[Factors, Quality] | None:

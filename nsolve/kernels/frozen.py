@@ -1,7 +1,8 @@
 """Interpolation and Galerkin products anew, on the patterns of an earlier matrix: numbers only.
 
-Where each product of two entries is added to was found once, row by row; so nothing is looked up, and nothing
-sorted. Numbers are in double precision; see `levels` for how matrices are stored.
+Where each product `p a p'` of `P^T A P` is added to was found once; so nothing is looked up, and nothing
+sorted. Of a symmetric matrix the lower triangle is enough: its entry `a` at `(k, l)` stands for the one at
+`(l, k)`, too. Numbers are in double precision; see `levels` for how matrices are stored.
 """
 
 import itertools
@@ -12,24 +13,39 @@ import numpy as np
 
 from .. import _ffi
 from ._numba import compiled
-from .galerkin import first_gap, threads
-from .levels import Interpolation, Matrix, split_by_numpy
+from .galerkin import galerkin, threads
+from .levels import Interpolation, Matrix
 
 #: A dropped unknown of which less than this share of its negative couplings leads to what it is interpolated
 #: from is not represented.
 _LEAST = 0.1
-#: Longer rows are not numbered.
-LONGEST = np.iinfo(np.uint16).max
 #: Where numbers are known to be positive: numba would test signed ones for counting from the end.
 _U = np.uint64
 
 
 class Pattern(NamedTuple):
-    """A level's matrix without its values."""
+    """A matrix without its values."""
 
     indptr: np.ndarray
     middle: np.ndarray
     indices: np.ndarray
+
+
+class AtHand(NamedTuple):
+    """The entries of a matrix that are at hand: all, or those below the diagonal; where they stand among all,
+    and, of a symmetric one, where their mirror images do."""
+
+    pattern: Pattern
+    own: np.ndarray
+    mirrored: np.ndarray
+
+    @property
+    def number(self) -> np.ndarray:
+        """Of all entries, which ones of those at hand they are."""
+        found = np.empty(len(self.own) + len(self.mirrored), np.int32)
+        found[self.own] = np.arange(len(self.own))
+        found[self.mirrored] = np.arange(len(self.mirrored))
+        return found
 
 
 class Places(NamedTuple):
@@ -37,11 +53,9 @@ class Places(NamedTuple):
 
     * `kept`, `p_indptr`, `p_indices`, `columns`: the interpolation; `couplings`: which entries of the matrix
       its values come from.
-    * `r_indptr`, `r_rows`, `r_places`: its columns, and where their values are.
-    * `begin`: where rows of `A P` begin; `products`: for each product of `A P`, in the order of `A`, the place
-      in its row; `sums`: the same of `P^T (A P)`, in the order of `P^T`, that of the diagonal last.
-    * `rows`: those of the level that threads share; `coarse_rows`: those of the next one; both with the
-      number of the products before them.
+    * `targets`: of each product which number it is added to, of the entries, the diagonal, and half the
+      diagonal.
+    * `parts`: rows that threads share, and how many products come before them.
     """
 
     kept: np.ndarray
@@ -49,18 +63,22 @@ class Places(NamedTuple):
     p_indices: np.ndarray
     columns: int
     couplings: np.ndarray
-    r_indptr: np.ndarray
-    r_rows: np.ndarray
-    r_places: np.ndarray
-    begin: np.ndarray
-    products: np.ndarray
-    sums: np.ndarray
-    rows: list[tuple[int, int, int]]
-    coarse_rows: list[tuple[int, int, int]]
+    targets: np.ndarray
+    parts: list[tuple[int, int, int]]
 
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self if isinstance(part, np.ndarray))
+
+
+class Values(NamedTuple):
+    """Of a level, on its patterns: the interpolation, the share of unknowns that are not represented, and the
+    next coarser matrix."""
+
+    interpolation: np.ndarray
+    missed: float
+    others: np.ndarray
+    diagonal: np.ndarray
 
 
 @compiled
@@ -87,338 +105,247 @@ def _couplings(indptr, indices, kept, p_indptr, p_indices):
 
 
 @compiled
-def _columns(indptr, indices, columns):
-    """The rows of each column's entries, and where these are."""
-    starts = np.zeros(columns + 1, np.int32)
-    rows, places = np.empty(indices.size, np.int32), np.empty(indices.size, np.int32)
-    for k in range(indices.size):
-        starts[indices[k] + 1] += 1
-    for j in range(columns):
-        starts[j + 1] += starts[j]
-    at = starts[:-1].copy()
-    for i in range(indptr.size - 1):
-        for k in range(indptr[i], indptr[i + 1]):
-            j = indices[k]
-            rows[at[j]], places[at[j]] = i, k
-            at[j] += 1
-    return starts, rows, places
+def _place(row, column, half, on_diagonal, c_indptr, c_indices):
+    """Of an entry's number."""
+    if row == column:
+        return on_diagonal + row
+    if half and row < column:
+        row, column = column, row
+    low, high = c_indptr[row], c_indptr[row + 1] - 1
+    while low < high:
+        middle = (low + high) // 2
+        if c_indices[middle] < column:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @compiled
-def _products(indptr, indices, p_indptr, p_indices, columns):
-    """Of `A P` where rows begin, its columns in any order, the places of its products, how many come before
-    each row, and the longest row's length."""
-    n = indptr.size - 1
+def _targets(half, indptr, indices, p_indptr, p_indices, c_indptr, c_indices):
+    """Of all products, and how many there are before each row."""
+    n, columns = indptr.size - 1, c_indptr.size - 1
     before = np.zeros(n + 1, np.int64)
-    for i in range(n):
-        count = np.int64(p_indptr[i + 1] - p_indptr[i])
-        for k in range(indptr[i], indptr[i + 1]):
-            count += p_indptr[indices[k] + 1] - p_indptr[indices[k]]
-        before[i + 1] = before[i] + count
-    begin, places = np.empty(n + 1, np.int64), np.empty(before[n], np.uint16)
-    found = np.empty(before[n], np.int32)  # what is never touched takes no memory
-    at = np.zeros(columns, np.int32)  # of a column in the row, if it is there
-    start, t, longest = 0, 0, 0
-    for i in range(n):
-        begin[i] = start
-        size = 0
-        for k in range(indptr[i] - 1, indptr[i + 1]):
-            j = i if k < indptr[i] else indices[k]  # the diagonal comes first
-            for m in range(p_indptr[j], p_indptr[j + 1]):
-                column = p_indices[m]
-                q = at[column]
-                if q >= size or found[start + q] != column:
-                    q = size
-                    at[column] = q
-                    found[start + q] = column
-                    size += 1
-                places[t] = q
+    for k in range(n):
+        own = np.int64(p_indptr[k + 1] - p_indptr[k])
+        count = own * (own + 1) // 2 if half else own * own
+        for m in range(indptr[k], indptr[k + 1]):
+            count += own * (p_indptr[indices[m] + 1] - p_indptr[indices[m]])
+        before[k + 1] = before[k] + count
+    targets, t = np.empty(before[n], np.int32), 0
+    diagonal = c_indices.size
+    twice = diagonal + columns if half else diagonal
+    for k in range(n):
+        for a in range(p_indptr[k], p_indptr[k + 1]):
+            for b in range(p_indptr[k], a + 1 if half else p_indptr[k + 1]):
+                targets[t] = _place(p_indices[a], p_indices[b], half, diagonal, c_indptr, c_indices)
                 t += 1
-        start += size
-        longest = max(longest, size)
-    begin[n] = start
-    return begin, found[:start].copy(), places, before, longest
+        for m in range(indptr[k], indptr[k + 1]):
+            j = indices[m]
+            for a in range(p_indptr[k], p_indptr[k + 1]):
+                for b in range(p_indptr[j], p_indptr[j + 1]):
+                    targets[t] = _place(p_indices[a], p_indices[b], half, twice, c_indptr, c_indices)
+                    t += 1
+    return targets, before
 
 
 @compiled
-def _sums(r_indptr, r_rows, begin, found, columns):
-    """Of `P^T (A P)` the pattern, its diagonal left out, the places of its products, how many come before
-    each row, and the longest row's length."""
-    before = np.zeros(columns + 1, np.int64)
-    for i in range(columns):
-        count = np.int64(0)
-        for k in range(r_indptr[i], r_indptr[i + 1]):
-            count += begin[r_rows[k] + 1] - begin[r_rows[k]]
-        before[i + 1] = before[i] + count
-    indptr, middle = np.zeros(columns + 1, np.int64), np.empty(columns, np.int64)
-    indices, places = np.empty(before[columns], np.int32), np.empty(before[columns], np.uint16)
-    seen, rank = np.full(columns, -1, np.int32), np.empty(columns, np.int32)
-    t, longest = 0, 0
-    for i in range(columns):
-        start = indptr[i]
-        size = 0
-        for k in range(r_indptr[i], r_indptr[i + 1]):
-            for m in range(begin[r_rows[k]], begin[r_rows[k] + 1]):
-                column = found[m]
-                if seen[column] != i and column != i:
-                    seen[column] = i
-                    indices[start + size] = column
-                    size += 1
-        gap = first_gap(size)
-        while gap > 0:  # Shell's sort, of short rows by insertion
-            for k in range(start + gap, start + size):
-                column, m = indices[k], k - gap
-                while m >= start and indices[m] > column:
-                    indices[m + gap] = indices[m]
-                    m -= gap
-                indices[m + gap] = column
-            gap //= 3
-        middle[i] = start + size
-        for q in range(size):
-            column = indices[start + q]
-            rank[column] = q
-            if column > i and middle[i] == start + size:
-                middle[i] = start + q
-        rank[i] = size
-        for k in range(r_indptr[i], r_indptr[i + 1]):
-            for m in range(begin[r_rows[k]], begin[r_rows[k] + 1]):
-                places[t] = rank[found[m]]
-                t += 1
-        indptr[i + 1] = start + size
-        longest = max(longest, size + 1)
-    return indptr, middle, indices[: indptr[columns]].copy(), places, before, longest
-
-
-@compiled
-def _taken(first, last, source, values, into):
-    for k in range(first, last):
+def _taken(source, values, into):
+    for k in range(source.size):
         into[k] = values[source[k]]
 
 
 @compiled
-def _interpolated(first, last, indptr, values, diagonal, kept, p_indptr, couplings, p_values):
-    """Writes rows `first` to `last` of `P`; how many unknowns are not represented by what they are
-    interpolated from."""
+def _are_equal(source, values, others):
+    for k in range(source.size):
+        if values[source[k]] != others[k]:
+            return False
+    return True
+
+
+@compiled
+def _interpolated(half, indptr, indices, values, diagonal, kept, p_indptr, couplings):
+    """The values of `P`, and how many unknowns are not represented by what they are interpolated from."""
+    n = kept.size
+    weights, negative, total = np.empty(couplings.size), np.zeros(n), diagonal.copy()
+    for i in range(_U(n)):
+        low, high = 0.0, 0.0
+        for m in range(_U(indptr[i]), _U(indptr[i + _U(1)])):
+            below, above = min(values[m], 0.0), max(values[m], 0.0)
+            low += below
+            high += above
+            if half:
+                negative[indices[m]] += below
+                total[indices[m]] += above
+        negative[i] += low
+        total[i] += high
     missed = 0
-    for i in range(first, last):
+    for i in range(n):
         start, end = p_indptr[i], p_indptr[i + 1]
         if kept[i] == 1:
-            p_values[start] = 1.0
+            weights[start] = 1.0
             continue
-        some, negative, total = 0.0, 0.0, diagonal[i]
-        for m in range(_U(indptr[i]), _U(indptr[i + 1])):
-            value = values[m]
-            if value < 0:
-                negative += value
-            else:
-                total += value
+        some = 0.0
         for k in range(start, end):
-            some += min(values[couplings[k]], 0.0)
-        missed += some > _LEAST * negative
-        scale = -(negative / some) / total if some < 0 else 0.0
+            weights[k] = min(values[couplings[k]], 0.0)
+            some += weights[k]
+        missed += some > _LEAST * negative[i]
+        scale = -(negative[i] / some) / total[i] if some < 0 else 0.0
         for k in range(start, end):
-            p_values[k] = min(values[couplings[k]], 0.0) * scale
-    return missed
+            weights[k] *= scale
+    return weights, missed
 
 
 @compiled
-def _multiplied(
-    first, last, t, indptr, indices, values, diagonal, p_indptr, p_values, begin, products, result
+def _add(
+    first, last, t, half, indptr, indices, values, diagonal, p_indptr, weights, targets, total
 ):  # fmt: skip
-    """Writes rows `first` to `last` of `A P`, before which there are `t` products."""
-    t = _U(t)
-    for i in range(_U(first), _U(last)):
-        start = _U(begin[i])
-        for m in range(start, _U(begin[i + _U(1)])):
-            result[m] = 0.0
-        value = diagonal[i]
-        for m in range(_U(p_indptr[i]), _U(p_indptr[i + _U(1)])):
-            result[start + products[t]] += value * p_values[m]
-            t += _U(1)
-        for k in range(_U(indptr[i]), _U(indptr[i + _U(1)])):
-            j, value = _U(indices[k]), values[k]
-            for m in range(_U(p_indptr[j]), _U(p_indptr[j + _U(1)])):
-                result[start + products[t]] += value * p_values[m]
-                t += _U(1)
+    """The products of rows `first` to `last`, before which there are `t`."""
+    one, t = _U(1), _U(t)
+    for k in range(_U(first), _U(last)):
+        start, end = _U(p_indptr[k]), _U(p_indptr[k + one])
+        for a in range(start, end):
+            value = diagonal[k] * weights[a]
+            for b in range(start, a + one if half else end):
+                total[targets[t]] += value * weights[b]
+                t += one
+        for m in range(_U(indptr[k]), _U(indptr[k + one])):
+            low, high = _U(p_indptr[indices[m]]), _U(p_indptr[indices[m] + 1])
+            for a in range(start, end):
+                value = values[m] * weights[a]
+                for b in range(low, high):
+                    total[targets[t]] += value * weights[b]
+                    t += one
 
 
-@compiled
-def _summed(
-    first, last, t, r_indptr, r_rows, r_places, p_values, begin, product, sums, indptr, values, diagonal
-):  # fmt: skip
-    """Writes rows `first` to `last` of `P^T (A P)`, before which there are `t` products."""
-    longest = 0
-    for i in range(first, last):
-        longest = max(longest, indptr[i + 1] - indptr[i])
-    total = np.zeros(longest + 1)
-    t = _U(t)
-    for i in range(_U(first), _U(last)):
-        start = _U(indptr[i])
-        size = _U(indptr[i + _U(1)]) - start
-        for q in range(size + _U(1)):
-            total[q] = 0.0
-        for k in range(_U(r_indptr[i]), _U(r_indptr[i + _U(1)])):
-            j, value = _U(r_rows[k]), p_values[r_places[k]]
-            for m in range(_U(begin[j]), _U(begin[j + _U(1)])):
-                total[sums[t]] += value * product[m]
-                t += _U(1)
-        for q in range(size):
-            values[start + q] = total[q]
-        diagonal[i] = total[size]
+def at_hand(pattern: Pattern, half: bool) -> AtHand:
+    """All entries, or those below the diagonal of a symmetric pattern."""
+    indptr, middle, indices = pattern
+    if not half:
+        return AtHand(pattern, np.arange(len(indices)), np.empty(0, np.intp))
+    rows = np.repeat(np.arange(len(middle)), np.diff(indptr))
+    below, above = np.flatnonzero(indices < rows), np.flatnonzero(indices > rows)
+    # By columns, these are the mirror images in the order of the others.
+    above = above[np.argsort(indices[above], kind="stable")]
+    starts = np.concatenate([[0], np.cumsum(middle - indptr[:-1])]).astype(np.int32)
+    return AtHand(Pattern(starts, starts[1:], indices[below]), below, above)
 
 
-class Values(NamedTuple):
-    """Of a level, on its patterns: the interpolation, the share of unknowns that are not represented, and the
-    next coarser matrix."""
+def places_of(
+    half: bool, pattern: Pattern, some: AtHand, across: Interpolation
+) -> tuple[Places, Pattern, AtHand]:
+    """Of a level, its entries at hand and what interpolates to it; and the next coarser level's pattern and
+    entries at hand."""
+    p_indptr, p_indices, _, columns, kept = across
+    ones = np.ones(len(pattern.indices)), np.ones(len(kept))
+    made = galerkin(Matrix(*pattern, *ones), across._replace(values=np.ones(len(p_indices))))
+    coarse = Pattern(*made[:3])
+    less = at_hand(coarse, half)
+    found = _ffi.on_host(
+        *(_couplings, _couplings_by_numpy), pattern.indptr, pattern.indices, kept, p_indptr, p_indices
+    )
+    (indptr, _, indices), (c_indptr, _, c_indices) = some.pattern, less.pattern
+    given = half, indptr, indices, p_indptr, p_indices, c_indptr, c_indices
+    targets, before = _ffi.on_host(_targets, _no_targets, *given)
+    cuts = [int(cut) for cut in _shares(before)]
+    parts = [(a, b, int(before[a])) for a, b in itertools.pairwise(cuts)]
+    places = Places(kept, p_indptr, p_indices, columns, some.number[found], targets, parts)
+    return places, coarse, less
 
-    interpolation: np.ndarray
-    missed: float
-    others: np.ndarray
-    diagonal: np.ndarray
 
-
-def places_of(pattern: Pattern, across: Interpolation) -> tuple[Places, Pattern] | None:
-    """Of a level and what interpolates to it, and the pattern of the next coarser one; None where rows are
-    too long."""
-    return _ffi.on_host(_places_of, _places_by_scipy, pattern, across)
-
-
-def taken(source: np.ndarray, values: np.ndarray, each: Callable[..., Iterable[Any]] = map) -> np.ndarray:
+def taken(source: np.ndarray, values: np.ndarray) -> np.ndarray:
     """`values[source]` in double precision."""
-    return _ffi.on_host(_taken_in_parts, _taken_by_numpy, source, values, each)
-
-
-def values_on(
-    pattern: Pattern,
-    places: Places,
-    coarse: Pattern,
-    values: np.ndarray,
-    diagonal: np.ndarray,
-    each: Callable[..., Iterable[Any]] = map,
-) -> Values:
-    """The numbers of a level; `each`, a `map`, may use threads."""
-    compute = _values_on if len(places.begin) else _values_by_scipy
-    return _ffi.on_host(compute, _values_by_scipy, pattern, places, coarse, values, diagonal, each)
-
-
-def shares(n: int) -> list[int]:
-    """Where rows are cut for as many threads as they are worth."""
-    count = threads(n)
-    return [n * k // count for k in range(count + 1)]
-
-
-def _taken_in_parts(source: np.ndarray, values: np.ndarray, each: Callable[..., Iterable[Any]]) -> np.ndarray:
     into = np.empty(len(source))
-    for _ in each(lambda part: _taken(*part, source, values, into), itertools.pairwise(shares(len(source)))):
-        pass
+    _ffi.on_host(_taken, _taken_by_numpy, source, values, into)
     return into
 
 
-def _taken_by_numpy(source: np.ndarray, values: np.ndarray, each: Any) -> np.ndarray:
-    return values[source].astype(float)
+def are_equal(source: np.ndarray, values: np.ndarray, others: np.ndarray) -> bool:
+    """Whether `values[source]` are."""
+    return bool(_ffi.on_host(_are_equal, _are_equal_by_numpy, source, values, others))
 
 
-def _places_of(pattern: Pattern, across: Interpolation) -> tuple[Places, Pattern] | None:
-    indptr, _, indices = pattern
-    p_indptr, p_indices, _, columns, kept = across
-    couplings = _couplings(indptr, indices, kept, p_indptr, p_indices)
-    columnwise = _columns(p_indptr, p_indices, columns)
-    begin, found, products, before, longest = _products(indptr, indices, p_indptr, p_indices, columns)
-    if longest > LONGEST:
-        return None
-    c_indptr, c_middle, c_indices, sums, c_before, longest = _sums(*columnwise[:2], begin, found, columns)
-    if longest > LONGEST or len(c_indices) > np.iinfo(np.int32).max:
-        return None
-    rows, coarse_rows = (
-        [(a, b, int(count[a])) for a, b in itertools.pairwise(shares(len(count) - 1))]
-        for count in (before, c_before)
-    )
-    made = Places(
-        *(kept, p_indptr, p_indices, columns, couplings, *columnwise, begin, products, sums),
-        rows,
-        coarse_rows,
-    )
-    return made, Pattern(c_indptr.astype(np.int32), c_middle.astype(np.int32), c_indices)
+def values_on(
+    half: bool, matrix: Matrix, places: Places, coarse: Pattern, each: Callable[..., Iterable[Any]] = map
+) -> Values:
+    """The numbers of a level, and of the next one at the places that are at hand; `each`, a `map`, may use
+    threads."""
+    compute = _values_on if len(places.targets) else _values_by_scipy
+    return _ffi.on_host(compute, _values_by_scipy, half, matrix, places, coarse, each)
+
+
+def _shares(before: np.ndarray) -> np.ndarray:
+    """Where rows are cut for as many threads as they are worth."""
+    count = threads(len(before) - 1)
+    cuts = np.searchsorted(before, before[-1] * np.arange(count + 1) // count)
+    cuts[-1] = len(before) - 1
+    return cuts
 
 
 def _values_on(
-    pattern: Pattern,
-    places: Places,
-    coarse: Pattern,
-    values: np.ndarray,
-    diagonal: np.ndarray,
-    each: Callable[..., Iterable[Any]],
+    half: bool, matrix: Matrix, at: Places, coarse: Pattern, each: Callable[..., Iterable[Any]]
 ) -> Values:
-    (indptr, _, indices), at = pattern, places
-    weights, product = np.empty(len(at.p_indices)), np.empty(at.begin[-1])
-    others, across = np.empty(len(coarse.indices)), np.empty(at.columns)
+    indptr, _, *rest = matrix
+    weights, missed = _interpolated(half, indptr, *rest, at.kept, at.p_indptr, at.couplings)
+    size = len(coarse.indices)
 
-    def interpolate(part: tuple[int, int, int]) -> int:
-        return _interpolated(
-            *part[:2], indptr, values, diagonal, at.kept, at.p_indptr, at.couplings, weights
-        )
+    def add(part: tuple[int, int, int]) -> np.ndarray:
+        total = np.zeros(size + 2 * at.columns)
+        _add(*part, half, indptr, *rest, at.p_indptr, weights, at.targets, total)
+        return total
 
-    def multiply(part: tuple[int, int, int]) -> None:
-        matrix = indptr, indices, values, diagonal
-        _multiplied(*part, *matrix, at.p_indptr, weights, at.begin, at.products, product)
-
-    def add(part: tuple[int, int, int]) -> None:
-        columnwise = at.r_indptr, at.r_rows, at.r_places
-        _summed(*part, *columnwise, weights, at.begin, product, at.sums, coarse.indptr, others, across)
-
-    missed = sum(each(interpolate, at.rows))
-    for work, rows in ((multiply, at.rows), (add, at.coarse_rows)):
-        for _ in each(work, rows):
-            pass
-    return Values(weights, missed / max(len(diagonal) - at.columns, 1), others, across)
+    total, *others = each(add, at.parts)
+    for other in others:
+        total += other
+    diagonal = total[size : size + at.columns] + 2 * total[size + at.columns :]
+    return Values(weights, missed / max(matrix.size - at.columns, 1), total[:size], diagonal)
 
 
-def _places_by_scipy(pattern: Pattern, across: Interpolation) -> tuple[Places, Pattern]:
-    import scipy.sparse as sp
+def _couplings_by_numpy(indptr, indices, kept, p_indptr, p_indices):
+    n, columns = len(kept), int(kept.sum())
+    rows, p_rows = (np.repeat(np.arange(n), np.diff(starts)) for starts in (indptr, p_indptr))
+    to_kept, wanted = np.flatnonzero(kept[indices]), np.flatnonzero(kept[p_rows] == 0)
+    number = np.cumsum(kept, dtype=np.int64) - 1
+    keys = rows[to_kept] * columns + number[indices[to_kept]]
+    places = np.zeros(len(p_rows), np.int32)
+    places[wanted] = to_kept[np.searchsorted(keys, p_rows[wanted] * columns + p_indices[wanted])]
+    return places
 
-    n = len(pattern.middle)
-    ones, number = np.ones(len(pattern.indices)), np.cumsum(across.kept) - 1
-    matrix = Matrix(*pattern, ones, np.ones(n)).scipy
-    rows, p_rows = (np.repeat(np.arange(n), np.diff(indptr)) for indptr in (pattern.indptr, across.indptr))
-    # An entry's key is its row and the coarse unknown in its column.
-    keys = rows * across.columns + np.where(across.kept[pattern.indices] == 1, number[pattern.indices], 0)
-    to_kept, couplings = np.flatnonzero(across.kept[pattern.indices]), np.zeros(len(p_rows), np.int32)
-    wanted = np.flatnonzero(across.kept[p_rows] == 0)
-    found = np.searchsorted(keys[to_kept], p_rows[wanted] * across.columns + across.indices[wanted])
-    couplings[wanted] = to_kept[found]
-    p = sp.csr_array((np.ones(len(p_rows)), across.indices, across.indptr), shape=(n, across.columns))
-    coarse = sp.csr_array(p.T @ matrix @ p)
-    coarse.sum_duplicates()
-    indptr, middle, indices, _, _ = split_by_numpy(coarse.indptr, coarse.indices, coarse.data)
-    none = np.empty(0, np.int32)
-    made = Places(
-        *(across.kept, across.indptr, across.indices, across.columns, couplings, *6 * (none,)), [], []
-    )
-    return made, Pattern(indptr, middle, indices.astype(np.int32))
+
+def _no_targets(half, indptr, *rest):
+    return np.empty(0, np.int32), np.zeros(len(indptr), np.int64)
+
+
+def _taken_by_numpy(source, values, into):
+    into[:] = values[source]
+
+
+def _are_equal_by_numpy(source, values, others):
+    return np.array_equal(values[source], others)
 
 
 def _values_by_scipy(
-    pattern: Pattern,
-    places: Places,
-    coarse: Pattern,
-    values: np.ndarray,
-    diagonal: np.ndarray,
-    each: Callable[..., Iterable[Any]],
+    half: bool, matrix: Matrix, at: Places, coarse: Pattern, each: Callable[..., Iterable[Any]]
 ) -> Values:
-    n, at = len(diagonal), places
-    rows, p_rows = (np.repeat(np.arange(n), np.diff(indptr)) for indptr in (pattern.indptr, at.p_indptr))
-    dropped, weights = at.kept[p_rows] == 0, np.ones(len(p_rows))
-    weights[dropped] = np.minimum(values[at.couplings[dropped]], 0)
-    some = np.bincount(p_rows[dropped], weights[dropped], n)
-    negative = np.bincount(rows, np.minimum(values, 0), n)
-    total = diagonal + np.bincount(rows, np.maximum(values, 0), n)
-    scale = np.divide(-negative, some * total, where=some < 0, out=np.zeros(n))
-    weights[dropped] *= scale[p_rows[dropped]]
-    missed = np.count_nonzero((at.kept == 0) & (some > _LEAST * negative))
+    import scipy.sparse as sp
+
+    whole = matrix.scipy
+    if half:
+        whole = sp.csr_array(whole + whole.T - sp.diags_array(matrix.diagonal))
+    n, couplings, dropped = matrix.size, whole - sp.diags_array(matrix.diagonal), at.kept == 0
+    p_rows = np.repeat(np.arange(n), np.diff(at.p_indptr))
+    weights = np.where(dropped[p_rows], np.minimum(matrix.values[at.couplings], 0), 1.0)
+    some = np.bincount(p_rows, weights, n)
+    negative, positive = couplings.minimum(0).sum(1), couplings.maximum(0).sum(1)
+    wanted = dropped & (some < 0)
+    scale = np.divide(-negative, some * (matrix.diagonal + positive), where=wanted, out=1.0 - dropped)
+    weights *= scale[p_rows]
+    missed = np.count_nonzero(dropped & (some > _LEAST * negative))
     across = Interpolation(at.p_indptr, at.p_indices, weights, at.columns).scipy
-    made = (across.T @ Matrix(*pattern, values, diagonal).scipy @ across).tocoo()
-    keys = np.repeat(np.arange(at.columns), np.diff(coarse.indptr)) * at.columns + coarse.indices
-    off = made.row != made.col
-    others = np.zeros(len(keys))
-    others[np.searchsorted(keys, made.row[off].astype(np.int64) * at.columns + made.col[off])] = made.data[off]
+    made = (across.T @ whole @ across).tocoo()
+    rows = np.repeat(np.arange(at.columns), np.diff(coarse.indptr))
+    is_there = made.row > made.col if half else made.row != made.col
+    others, keys = np.zeros(len(rows)), rows * at.columns + coarse.indices
+    found = made.row[is_there].astype(np.int64) * at.columns + made.col[is_there]
+    others[np.searchsorted(keys, found)] = made.data[is_there]
     return Values(weights, missed / max(n - at.columns, 1), others, made.diagonal())

@@ -9,7 +9,7 @@ from jax.core import Tracer
 
 from ...direct.base import DirectInverse
 from ...operators.base import tags_of
-from ..base import array_structure, constant
+from ..base import constant
 from .algebraic import TAGS, AlgebraicMultigrid
 
 
@@ -21,17 +21,16 @@ class AlgebraicMultigridInverse(DirectInverse):
         assert isinstance(made, AlgebraicMultigrid)
         if self.state.side == "T":
             return self.transpose().refresh(operator.transpose()).transpose()
-        matrix = made.entries(operator)
-        same = matrix.dtype == self.structure.dtype and matrix.pattern == self.state.pattern
-        if not same or array_structure(operator, type(made).__name__) != self.structure:
+        values, pattern = made.entries(operator)
+        if pattern != self.state.pattern or operator.in_structure() != self.structure:
             raise ValueError(
                 f"`refresh` needs an operator with the pattern that the preconditioner was made for, "
-                f"{self.state.pattern} of {self.structure}, but was given {matrix.pattern} of "
+                f"{self.state.pattern} of {self.structure}, but was given {pattern} of "
                 f"{operator.in_structure()}. Make a new preconditioner instead."
             )
         if self.state.origin is None:
             return made.build(constant(operator))  # pyright: ignore[reportReturnType]
-        state = self.state.refresh(matrix.values)
+        state = self.state.refresh(values)
         return dataclasses.replace(self, state=state, tags=tags_of(operator) & TAGS)
 
     @property

@@ -6,14 +6,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from ..._extras import needed
 from ...operators.base import hermitian_tag, is_hermitian, tags_of
 from ...operators.convert import entries_of
-from ...operators.sparse import SparseLinearOperator
+from ...operators.pattern import SparsityPattern
 from ..base import AbstractApproximateInverse, AbstractPreconditioner, array_structure, constant
-from ..incomplete import require_diagonal_entries, require_positive_diagonal
+from ..incomplete import require_diagonal_entries, require_positive
 
 #: What is true of the cycle where it is true of the operator.
 TAGS = {lx.positive_semidefinite_tag, lx.symmetric_tag, hermitian_tag}
@@ -89,22 +91,24 @@ class AlgebraicMultigrid(AbstractPreconditioner):
         who = "AlgebraicMultigrid"
         if self.method == "smoothed_aggregation":
             needed("pyamg", "amg", f'`{who}(method="smoothed_aggregation")`')
-        structure, matrix = array_structure(operator, who), self.entries(operator)
+        structure, (values, pattern) = array_structure(operator, who), self.entries(operator)
         theta = _METHODS[self.method] if self.theta is None else self.theta
         recipe = Recipe(self.method, theta=theta, block_size=float(self.block_size))
-        vectors = self._vectors(matrix)
-        values = jnp.concatenate([matrix.values, *vectors]) if vectors else matrix.values
-        state = factorised(recipe, who, matrix.pattern, values, structure)
+        vectors = self._vectors(values, pattern.shape[0])
+        values = jnp.concatenate([values, *vectors]) if vectors else values
+        state = factorised(recipe, who, pattern, values, structure)
         return AlgebraicMultigridInverse(state, self, structure, tags_of(operator) & TAGS)
 
-    def entries(self, operator: lx.AbstractLinearOperator) -> SparseLinearOperator:
-        """The matrix, if the method applies to it."""
+    def entries(self, operator: lx.AbstractLinearOperator) -> tuple[Array, SparsityPattern]:
+        """Those of a matrix that the method applies to."""
         who = "AlgebraicMultigrid"
         self._require_method(operator, array_structure(operator, who).dtype)
         matrix = entries_of(constant(operator), who)
         require_diagonal_entries(matrix.pattern, who)
-        require_positive_diagonal(matrix, who, "ThresholdLU")
-        return matrix
+        values, places = matrix.values, matrix.pattern.diagonal_positions
+        if not isinstance(values, Tracer):
+            require_positive(np.asarray(values)[places], who, "ThresholdLU")
+        return values, matrix.pattern
 
     def _require_method(self, operator: lx.AbstractLinearOperator, dtype: Any) -> None:
         """Refuses what the method does not apply to."""
@@ -125,19 +129,19 @@ class AlgebraicMultigrid(AbstractPreconditioner):
                 f"`AlgebraicMultigrid(block_size={self.block_size})` does not divide the {n} unknowns."
             )
 
-    def _vectors(self, matrix: SparseLinearOperator) -> list[Array]:
+    def _vectors(self, values: Array, n: int) -> list[Array]:
         """What follows the entries of the matrix: the vectors of the near null space, one after the other."""
         if self.near_nullspace is None:
             return []
-        n, vectors = matrix.in_size(), jax.lax.stop_gradient(jnp.asarray(self.near_nullspace))
+        vectors = jax.lax.stop_gradient(jnp.asarray(self.near_nullspace))
         if vectors.ndim not in (1, 2) or vectors.shape[0] != n or vectors.size == 0:
             raise ValueError(
                 f"`AlgebraicMultigrid(near_nullspace=...)` must be of shape ({n},) or ({n}, k) for an "
                 f"operator on {n} unknowns, but is of shape {vectors.shape}."
             )
-        if jnp.iscomplexobj(vectors) and not jnp.iscomplexobj(matrix.values):
+        if jnp.iscomplexobj(vectors) and not jnp.iscomplexobj(values):
             raise ValueError(
                 "`AlgebraicMultigrid(near_nullspace=...)` is complex, but the operator is real: give real "
                 "and imaginary parts as vectors of their own."
             )
-        return [vectors.reshape(n, -1).T.ravel().astype(matrix.dtype)]
+        return [vectors.reshape(n, -1).T.ravel().astype(values.dtype)]
