@@ -18,9 +18,9 @@ from .factors import Factors, Quality
 from .hierarchy import Hierarchy, Level
 from .structure import Structure
 
-#: The share of a level's dropped unknowns that may be represented badly, beyond those that are so anyway.
-#: Of blocks, checkers and lognormal media whose contrast changed, or whose islands moved.
-_MISSED = 0.012
+#: Of each level's dropped unknowns, this share may be represented badly. By random blocks, channels and
+#: lognormal media whose contrast changed, or whose islands moved.
+_MISSED = 0.03
 
 
 class FrozenHierarchy:
@@ -44,13 +44,14 @@ class FrozenHierarchy:
             for part in (sources.values[some.own], sources.values[some.mirrored], sources.diagonal)
         )
         self._patterns, self._steps = [some.pattern], []
+        matrix = self._finest(values)
         for across in made.interpolations:
             step, pattern, some = frozen.places_of(self._half, pattern, some, across)
+            step = frozen.with_least(self._half, matrix, step)
+            found = frozen.values_on(self._half, matrix, step, some.pattern)
+            matrix = Matrix(*some.pattern, found.others, found.diagonal)
             self._steps.append(step)
             self._patterns.append(some.pattern)
-        self._limits = [np.inf] * len(self._steps)
-        _, missed = self._levels(values)
-        self._limits = [share + _MISSED for share in missed]
 
     @property
     def nbytes(self) -> int:
@@ -61,30 +62,33 @@ class FrozenHierarchy:
         """The hierarchy of the matrix with other entries; None where the patterns do not fit."""
         if not np.isfinite(values).all():
             return None
-        levels, _ = self._levels(values)
+        levels = self._levels(values)
         if levels is None:
             return None
         made = Hierarchy(levels, self._dtype, self._order, is_frozen=True, is_half=self._half)
         return made if made.is_sound else None
 
-    def _levels(self, values: np.ndarray) -> tuple[list[Level] | None, list[float]]:
-        """The levels, and of each the share of unknowns that are represented badly; no levels where they are
-        too many."""
-        others, diagonal = frozen.taken(self._own, values), frozen.taken(self._diagonal, values)
-        fits = (diagonal > 0).all() and (not self._half or frozen.are_equal(self._mirrored, values, others))
-        levels, shares, matrix = [], [], Matrix(*self._patterns[0], others, diagonal)
+    def _finest(self, values: np.ndarray) -> Matrix:
+        return Matrix(
+            *self._patterns[0], frozen.taken(self._own, values), frozen.taken(self._diagonal, values)
+        )
+
+    def _levels(self, values: np.ndarray) -> list[Level] | None:
+        matrix, levels = self._finest(values), []
+        if self._half and not frozen.are_equal(self._mirrored, values, matrix.values):
+            return None
         with ThreadPoolExecutor(threads(matrix.size)) as pool:
-            for step, limit, coarse in zip(self._steps, self._limits, self._patterns[1:], strict=True):
-                found = frozen.values_on(self._half, matrix, step, coarse, pool.map)
-                shares.append(found.missed)
+            for step, coarse in zip(self._steps, self._patterns[1:], strict=True):
                 # Where a diagonal entry is zero, it matters whether its row is empty.
-                fits = fits and found.missed <= limit and (matrix.diagonal > 0).all()
-                if not fits:
-                    return None, shares
+                if not (matrix.diagonal > 0).all():
+                    return None
+                found = frozen.values_on(self._half, matrix, step, coarse, pool.map)
+                if found.missed > _MISSED:
+                    return None
                 across = Interpolation(step.p_indptr, step.p_indices, found.interpolation, step.columns)
                 levels.append(Level(matrix, across))
                 matrix = Matrix(*coarse, found.others, found.diagonal)
-        return [*levels, Level(matrix, None)], shares
+        return [*levels, Level(matrix, None)]
 
 
 def refreshed(kept: FrozenHierarchy | None, values: np.ndarray) -> tuple[Factors, Quality] | None:

@@ -17,7 +17,7 @@ from .galerkin import galerkin, threads
 from .levels import Interpolation, Matrix
 
 #: A dropped unknown of which less than this share of its negative couplings leads to what it is interpolated
-#: from is not represented.
+#: from is not represented, if it was more than twice as much before.
 _LEAST = 0.1
 #: Where numbers are known to be positive: numba would test signed ones for counting from the end.
 _U = np.uint64
@@ -55,6 +55,7 @@ class Places(NamedTuple):
       its values come from.
     * `targets`: of each product which number it is added to, of the entries, the diagonal, and half the
       diagonal.
+    * `least`: which share of its negative couplings has to be left to each unknown that is interpolated.
     * `parts`: rows that threads share, and how many products come before them.
     """
 
@@ -64,6 +65,7 @@ class Places(NamedTuple):
     columns: int
     couplings: np.ndarray
     targets: np.ndarray
+    least: np.ndarray
     parts: list[tuple[int, int, int]]
 
     @property
@@ -164,7 +166,7 @@ def _are_equal(source, values, others):
 
 
 @compiled
-def _interpolated(half, indptr, indices, values, diagonal, kept, p_indptr, couplings):
+def _interpolated(half, indptr, indices, values, diagonal, kept, p_indptr, couplings, least):
     """The values of `P`, and how many unknowns are not represented by what they are interpolated from."""
     n = kept.size
     weights, negative, total = np.empty(couplings.size), np.zeros(n), diagonal.copy()
@@ -189,7 +191,7 @@ def _interpolated(half, indptr, indices, values, diagonal, kept, p_indptr, coupl
         for k in range(start, end):
             weights[k] = min(values[couplings[k]], 0.0)
             some += weights[k]
-        missed += some > _LEAST * negative[i]
+        missed += some > least[i] * negative[i]
         scale = -(negative[i] / some) / total[i] if some < 0 else 0.0
         for k in range(start, end):
             weights[k] *= scale
@@ -249,8 +251,15 @@ def places_of(
     targets, before = _ffi.on_host(_targets, _no_targets, *given)
     cuts = [int(cut) for cut in _shares(before)]
     parts = [(a, b, int(before[a])) for a, b in itertools.pairwise(cuts)]
-    places = Places(kept, p_indptr, p_indices, columns, some.number[found], targets, parts)
+    places = Places(kept, p_indptr, p_indices, columns, some.number[found], targets, np.zeros(0), parts)
     return places, coarse, less
+
+
+def with_least(half: bool, matrix: Matrix, places: Places) -> Places:
+    """The same, with what is asked of other matrices by what is so of this one."""
+    some, negative, _ = _sums(half, matrix, places)
+    captured = np.divide(some, negative, where=some < 0, out=np.zeros_like(some))
+    return places._replace(least=np.minimum(captured / 2, _LEAST))
 
 
 def taken(source: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -286,7 +295,7 @@ def _values_on(
     half: bool, matrix: Matrix, at: Places, coarse: Pattern, each: Callable[..., Iterable[Any]]
 ) -> Values:
     indptr, _, *rest = matrix
-    weights, missed = _interpolated(half, indptr, *rest, at.kept, at.p_indptr, at.couplings)
+    weights, missed = _interpolated(half, indptr, *rest, at.kept, at.p_indptr, at.couplings, at.least)
     size = len(coarse.indices)
 
     def add(part: tuple[int, int, int]) -> np.ndarray:
@@ -329,18 +338,14 @@ def _values_by_scipy(
 ) -> Values:
     import scipy.sparse as sp
 
-    whole = matrix.scipy
+    n, dropped, whole = matrix.size, at.kept == 0, matrix.scipy
     if half:
         whole = sp.csr_array(whole + whole.T - sp.diags_array(matrix.diagonal))
-    n, couplings, dropped = matrix.size, whole - sp.diags_array(matrix.diagonal), at.kept == 0
     p_rows = np.repeat(np.arange(n), np.diff(at.p_indptr))
-    weights = np.where(dropped[p_rows], np.minimum(matrix.values[at.couplings], 0), 1.0)
-    some = np.bincount(p_rows, weights, n)
-    negative, positive = couplings.minimum(0).sum(1), couplings.maximum(0).sum(1)
-    wanted = dropped & (some < 0)
-    scale = np.divide(-negative, some * (matrix.diagonal + positive), where=wanted, out=1.0 - dropped)
-    weights *= scale[p_rows]
-    missed = np.count_nonzero(dropped & (some > _LEAST * negative))
+    some, negative, total = _sums(half, matrix, at)
+    scale = np.divide(-negative, some * total, where=some < 0, out=np.zeros(n))
+    weights = np.where(dropped[p_rows], np.minimum(matrix.values[at.couplings], 0) * scale[p_rows], 1.0)
+    missed = np.count_nonzero(dropped & (some > at.least * negative))
     across = Interpolation(at.p_indptr, at.p_indices, weights, at.columns).scipy
     made = (across.T @ whole @ across).tocoo()
     rows = np.repeat(np.arange(at.columns), np.diff(coarse.indptr))
@@ -349,3 +354,16 @@ def _values_by_scipy(
     found = made.row[is_there].astype(np.int64) * at.columns + made.col[is_there]
     others[np.searchsorted(keys, found)] = made.data[is_there]
     return Values(weights, missed / max(n - at.columns, 1), others, made.diagonal())
+
+
+def _sums(half: bool, matrix: Matrix, at: Places) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each row, the negative couplings to what it is interpolated from, all negative ones, and what is
+    positive."""
+    n = matrix.size
+    rows, p_rows = (np.repeat(np.arange(n), np.diff(indptr)) for indptr in (matrix.indptr, at.p_indptr))
+    below, above = np.minimum(matrix.values, 0), np.maximum(matrix.values, 0)
+    some = np.where(at.kept[p_rows] == 0, below[at.couplings], 0.0)
+    sums = [np.bincount(rows, below, n), matrix.diagonal + np.bincount(rows, above, n)]
+    if half:
+        sums = [x + np.bincount(matrix.indices, y, n) for x, y in zip(sums, (below, above), strict=True)]
+    return np.bincount(p_rows, some, n), *sums
