@@ -45,13 +45,14 @@ class FrozenHierarchy:
         )
         self._patterns, self._steps = [some.pattern], []
         matrix = self._finest(values)
-        for across in made.interpolations:
-            step, pattern, some = frozen.places_of(self._half, pattern, some, across)
-            step = frozen.with_least(self._half, matrix, step)
-            found = frozen.values_on(self._half, matrix, step, some.pattern)
-            matrix = Matrix(*some.pattern, found.others, found.diagonal)
-            self._steps.append(step)
-            self._patterns.append(some.pattern)
+        with ThreadPoolExecutor(threads(matrix.size)) as pool:
+            for across in made.interpolations:
+                step, pattern, some = frozen.places_of(self._half, pattern, some, across, pool.map)
+                step = frozen.with_least(self._half, matrix, step)
+                found = frozen.values_on(self._half, matrix, step, some.pattern, pool.map)
+                matrix = Matrix(*some.pattern, found.others, found.diagonal)
+                self._steps.append(step)
+                self._patterns.append(some.pattern)
 
     @property
     def nbytes(self) -> int:

@@ -124,9 +124,9 @@ def _place(row, column, half, on_diagonal, c_indptr, c_indices):
 
 
 @compiled
-def _targets(half, indptr, indices, p_indptr, p_indices, c_indptr, c_indices):
-    """Of all products, and how many there are before each row."""
-    n, columns = indptr.size - 1, c_indptr.size - 1
+def _products_before(half, indptr, indices, p_indptr):
+    """How many products there are before each row."""
+    n = indptr.size - 1
     before = np.zeros(n + 1, np.int64)
     for k in range(n):
         own = np.int64(p_indptr[k + 1] - p_indptr[k])
@@ -134,10 +134,15 @@ def _targets(half, indptr, indices, p_indptr, p_indices, c_indptr, c_indices):
         for m in range(indptr[k], indptr[k + 1]):
             count += own * (p_indptr[indices[m] + 1] - p_indptr[indices[m]])
         before[k + 1] = before[k] + count
-    targets, t = np.empty(before[n], np.int32), 0
+    return before
+
+
+@compiled
+def _find(first, last, t, half, indptr, indices, p_indptr, p_indices, c_indptr, c_indices, targets):
+    """Writes the targets of the products of rows `first` to `last`, before which there are `t`."""
     diagonal = c_indices.size
-    twice = diagonal + columns if half else diagonal
-    for k in range(n):
+    twice = diagonal + c_indptr.size - 1 if half else diagonal
+    for k in range(first, last):
         for a in range(p_indptr[k], p_indptr[k + 1]):
             for b in range(p_indptr[k], a + 1 if half else p_indptr[k + 1]):
                 targets[t] = _place(p_indices[a], p_indices[b], half, diagonal, c_indptr, c_indices)
@@ -148,7 +153,6 @@ def _targets(half, indptr, indices, p_indptr, p_indices, c_indptr, c_indices):
                 for b in range(p_indptr[j], p_indptr[j + 1]):
                     targets[t] = _place(p_indices[a], p_indices[b], half, twice, c_indptr, c_indices)
                     t += 1
-    return targets, before
 
 
 @compiled
@@ -234,7 +238,11 @@ def at_hand(pattern: Pattern, half: bool) -> AtHand:
 
 
 def places_of(
-    half: bool, pattern: Pattern, some: AtHand, across: Interpolation
+    half: bool,
+    pattern: Pattern,
+    some: AtHand,
+    across: Interpolation,
+    each: Callable[..., Iterable[Any]] = map,
 ) -> tuple[Places, Pattern, AtHand]:
     """Of a level, its entries at hand and what interpolates to it; and the next coarser level's pattern and
     entries at hand."""
@@ -246,11 +254,8 @@ def places_of(
     found = _ffi.on_host(
         *(_couplings, _couplings_by_numpy), pattern.indptr, pattern.indices, kept, p_indptr, p_indices
     )
-    (indptr, _, indices), (c_indptr, _, c_indices) = some.pattern, less.pattern
-    given = half, indptr, indices, p_indptr, p_indices, c_indptr, c_indices
-    targets, before = _ffi.on_host(_targets, _no_targets, *given)
-    cuts = [int(cut) for cut in _shares(before)]
-    parts = [(a, b, int(before[a])) for a, b in itertools.pairwise(cuts)]
+    given = half, some.pattern, p_indptr, p_indices, less.pattern, each
+    targets, parts = _ffi.on_host(_targets, _no_targets, *given)
     places = Places(kept, p_indptr, p_indices, columns, some.number[found], targets, np.zeros(0), parts)
     return places, coarse, less
 
@@ -283,12 +288,17 @@ def values_on(
     return _ffi.on_host(compute, _values_by_scipy, half, matrix, places, coarse, each)
 
 
-def _shares(before: np.ndarray) -> np.ndarray:
-    """Where rows are cut for as many threads as they are worth."""
-    count = threads(len(before) - 1)
-    cuts = np.searchsorted(before, before[-1] * np.arange(count + 1) // count)
-    cuts[-1] = len(before) - 1
-    return cuts
+def _targets(half, pattern, p_indptr, p_indices, coarse, each):
+    """Of all products, and the parts of them that threads share."""
+    pairs = (pattern.indptr, pattern.indices), (coarse.indptr, coarse.indices)
+    before = _products_before(half, *pairs[0], p_indptr)
+    count, n = threads(len(before) - 1), len(before) - 1
+    cuts = np.searchsorted(before, before[-1] * np.arange(count) // count).tolist()
+    parts = [(a, b, int(before[a])) for a, b in itertools.pairwise([*cuts, n])]
+    targets = np.empty(before[-1], np.int32)
+    for _ in each(lambda part: _find(*part, half, *pairs[0], p_indptr, p_indices, *pairs[1], targets), parts):
+        pass
+    return targets, parts
 
 
 def _values_on(
@@ -321,8 +331,8 @@ def _couplings_by_numpy(indptr, indices, kept, p_indptr, p_indices):
     return places
 
 
-def _no_targets(half, indptr, *rest):
-    return np.empty(0, np.int32), np.zeros(len(indptr), np.int64)
+def _no_targets(*given):
+    return np.empty(0, np.int32), []
 
 
 def _taken_by_numpy(source, values, into):
