@@ -9,12 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .._reasons import CODES
 from ..kernels import frozen, numbering
 from ..kernels.frozen import Pattern
 from ..kernels.galerkin import threads
 from ..kernels.levels import Interpolation, Matrix, is_hermitian, split
-from .factors import Factors, Quality
 from .hierarchy import Hierarchy, Level
 from .structure import Structure
 
@@ -27,6 +25,7 @@ class FrozenHierarchy:
     """The patterns of a hierarchy of Ruge and Stüben, of the matrix with these values; if that is symmetric,
     for others that are."""
 
+    @np.errstate(all="ignore")  # what leaves the range is seen in the end
     def __init__(self, structure: Structure, values: np.ndarray, made: Hierarchy):
         numbered = structure.matrix(np.arange(structure.nnz, dtype=float))
         if made.order is not None:
@@ -56,9 +55,15 @@ class FrozenHierarchy:
 
     @property
     def nbytes(self) -> int:
-        arrays = [self._own, self._mirrored, self._diagonal, *(part for each in self._patterns for part in each)]
+        arrays = [
+            self._own,
+            self._mirrored,
+            self._diagonal,
+            *(part for each in self._patterns for part in each),
+        ]
         return sum(array.nbytes for array in arrays) + sum(step.nbytes for step in self._steps)
 
+    @np.errstate(all="ignore")
     def refreshed(self, values: np.ndarray) -> Hierarchy | None:
         """The hierarchy of the matrix with other entries; None where the patterns do not fit."""
         if not np.isfinite(values).all():
@@ -90,13 +95,3 @@ class FrozenHierarchy:
                 levels.append(Level(matrix, across))
                 matrix = Matrix(*coarse, found.others, found.diagonal)
         return [*levels, Level(matrix, None)]
-
-
-def refreshed(kept: FrozenHierarchy | None, values: np.ndarray) -> tuple[Factors, Quality] | None:
-    """Factors on the patterns of others; None where they do not fit."""
-    made = None if kept is None else kept.refreshed(values)
-    if kept is None or made is None:
-        return None
-    factors = Factors(made, None, made.order, made.order, values.dtype)
-    factors.structures = kept.structures
-    return factors, Quality(CODES["converged"], 0.0, made.nnz)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .._reasons import CODES
-from .factors import Quality, Recipe
+from .factors import Factors, Quality, Recipe, factorise
 from .structure import Structure
 
 #: Bytes of remembered factors, as a share of the machine's memory.
@@ -31,6 +31,11 @@ def fingerprint(structure: Structure, values: np.ndarray, recipe: Recipe, origin
     digest = hashlib.sha256(f"{recipe} {values.dtype}".encode() + structure.digest + origin)
     digest.update(np.ascontiguousarray(values).data)
     return digest.digest()[:16]
+
+
+def made(structure: Structure, values: np.ndarray, recipe: Recipe) -> tuple[Factors | None, Quality]:
+    """Factors, and how it went; behind the matrix's entries there may be vectors that the recipe wants."""
+    return factorise(structure.matrix(values[: structure.nnz]), recipe, values[structure.nnz :])
 
 
 def remembered(key: bytes, make: Callable[[], tuple[Any, Quality]]) -> tuple[Any, Quality]:

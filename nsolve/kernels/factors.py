@@ -8,10 +8,9 @@ from jaxtyping import Array
 
 from .._reasons import CODES
 from ..direct import memory, refine
-from ..direct.factors import Kind, Quality, Recipe, Side
-from ..direct.factors import factorise as factorise_on_host
-from ..direct.frozen_hierarchy import FrozenHierarchy, refreshed
-from ..direct.structure import structure_of
+from ..direct.factors import Factors, Kind, Quality, Recipe, Side
+from ..direct.frozen_hierarchy import FrozenHierarchy
+from ..direct.structure import Structure, structure_of
 from .host import call, host_kernel
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -27,37 +26,43 @@ def _recipe(how: np.ndarray) -> Recipe:
     return Recipe(_KINDS[int(kind)], *numbers)
 
 
-def _made(recipe: Recipe, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray) -> Any:
-    """Factors, and how it went; behind the matrix's entries there may be vectors that the recipe wants."""
-    structure = structure_of(indptr, indices)
-    return factorise_on_host(structure.matrix(values[: structure.nnz]), recipe, values[structure.nnz :])
-
-
-def _frozen(
-    recipe: Recipe, indptr: np.ndarray, indices: np.ndarray, origin: np.ndarray, key: bytes
-) -> FrozenHierarchy | None:
+def _frozen(recipe: Recipe, structure: Structure, origin: np.ndarray, key: bytes) -> FrozenHierarchy | None:
     """The patterns of the hierarchy that is remembered under a key, of a matrix with the entries `origin`."""
 
     def make() -> tuple[FrozenHierarchy | None, Quality]:
-        factors, quality = memory.remembered(key, lambda: _made(recipe, indptr, indices, origin))
+        factors, quality = memory.remembered(key, lambda: memory.made(structure, origin, recipe))
         if factors is None or factors.hierarchy is None:
             return None, quality
-        kept = FrozenHierarchy(structure_of(indptr, indices), origin, factors.hierarchy)
+        kept = FrozenHierarchy(structure, origin, factors.hierarchy)
         return kept, quality._replace(entries=kept.nbytes // 24)
 
     return memory.remembered(b"frozen" + key, make)[0]
 
 
+def _refreshed(
+    recipe: Recipe, structure: Structure, values: np.ndarray, origin: np.ndarray, key: bytes
+) -> tuple[Factors, Quality] | None:
+    """On the patterns of the hierarchy that `_frozen` finds; None where they do not fit."""
+    kept = _frozen(recipe, structure, origin, key)
+    made = None if kept is None else kept.refreshed(values)
+    if kept is None or made is None:
+        return None
+    factors = Factors(made, None, made.order, made.order, values.dtype)
+    factors.structures = kept.structures
+    return factors, Quality(CODES["converged"], 0.0, made.nnz)
+
+
 def _remade(
     recipe: Recipe, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, origin: np.ndarray
-) -> Any:
+) -> tuple[Factors | None, Quality]:
     """What a state's factors are, once they are gone."""
+    structure = structure_of(indptr, indices)
     if len(origin) and not np.array_equal(values, origin):
-        key = memory.fingerprint(structure_of(indptr, indices), origin, recipe)
-        found = refreshed(_frozen(recipe, indptr, indices, origin, key), values)
+        key = memory.fingerprint(structure, origin, recipe)
+        found = _refreshed(recipe, structure, values, origin, key)
         if found is not None:
             return found
-    return _made(recipe, indptr, indices, values)
+    return memory.made(structure, values, recipe)
 
 
 def _factorise(
@@ -65,7 +70,7 @@ def _factorise(
 ) -> Sequence[np.ndarray]:
     recipe, structure = _recipe(how), structure_of(indptr, indices)
     key = memory.fingerprint(structure, values, recipe)
-    _, quality = memory.remembered(key, lambda: _made(recipe, indptr, indices, values))
+    _, quality = memory.remembered(key, lambda: memory.made(structure, values, recipe))
     return _results(quality, values.dtype, key)
 
 
@@ -85,21 +90,17 @@ def _refresh(
     origin_key: np.ndarray,
     origin: np.ndarray,
 ) -> Sequence[np.ndarray]:
-    recipe, structure, first = _recipe(how), structure_of(indptr, indices), origin_key.tobytes()
-    key, found = first, None
+    recipe, first, structure = _recipe(how), origin_key.tobytes(), structure_of(indptr, indices)
     if np.array_equal(values, origin):
-        found = memory.remembered(key, lambda: _made(recipe, indptr, indices, origin))
+        key, found = first, memory.remembered(first, lambda: memory.made(structure, origin, recipe))
     else:
         key = memory.fingerprint(structure, values, recipe, first)
         found = memory.known(key)
-    if found is None:
-        try:
-            found = refreshed(_frozen(recipe, indptr, indices, origin, first), values)
-        except MemoryError:
-            pass
         if found is None:
-            return *_factorise(how, indptr, indices, values), np.zeros(1, np.int32)
-        memory.remember(key, found)
+            found = _refreshed(recipe, structure, values, origin, first)
+            if found is None:
+                return *_factorise(how, indptr, indices, values), np.zeros(1, np.int32)
+            memory.remember(key, found)
     return *_results(found[1], values.dtype, key), np.ones(1, np.int32)
 
 

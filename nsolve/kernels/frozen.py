@@ -163,10 +163,10 @@ def _taken(source, values, into):
 
 @compiled
 def _are_equal(source, values, others):
+    same = True
     for k in range(source.size):
-        if values[source[k]] != others[k]:
-            return False
-    return True
+        same &= values[source[k]] == others[k]
+    return same
 
 
 @compiled
