@@ -34,7 +34,8 @@ class FrozenHierarchy:
         # A zero may be stored on one side alone.
         self._half = made.is_hermitian and is_hermitian(ones)
         self._order, self._dtype = made.order, values.dtype
-        self.structures = (structure,)
+        #: Hierarchies on these patterns hold the structure.
+        self.structures = ()
         pattern = Pattern(*sources[:3])
         some = frozen.at_hand(pattern, self._half)
         #: Where the entries at hand, their mirror images and the diagonal stand among the given ones.

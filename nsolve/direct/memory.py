@@ -71,6 +71,11 @@ def remember(key: bytes, found: tuple[Any, Quality]) -> None:
             _bytes -= _size(dropped)
 
 
+def has_room(size: float) -> bool:
+    """Whether so many bytes of factors may be remembered at once."""
+    return size <= _SHARE * physical_memory()
+
+
 def forget() -> None:
     """Frees all remembered factors; states that need them make them anew."""
     global _bytes

@@ -15,6 +15,8 @@ from .host import call, host_kernel
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _SIDES: tuple[Side, ...] = ("N", "T", "C", "H")
+#: For each entry of a matrix, bytes of two hierarchies and the patterns that they share, about.
+_REFRESHABLE = 400
 
 
 def _as_array(recipe: Recipe, side: Side = "N") -> np.ndarray:
@@ -48,7 +50,7 @@ def _refreshed(
     if kept is None or made is None:
         return None
     factors = Factors(made, None, made.order, made.order, values.dtype)
-    factors.structures = kept.structures
+    factors.structures = (structure,)
     return factors, Quality(CODES["converged"], 0.0, made.nnz)
 
 
@@ -97,7 +99,9 @@ def _refresh(
         key = memory.fingerprint(structure, values, recipe, first)
         found = memory.known(key)
         if found is None:
-            found = _refreshed(recipe, structure, values, origin, first)
+            # What would be forgotten at once is not worth finding.
+            if memory.has_room(_REFRESHABLE * len(values)):
+                found = _refreshed(recipe, structure, values, origin, first)
             if found is None:
                 return *_factorise(how, indptr, indices, values), np.zeros(1, np.int32)
             memory.remember(key, found)

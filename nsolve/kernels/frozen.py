@@ -247,6 +247,7 @@ def places_of(
     """Of a level, its entries at hand and what interpolates to it; and the next coarser level's pattern and
     entries at hand."""
     p_indptr, p_indices, _, columns, kept = across
+    assert kept is not None
     ones = np.ones(len(pattern.indices)), np.ones(len(kept))
     made = galerkin(Matrix(*pattern, *ones), across._replace(values=np.ones(len(p_indices))))
     coarse = Pattern(*made[:3])
@@ -373,7 +374,9 @@ def _sums(half: bool, matrix: Matrix, at: Places) -> tuple[np.ndarray, np.ndarra
     rows, p_rows = (np.repeat(np.arange(n), np.diff(indptr)) for indptr in (matrix.indptr, at.p_indptr))
     below, above = np.minimum(matrix.values, 0), np.maximum(matrix.values, 0)
     some = np.where(at.kept[p_rows] == 0, below[at.couplings], 0.0)
-    sums = [np.bincount(rows, below, n), matrix.diagonal + np.bincount(rows, above, n)]
+    negative, total = np.bincount(rows, below, n), matrix.diagonal + np.bincount(rows, above, n)
     if half:
-        sums = [x + np.bincount(matrix.indices, y, n) for x, y in zip(sums, (below, above), strict=True)]
-    return np.bincount(p_rows, some, n), *sums
+        negative, total = (
+            x + np.bincount(matrix.indices, y, n) for x, y in ((negative, below), (total, above))
+        )
+    return np.bincount(p_rows, some, n), negative, total

@@ -43,15 +43,26 @@ class AlgebraicMultigrid(AbstractPreconditioner):
     cannot be coarsened, since no coupling is strong, gets the sweeps alone, which `print(M)` then tells.
 
     All work is done on the host, as for `SparseLU`: it may be traced and batched, and nothing is compiled for
-    a new matrix; `M.refresh` sets up anew. Where neighbours are numbered far apart, as mesh generators may
-    do, the levels have the unknowns in another order. `M` is constant under differentiation. On accelerators
-    vectors travel to the host and back.
+    a new matrix. Where neighbours are numbered far apart, as mesh generators may do, the levels have the
+    unknowns in another order. `M` is constant under differentiation. On accelerators vectors travel to the
+    host and back.
+
+    `M.refresh(A2)` keeps the patterns of Ruge and Stüben's levels (which unknowns are kept, and what the
+    others are interpolated from), and computes their numbers anew, for contrasts that change. Patterns are
+    always those of the last set-up. Where couplings have changed so much that these do not fit, as where
+    inclusions move, it sets up anew by itself, also under `jit`: if on any level more than 3 % of the
+    unknowns that are interpolated are so from less than a tenth of their negative couplings, and less than
+    half of the share before; and where a symmetric matrix is no longer exactly symmetric. `M.is_frozen` and
+    `print(M)` tell. Hierarchies of aggregates are always set up anew. **Raises** `ValueError` for another
+    pattern.
 
     **Cost:** set-up that of some twenty applications, a part of it in threads; each application that of two
-    or three products for each unit of operator complexity, which `print(M)` shows. **Raises** `ValueError`
-    for a diagonal entry that is missing from the pattern or, of a concrete operator, not positive, naming the
-    row; `ModuleNotFoundError` for aggregation without PyAMG. In a traced operator, and for NaN or Inf
-    anywhere, `M` holds NaN and the solve reports it.
+    or three products for each unit of operator complexity, which `print(M)` shows; a refresh a small part of
+    a set-up, but the first one of a pattern more than a set-up, since it finds where each product is added
+    to: four bytes for each, in all one to three times the memory of the hierarchy. `M` keeps the entries of
+    the matrix that it was set up for. **Raises** `ValueError` for a diagonal entry that is missing from the
+    pattern or, of a concrete operator, not positive, naming the row; `ModuleNotFoundError` for aggregation
+    without PyAMG. In a traced operator, and for NaN or Inf anywhere, `M` holds NaN and the solve reports it.
 
     Ruge and Stüben (1987), doi:10.1137/1.9781611971057.ch4; Vaněk, Mandel and Brezina (1996),
     doi:10.1007/BF02238511; Bell, Olson, Schroder and Southworth (2023), doi:10.21105/joss.05495.
