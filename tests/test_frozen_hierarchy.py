@@ -16,7 +16,7 @@ from nsolve.direct import frozen_hierarchy, memory
 from nsolve.direct.factors import Recipe
 from nsolve.direct.hierarchy import hierarchy
 from nsolve.direct.structure import structure_of
-from nsolve.kernels import galerkin
+from nsolve.kernels import galerkin, numbering
 from nsolve.preconditioners import AlgebraicMultigrid, Multigrid
 from tests.test_incomplete import PSD, relative_error
 from tests.test_ruge_stuben import Reference, random_matrix, reference_levels
@@ -180,6 +180,20 @@ def test_a_zero_may_be_stored_on_one_side_alone(dtype):
     assert later.is_frozen and relative_error(later.mv(x), expected.mv(x)) > 0
 
 
+def test_unknowns_in_another_order(monkeypatch):
+    monkeypatch.setattr(numbering, "_NEAR", 40)
+    shuffled = np.random.default_rng(0).permutation(576)
+    first, second = (sp.csr_array(matrix[shuffled][:, shuffled]) for matrix in pair("media"))
+    for matrix in (first, second):
+        matrix.sort_indices()
+    kept, (fresh, _) = freeze(first), hierarchy(first, RECIPE, None)
+    assert fresh is not None and fresh.order is not None
+    again, b = kept.refreshed(first.data), np.random.default_rng(0).standard_normal(576)
+    assert again is not None and relative_error(again.solve(b, "N"), fresh.solve(b, "N")) < 1e-11
+    inverse = AlgebraicMultigrid()(operator(first)).refresh(operator(second))
+    assert inverse.is_frozen and steps(second, inverse) <= 15
+
+
 def test_contrasts_may_change():
     first = media(size=60)
     inverse = AlgebraicMultigrid()(operator(first))
@@ -205,6 +219,16 @@ def test_where_islands_move_it_is_set_up_anew():
     np.testing.assert_array_equal(
         again.mv(third.diagonal()), fresh.refresh(operator(third)).mv(third.diagonal())
     )
+
+
+def test_where_memory_is_short_it_is_set_up_anew(monkeypatch):
+    first, second = (operator(matrix) for matrix in pair("media"))
+    inverse = AlgebraicMultigrid()(first)
+    monkeypatch.setattr(memory, "physical_memory", lambda: 1e6)
+    memory.forget()
+    refreshed = inverse.refresh(second)
+    assert not refreshed.is_frozen
+    np.testing.assert_array_equal(refreshed.state.key, AlgebraicMultigrid()(second).state.key)
 
 
 def test_symmetric_patterns_do_not_fit_unsymmetric_numbers():

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ..kernels import frozen, numbering
-from ..kernels.frozen import Pattern
+from ..kernels.frozen_places import Pattern, at_hand, places_of
 from ..kernels.galerkin import threads
 from ..kernels.levels import Interpolation, Matrix, is_hermitian, split
 from .hierarchy import Hierarchy, Level
@@ -37,7 +37,7 @@ class FrozenHierarchy:
         #: Hierarchies on these patterns hold the structure.
         self.structures = ()
         pattern = Pattern(*sources[:3])
-        some = frozen.at_hand(pattern, self._half)
+        some = at_hand(pattern, self._half)
         #: Where the entries at hand, their mirror images and the diagonal stand among the given ones.
         self._own, self._mirrored, self._diagonal = (
             part.astype(np.int32)
@@ -47,7 +47,7 @@ class FrozenHierarchy:
         matrix = self._finest(values)
         with ThreadPoolExecutor(threads(matrix.size)) as pool:
             for across in made.interpolations:
-                step, pattern, some = frozen.places_of(self._half, pattern, some, across, pool.map)
+                step, pattern, some = places_of(self._half, pattern, some, across, pool.map)
                 step = frozen.with_least(self._half, matrix, step)
                 found = frozen.values_on(self._half, matrix, step, some.pattern, pool.map)
                 matrix = Matrix(*some.pattern, found.others, found.diagonal)
