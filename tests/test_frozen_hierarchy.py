@@ -277,6 +277,8 @@ def test_traced_batched_scanned_and_made_again():
     np.testing.assert_array_equal(batched[:3], expected[:3])
     np.testing.assert_array_equal(batched[3], AlgebraicMultigrid()(operator(given[3])).mv(x))
     assert relative_error(batched[3], expected[3]) > 1e-6
+    slope = jax.grad(lambda values: scanned(inverse, values)[1].sum())(values)
+    assert not slope.any()
     memory.forget()  # made again, where it is needed, on the same patterns
     for m, y in zip([*reversed(chain), last], [*reversed(expected), expected[3]], strict=True):
         np.testing.assert_array_equal(m.mv(x), y)

@@ -109,7 +109,7 @@ class Factorisation(eqx.Module):
         from ..kernels import factors
 
         assert self.origin is not None
-        first = self.origin
+        first = jax.lax.stop_gradient(self.origin)
         measures, counts, key, fits = factors.refresh(
             self.recipe, self.indptr, self.indices, values, first.key, first.values
         )
