@@ -257,6 +257,19 @@ def test_few_steps_whatever_the_coefficient(case):
     assert solution.stats["num_steps"] <= {"poisson": 10, "blocks": 15}[case]
 
 
+@pytest.mark.parametrize("peclet", [1e2, 1e5])
+def test_few_steps_against_the_wind(peclet):
+    """Upwind differences make M-matrices; their levels and the transposed ones take few steps on any grid."""
+    for n in (32, 128):
+        problem = ns.gallery.convection_diffusion(jax.random.key(0), (n, n), peclet)
+        a, b = ns.as_sparse(problem.operator), problem.vector.ravel()
+        solver = ns.GMRES(rtol=1e-8, preconditioner=AlgebraicMultigrid())
+        for operator in (a, a.T):
+            solution = lx.linear_solve(operator, b, solver)
+            assert jnp.linalg.norm(operator.mv(solution.value) - b) <= 1.01e-8 * jnp.linalg.norm(b)
+            assert solution.stats["num_steps"] <= 16
+
+
 @pytest.mark.parametrize("method", ["ruge_stuben", SMOOTHED])
 def test_a_singular_matrix_whose_vector_is_consistent(method):
     n = 40

@@ -6,7 +6,7 @@ A concrete solver gives its fields and says which operators it admits.
 import abc
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -44,10 +44,18 @@ _TRANSPOSED: dict[Side, Side] = {"N": "T", "T": "N", "C": "H", "H": "C"}
 _CONJUGATED: dict[Side, Side] = {"N": "C", "C": "N", "T": "H", "H": "T"}
 
 
+class Origin(NamedTuple):
+    """The matrix whose hierarchy has the patterns, and that one's key."""
+
+    values: Array
+    key: Array
+
+
 class Factorisation(eqx.Module):
     """A direct solver's state: the matrix, and the key to its factors, which the host remembers.
 
-    Behind the matrix's entries, `values` may hold vectors that the recipe wants.
+    Behind the matrix's entries, `values` may hold vectors that the recipe wants; of a hierarchy that can be
+    refreshed, `origin` says on which patterns it is.
     The factors are shared by all states of equal matrices.  Those that were used last are kept, up to an
     eighth of the machine's memory; a state whose factors are gone makes them anew.
     """
@@ -62,6 +70,7 @@ class Factorisation(eqx.Module):
     side: Side = eqx.field(static=True)
     pattern: SparsityPattern = eqx.field(static=True)
     structure: PyTree[jax.ShapeDtypeStruct] = eqx.field(static=True)
+    origin: Origin | None = None
 
     @property
     def reciprocal_condition(self) -> Array:
@@ -87,8 +96,30 @@ class Factorisation(eqx.Module):
 
         # In double precision where there is one: float32 would round a tolerance.
         tolerances = jnp.stack([jnp.asarray(x, jnp.result_type(float)) for x in (rtol, atol)])
-        return factors.solve(
-            self.recipe, self.side, self.indptr, self.indices, self.values, self.key, tolerances, b
+        return factors.solve(self.recipe, self.side, *self.arrays, self.key, tolerances, b)
+
+    @property
+    def arrays(self) -> tuple[Array, Array, Array, Array]:
+        """What the host needs where it has forgotten the factors."""
+        origin = self.values[:0] if self.origin is None else self.origin.values
+        return self.indptr, self.indices, self.values, origin
+
+    def refresh(self, values: Array) -> "Factorisation":
+        """Of a hierarchy with an origin: that of other entries, on its patterns where they fit."""
+        from ..kernels import factors
+
+        assert self.origin is not None
+        first = jax.lax.stop_gradient(self.origin)
+        measures, counts, key, fits = factors.refresh(
+            self.recipe, self.indptr, self.indices, values, first.key, first.values
+        )
+        fresh = Origin(values, key)
+        if isinstance(fits, Tracer):
+            origin = jax.tree.map(lambda old, new: jnp.where(fits, old, new), first, fresh)
+        else:
+            origin = first if fits else fresh
+        return dataclasses.replace(
+            self, values=values, key=key, measures=measures, counts=counts, origin=origin
         )
 
 
@@ -235,7 +266,10 @@ def factorised(
             )
     indptr, indices = jnp.asarray(pattern.indptr), jnp.asarray(pattern.indices)
     measures, counts, key = factors.factorise(recipe, indptr, indices, values)
-    return Factorisation(values, indptr, indices, key, measures, counts, recipe, "N", pattern, structure)
+    origin = Origin(values, key) if recipe.kind == "ruge_stuben" else None
+    return Factorisation(
+        values, indptr, indices, key, measures, counts, recipe, "N", pattern, structure, origin
+    )
 
 
 @per_pattern

@@ -95,9 +95,9 @@ class Factors:
         return self._products[side] @ x
 
     @property
-    def table(self) -> list[tuple[int, int]]:
-        """Unknowns and entries of each level, of a hierarchy."""
-        return getattr(self._lu, "table", [])
+    def hierarchy(self) -> Any:
+        """That of algebraic multigrid; None where there are factors."""
+        return self._lu if hasattr(self._lu, "table") else None
 
     def apply(self, b: np.ndarray, side: Side) -> np.ndarray:
         """`op(A)^-1 b` for one vector, without refinement."""

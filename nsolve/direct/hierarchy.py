@@ -38,19 +38,36 @@ class Level(NamedTuple):
 
 class Hierarchy:
     """One V-cycle from zero with a sweep of Gauss and Seidel on each level, forward before and backward after
-    the coarser one: `M` is Hermitian where the matrix is."""
+    the coarser one: `M` is Hermitian where the matrix is.
 
-    def __init__(self, levels: list[Level], dtype: Any, order: np.ndarray | None = None):
+    * `order`: in which the levels have the unknowns, None for that of the matrix.
+    * `is_frozen`: whether the patterns are those of an earlier matrix.
+    * `is_half`: whether the levels' matrices are but the lower triangles of Hermitian ones.
+    """
+
+    def __init__(
+        self,
+        levels: list[Level],
+        dtype: Any,
+        order: np.ndarray | None = None,
+        is_frozen: bool = False,
+        is_half: bool = False,
+    ):
         self._dtype, self._given = np.dtype(dtype), levels
-        #: In which the levels have the unknowns, None for that of the matrix.
-        self.order = order
+        self.order, self.is_frozen = order, is_frozen
+        self.is_hermitian = is_half or is_hermitian(levels[0].matrix)
+        #: The patterns of those of each level but the coarsest.
+        self.interpolations = [
+            across._replace(values=across.values[:0].copy()) for _, across in levels if across is not None
+        ]
         #: Unknowns and entries of each level.
-        self.table = [(level.matrix.size, level.matrix.nnz) for level in levels]
+        self.table = [
+            (matrix.size, matrix.nnz + (len(matrix.values) if is_half else 0)) for matrix, _ in levels
+        ]
         self.nnz = sum(entries for _, entries in self.table)
         self.nnz += sum(len(across.values) for _, across in levels if across is not None)
-        self._hermitian = is_hermitian(levels[0].matrix)
-        self._cycle = _Cycle(levels, self._dtype, self._hermitian)
-        if self._hermitian:
+        self._cycle = _Cycle(levels, self._dtype, self.is_hermitian, is_half)
+        if self.is_hermitian:
             self._given = []
 
     @property
@@ -61,7 +78,7 @@ class Hierarchy:
     def solve(self, b: np.ndarray, side: Side) -> np.ndarray:
         if side in ("T", "C"):
             return self.solve(b.conj(), "H" if side == "T" else "N").conj()
-        if side == "N" or self._hermitian:
+        if side == "N" or self.is_hermitian:
             return self._cycle.apply(b)
         return self._adjoint.apply(b)
 
@@ -73,17 +90,22 @@ class Hierarchy:
 
 
 class _Cycle:
-    def __init__(self, levels: list[Level], dtype: Any, hermitian: bool):
+    def __init__(self, levels: list[Level], dtype: Any, hermitian: bool, is_half: bool = False):
         coarsest = levels[-1].matrix
         self._inverse = None
         if coarsest.size <= _DENSE:
-            self._inverse = _pseudo_inverse(coarsest.scipy.toarray(), hermitian, dtype)
+            dense = coarsest.scipy.toarray()
+            if is_half:
+                dense += np.tril(dense, -1).conj().T
+            self._inverse = _pseudo_inverse(dense, hermitian, dtype)
             levels = levels[:-1]
         self._levels, self._by_half = [_arrays(level, dtype) for level in levels], hermitian
         self.is_sound = all(
             np.isfinite(level[4]).all() and np.isfinite(level[7]).all() for level in self._levels
         )
-        if hermitian:
+        if is_half:
+            self._levels = [level[:1] + level[2:] for level in self._levels]  # whose rows end at the middle
+        elif hermitian:
             self._levels = [gauss_seidel.lower(level) for level in self._levels]
         if self._inverse is not None:
             self.is_sound = self.is_sound and bool(np.isfinite(self._inverse).all())

@@ -159,13 +159,16 @@ def _restricted(first, last, r_indptr, r_indices, r_values, begin, end, indices,
 def galerkin(matrix: Matrix, across: Interpolation) -> Matrix:
     """`P^T A P`."""
     indptr, _, *rest = matrix
-    return Matrix(*_ffi.on_host(_galerkin, _galerkin_by_scipy, indptr, *rest, *across))
+    return Matrix(*_ffi.on_host(_galerkin, _galerkin_by_scipy, indptr, *rest, *across[:4]))
+
+
+def threads(n: int) -> int:
+    """How many so many rows are worth: compiled functions take no lock."""
+    return 1 if n < _FEW else min(_THREADS, os.cpu_count() or 1)
 
 
 def _galerkin(indptr, indices, values, diagonal, p_indptr, p_indices, p_values, columns):
-    n = len(diagonal)
-    # In threads where there are many rows: compiled functions take no lock.
-    count = 1 if n < _FEW else min(_THREADS, os.cpu_count() or 1)
+    count = threads(len(diagonal))
     if count == 1:
         return _in_parts(map, 1, indptr, indices, values, diagonal, p_indptr, p_indices, p_values, columns)
     with ThreadPoolExecutor(count) as pool:

@@ -84,12 +84,14 @@ class Matrix(NamedTuple):
 
 
 class Interpolation(NamedTuple):
-    """From a level to the one before it, by rows."""
+    """From a level to the one before it, by rows; `kept` is 1 for the unknowns that are those of the level,
+    and None where they are not among the others."""
 
     indptr: np.ndarray
     indices: np.ndarray
     values: np.ndarray
     columns: int
+    kept: np.ndarray | None = None
 
     @property
     def scipy(self) -> Any:

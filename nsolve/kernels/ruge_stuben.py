@@ -218,7 +218,7 @@ def _coarsen(indptr, indices, values, diagonal, theta):
     t_indptr, t_indices = _transposed_pattern(s_indptr, s_indices)
     kept = _first_pass(s_indptr, s_indices, t_indptr, t_indices)
     _second_pass(s_indptr, s_indices, kept)
-    return _interpolation(indptr, indices, values, diagonal, s_indptr, s_indices, kept)
+    return *_interpolation(indptr, indices, values, diagonal, s_indptr, s_indices, kept), kept
 
 
 def _plain(function: Any) -> Any:
@@ -252,4 +252,4 @@ def _coarsen_by_numpy(indptr, indices, values, diagonal, theta):
         ),
         shape=(n, columns),
     )
-    return *(part.astype(np.int32) for part in (made.indptr, made.indices)), made.data, columns
+    return *(part.astype(np.int32) for part in (made.indptr, made.indices)), made.data, columns, kept

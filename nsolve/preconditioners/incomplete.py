@@ -219,9 +219,12 @@ def require_hermitian(operator: lx.AbstractLinearOperator, who: str, instead: st
 
 def require_positive_diagonal(matrix: SparseLinearOperator, who: str, instead: str) -> None:
     """Refuses a concrete diagonal with an entry that is not positive."""
-    if isinstance(values := matrix.diagonal(), Tracer):
-        return
-    diagonal = np.asarray(values)
+    if not isinstance(values := matrix.diagonal(), Tracer):
+        require_positive(np.asarray(values), who, instead)
+
+
+def require_positive(diagonal: np.ndarray, who: str, instead: str) -> None:
+    """Refuses one with an entry that is not positive."""
     bad = np.real(diagonal) <= 0
     if bad.any():
         row = int(np.argmax(bad))

@@ -6,16 +6,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from ..._extras import needed
 from ...operators.base import hermitian_tag, is_hermitian, tags_of
 from ...operators.convert import entries_of
-from ...operators.sparse import SparseLinearOperator
+from ...operators.pattern import SparsityPattern
 from ..base import AbstractApproximateInverse, AbstractPreconditioner, array_structure, constant
-from ..incomplete import require_diagonal_entries, require_positive_diagonal
+from ..incomplete import require_diagonal_entries, require_positive
 
-_TAGS = {lx.positive_semidefinite_tag, lx.symmetric_tag, hermitian_tag}
+#: What is true of the cycle where it is true of the operator.
+TAGS = {lx.positive_semidefinite_tag, lx.symmetric_tag, hermitian_tag}
 _METHODS = {"ruge_stuben": 0.3, "smoothed_aggregation": 0.08}
 
 
@@ -40,15 +43,26 @@ class AlgebraicMultigrid(AbstractPreconditioner):
     cannot be coarsened, since no coupling is strong, gets the sweeps alone, which `print(M)` then tells.
 
     All work is done on the host, as for `SparseLU`: it may be traced and batched, and nothing is compiled for
-    a new matrix; `M.refresh` sets up anew. Where neighbours are numbered far apart, as mesh generators may
-    do, the levels have the unknowns in another order. `M` is constant under differentiation. On accelerators
-    vectors travel to the host and back.
+    a new matrix. Where neighbours are numbered far apart, as mesh generators may do, the levels have the
+    unknowns in another order. `M` is constant under differentiation. On accelerators vectors travel to the
+    host and back.
+
+    `M.refresh(A2)` keeps the patterns of Ruge and Stüben's levels (which unknowns are kept, and what the
+    others are interpolated from), and computes their numbers anew, for contrasts that change. Patterns are
+    always those of the last set-up. Where couplings have changed so much that these do not fit, as where
+    inclusions move, it sets up anew by itself, also under `jit`: if on any level more than 3 % of the
+    unknowns that are interpolated are so from less than a tenth of their negative couplings, and less than
+    half of the share before; and where a symmetric matrix is no longer exactly symmetric. `M.is_frozen` and
+    `print(M)` tell. Hierarchies of aggregates are always set up anew. **Raises** `ValueError` for another
+    pattern.
 
     **Cost:** set-up that of some twenty applications, a part of it in threads; each application that of two
-    or three products for each unit of operator complexity, which `print(M)` shows. **Raises** `ValueError`
-    for a diagonal entry that is missing from the pattern or, of a concrete operator, not positive, naming the
-    row; `ModuleNotFoundError` for aggregation without PyAMG. In a traced operator, and for NaN or Inf
-    anywhere, `M` holds NaN and the solve reports it.
+    or three products for each unit of operator complexity, which `print(M)` shows; a refresh a small part of
+    a set-up, but the first one of a pattern more than a set-up, since it finds where each product is added
+    to: four bytes for each, in all one to three times the memory of the hierarchy. `M` keeps the entries of
+    the matrix that it was set up for. **Raises** `ValueError` for a diagonal entry that is missing from the
+    pattern or, of a concrete operator, not positive, naming the row; `ModuleNotFoundError` for aggregation
+    without PyAMG. In a traced operator, and for NaN or Inf anywhere, `M` holds NaN and the solve reports it.
 
     Ruge and Stüben (1987), doi:10.1137/1.9781611971057.ch4; Vaněk, Mandel and Brezina (1996),
     doi:10.1007/BF02238511; Bell, Olson, Schroder and Southworth (2023), doi:10.21105/joss.05495.
@@ -88,17 +102,24 @@ class AlgebraicMultigrid(AbstractPreconditioner):
         who = "AlgebraicMultigrid"
         if self.method == "smoothed_aggregation":
             needed("pyamg", "amg", f'`{who}(method="smoothed_aggregation")`')
-        structure = array_structure(operator, who)
-        self._require_method(operator, structure.dtype)
-        matrix = entries_of(constant(operator), who)
-        require_diagonal_entries(matrix.pattern, who)
-        require_positive_diagonal(matrix, who, "ThresholdLU")
+        structure, (values, pattern) = array_structure(operator, who), self.entries(operator)
         theta = _METHODS[self.method] if self.theta is None else self.theta
         recipe = Recipe(self.method, theta=theta, block_size=float(self.block_size))
-        vectors = self._vectors(matrix)
-        values = jnp.concatenate([matrix.values, *vectors]) if vectors else matrix.values
-        state = factorised(recipe, who, matrix.pattern, values, structure)
-        return AlgebraicMultigridInverse(state, self, structure, tags_of(operator) & _TAGS)
+        vectors = self._vectors(values, pattern.shape[0])
+        values = jnp.concatenate([values, *vectors]) if vectors else values
+        state = factorised(recipe, who, pattern, values, structure)
+        return AlgebraicMultigridInverse(state, self, structure, tags_of(operator) & TAGS)
+
+    def entries(self, operator: lx.AbstractLinearOperator) -> tuple[Array, SparsityPattern]:
+        """Those of a matrix that the method applies to."""
+        who = "AlgebraicMultigrid"
+        self._require_method(operator, array_structure(operator, who).dtype)
+        matrix = entries_of(constant(operator), who)
+        require_diagonal_entries(matrix.pattern, who)
+        values, places = matrix.values, matrix.pattern.diagonal_positions
+        if not isinstance(values, Tracer):
+            require_positive(np.asarray(values)[places], who, "ThresholdLU")
+        return values, matrix.pattern
 
     def _require_method(self, operator: lx.AbstractLinearOperator, dtype: Any) -> None:
         """Refuses what the method does not apply to."""
@@ -119,19 +140,19 @@ class AlgebraicMultigrid(AbstractPreconditioner):
                 f"`AlgebraicMultigrid(block_size={self.block_size})` does not divide the {n} unknowns."
             )
 
-    def _vectors(self, matrix: SparseLinearOperator) -> list[Array]:
+    def _vectors(self, values: Array, n: int) -> list[Array]:
         """What follows the entries of the matrix: the vectors of the near null space, one after the other."""
         if self.near_nullspace is None:
             return []
-        n, vectors = matrix.in_size(), jax.lax.stop_gradient(jnp.asarray(self.near_nullspace))
+        vectors = jax.lax.stop_gradient(jnp.asarray(self.near_nullspace))
         if vectors.ndim not in (1, 2) or vectors.shape[0] != n or vectors.size == 0:
             raise ValueError(
                 f"`AlgebraicMultigrid(near_nullspace=...)` must be of shape ({n},) or ({n}, k) for an "
                 f"operator on {n} unknowns, but is of shape {vectors.shape}."
             )
-        if jnp.iscomplexobj(vectors) and not jnp.iscomplexobj(matrix.values):
+        if jnp.iscomplexobj(vectors) and not jnp.iscomplexobj(values):
             raise ValueError(
                 "`AlgebraicMultigrid(near_nullspace=...)` is complex, but the operator is real: give real "
                 "and imaginary parts as vectors of their own."
             )
-        return [vectors.reshape(n, -1).T.ravel().astype(matrix.dtype)]
+        return [vectors.reshape(n, -1).T.ravel().astype(values.dtype)]

@@ -32,7 +32,7 @@ from .coarse import dense_inverse
 from .compatible import unrelaxed
 from .cycle import Level
 from .gauss_seidel import gauss_seidel
-from .hybrid import algebraic_tail, turns_algebraic
+from .hybrid import AlgebraicTail, algebraic_tail, turns_algebraic
 from .plan import Coarsening
 from .smoothers import incomplete_smoother, polynomial_smoother, power_bound
 from .smoothing import Smoothing
@@ -43,9 +43,11 @@ from .transfer import AxisInterpolation, fitted, kept_size, lower, split, upper
 _SMALL = 64**2
 
 
-def galerkin_hierarchy(operator: StencilLinearOperator, plan: Coarsening, decide: bool):
+def galerkin_hierarchy(
+    operator: StencilLinearOperator, plan: Coarsening, decide: bool, tail: AlgebraicTail | None = None
+):
     """All levels, the coarsest grid's solver, and the plan, which ends where a grid turns algebraic; where
-    `decide` says so, it is looked at whether one does."""
+    `decide` says so, it is looked at whether one does. An algebraic `tail` is refreshed."""
     plain = _on_host(operator) or is_traced(operator.coefficients)
     make = _made if plain else _compiled_made
     kind, (levels, small, stencil, inverse, shares) = Kind.of(operator), make(operator, plan)
@@ -57,7 +59,7 @@ def galerkin_hierarchy(operator: StencilLinearOperator, plan: Coarsening, decide
             levels, stencil = _above(levels, small, plan, kind)
             small = None
     if plan.algebraic:
-        return on_top(levels, operator), None, algebraic_tail(stencil, kind), plan
+        return on_top(levels, operator), None, algebraic_tail(stencil, kind, tail), plan
     return on_top(levels, operator), small, inverse, plan
 
 

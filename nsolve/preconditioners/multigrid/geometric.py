@@ -70,7 +70,8 @@ class MultigridInverse(AbstractApproximateInverse):
                 f"`operator` must have the grid and the stencil that this multigrid was made for, "
                 f"{self.structure}, but is {stencil}. Build a new one with `Multigrid()(operator)`."
             )
-        return _build(jax.lax.stop_gradient(stencil), self.plan, self.cycle)
+        tail = self.coarse if isinstance(self.coarse, AlgebraicTail) else None
+        return _build(jax.lax.stop_gradient(stencil), self.plan, self.cycle, tail=tail)
 
     def transpose(self) -> "MultigridInverse":
         if lx.is_symmetric(self):
@@ -266,7 +267,11 @@ class Multigrid(AbstractPreconditioner):
 
 
 def _build(
-    stencil: StencilLinearOperator, plan: Coarsening, kind: CycleName, decide: bool = False
+    stencil: StencilLinearOperator,
+    plan: Coarsening,
+    kind: CycleName,
+    decide: bool = False,
+    tail: AlgebraicTail | None = None,
 ) -> MultigridInverse:
     traced = any(map(is_traced, stencil.coefficients))
     # One compilation, even where a transformation traces without `jit`.
@@ -274,7 +279,7 @@ def _build(
     if plan.constant:
         levels, small, coarse = constant(stencil, plan)
     else:
-        levels, small, coarse, plan = galerkin(stencil, plan, decide and not traced)
+        levels, small, coarse, plan = galerkin(stencil, plan, decide and not traced, tail)
     tags = tags_of(stencil) & _TAGS
     return MultigridInverse(levels, small, coarse, plan, kind, stencil.in_structure(), tags)
 

@@ -61,11 +61,14 @@ def turns_algebraic(shares: Sequence[Any], dim: int) -> bool:
     return first <= _ROUGH and last > (_PLANE if dim <= 2 else _SPACE)
 
 
-def algebraic_tail(stencil: Stencil, kind: Kind) -> AlgebraicTail:
-    """Of the operator of a grid; points that nothing holds stay alone."""
+def algebraic_tail(stencil: Stencil, kind: Kind, earlier: AlgebraicTail | None = None) -> AlgebraicTail:
+    """Of the operator of a grid, `earlier` refreshed if there is one; points that nothing holds stay
+    alone."""
     operator = as_operator(stencil, kind)
     matrix: SparseLinearOperator = operator.as_sparse()
     diagonal = matrix.diagonal()
     values = matrix.values.at[matrix.pattern.diagonal_positions].set(jnp.where(diagonal == 0, 1, diagonal))
     positive = lx.TaggedLinearOperator(matrix.with_values(values), lx.positive_semidefinite_tag)
+    if earlier is not None and earlier.inverse.state.pattern == matrix.pattern:
+        return AlgebraicTail(earlier.inverse.refresh(positive), operator)
     return AlgebraicTail(AlgebraicMultigrid().build(positive), operator)
