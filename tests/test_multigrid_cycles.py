@@ -454,3 +454,24 @@ def test_the_set_up_may_be_differentiated():
     step = 1e-5
     difference = (jax.jit(value)(step) - jax.jit(value)(-step)) / (2 * step)
     np.testing.assert_allclose(derivative, difference, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"smoother": "line"}, {"smoother": "multicolour", "cycle": "W"}], ids=shown
+)
+def test_walls_without_loss_and_inactive_cells(options):
+    """Singular: constants on each part of the grid are free, lines among them."""
+    field = np.exp(np.random.default_rng(0).normal(size=(17, 16)))
+    field[3:6, 2:9] = 0
+    field[9:15, 5:11] = 0
+    field[11, 7:10] = 1.0  # a pocket that is one line
+    operator = StencilLinearOperator.diffusion(field, 0.5, "neumann")
+    matrix = operator.as_scipy().toarray()
+    b = (matrix @ np.where(field.ravel() > 0, np.random.default_rng(1).normal(size=field.size), 0)).reshape(
+        17, 16
+    )
+    solver = ns.CG(rtol=1e-10, max_steps=40)
+    given = {"preconditioner": Multigrid(algebraic=None, **options)(operator)}
+    solution = lx.linear_solve(operator, jnp.asarray(b), solver, options=given)
+    residual = matrix @ np.ravel(solution.value) - b.ravel()
+    assert np.linalg.norm(residual) <= 1e-9 * np.linalg.norm(b)

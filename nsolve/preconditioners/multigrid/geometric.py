@@ -159,8 +159,9 @@ class Multigrid(AbstractPreconditioner):
     * `sweeps`: so many before the coarser grid, and as many after it: of polynomials the degree. By default
       2 for the first four, and 1 for the others.
     * `cycle`: `"V"` visits each coarser grid once, `"W"` twice from each visit of the finer one, `"F"` once
-      by an F-cycle and once by a V-cycle. Where the V-cycle takes few steps the others save next to none.
-      Algebraic levels count as one grid, gone through by a V-cycle. For the K-cycle see `KCycle`.
+      by an F-cycle and once by a V-cycle. The others save steps where coarse grids hold some errors badly, as
+      of jumping coefficients; where the V-cycle takes few steps, next to none. Algebraic levels count as one
+      grid, gone through by a V-cycle. For the K-cycle see `KCycle`.
 
     The cycle is positive definite when `A` is.  Singular operators (Neumann, periodic) are solved up to the
     constants on the coarsest grid.  Inactive cells (see `StencilLinearOperator.diffusion`) are no matter,
