@@ -11,7 +11,7 @@ import pytest
 import scipy.linalg
 
 import nsolve as ns
-from nsolve.preconditioners.multigrid import galerkin, hybrid, plan, smoothers, smoothing
+from nsolve.preconditioners.multigrid import galerkin, hybrid, plan, smoothers
 from nsolve.preconditioners.multigrid.black_box import coarsen_box
 from nsolve.preconditioners.multigrid.stencils import Kind, as_operator, masked
 
@@ -128,7 +128,7 @@ def test_bound_of_the_power_method(seed):
     field = np.exp(2 * np.random.default_rng(seed).normal(size=(24, 23)))
     operator = StencilLinearOperator.diffusion(field)
     kind, stencil = Kind.of(operator), galerkin.masked_stencil(operator)
-    _, coarse, _ = galerkin.coarsen(stencil, (0, 1), kind, smoothing.Smoothing())
+    _, coarse, _ = galerkin.coarsen(stencil, (0, 1), kind, plan.Coarsening(False, (), (), 0))
     matrix = as_operator(coarse, kind).as_scipy().toarray()
     inverse_diagonal = 1 / np.diag(matrix)
     scale = np.sqrt(inverse_diagonal)
@@ -253,7 +253,15 @@ def test_plans_for_another_grid_are_refused():
         constant(m_matrix((80, 80)))
 
 
-@pytest.mark.parametrize("options", [{"algebraic": 0}, {"algebraic": 1}, {"smoother": "incomplete_cholesky"}])
+CHOICES = [
+    {"algebraic": 0},
+    {"algebraic": 1},
+    {"smoother": "incomplete_cholesky"},
+    {"interpolation": "energy"},
+]
+
+
+@pytest.mark.parametrize("options", CHOICES)
 @pytest.mark.parametrize("boundary", ["dirichlet", "neumann", "periodic"])
 def test_every_cycle_is_symmetric_and_positive(options, boundary, monkeypatch):
     monkeypatch.setattr(plan, "_COARSEST", {True: 30, False: 30})
@@ -326,6 +334,20 @@ def test_negative_and_undefined_operators_are_halved_as_others():
     undefined = eqx.tree_at(lambda o: o.coefficients[0], operator, operator.coefficients[0] * jnp.nan)
     vector = jnp.ones((40, 30))
     assert jnp.isnan(apply(Multigrid()(undefined), vector)).all()
+
+
+@pytest.mark.parametrize("shape", [(96, 97), (24, 23, 25)])
+def test_less_energy_takes_fewer_steps_on_rough_media(shape):
+    problem = ns.gallery.diffusion(1, ns.gallery.lognormal(0, shape, 2.5, "white"))
+    plain, least = (Multigrid(interpolation=name)(problem.operator) for name in ("black_box", "energy"))
+    assert counted(problem, least) < counted(problem, plain)
+
+
+def test_interpolation_of_least_energy_is_for_positive_operators():
+    with pytest.raises(ValueError, match=r"`Multigrid\(interpolation='energy'\)` takes real operators"):
+        Multigrid(interpolation="energy")(m_matrix((20, 20)))
+    with pytest.raises(ValueError, match=r"`Multigrid\(interpolation=...\)` must be 'black_box' or 'energy'"):
+        Multigrid(interpolation="least")
 
 
 @pytest.mark.parametrize("level", [-1, True, 1.5, "geometric"])

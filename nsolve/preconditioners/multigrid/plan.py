@@ -42,6 +42,8 @@ class Coarsening(NamedTuple):
     #: Whether algebraic multigrid takes over on the coarsest grid.
     algebraic: bool = False
     smoothing: Smoothing = Smoothing()
+    #: Whether interpolation is that of least energy.
+    energy: bool = False
 
     @property
     def incomplete(self) -> bool:
@@ -62,7 +64,7 @@ class Coarsening(NamedTuple):
         steps, shape = self.steps[:count], operator.shape
         for axes in steps:
             shape = coarser(shape, axes, operator.periodic)
-        return Coarsening(False, steps, shape, 0, True, self.smoothing)
+        return self._replace(constant=False, steps=steps, coarsest=shape, shared=0, algebraic=True)
 
 
 def plan_coarsening(
