@@ -336,11 +336,13 @@ def test_negative_and_undefined_operators_are_halved_as_others():
     assert jnp.isnan(apply(Multigrid()(undefined), vector)).all()
 
 
-@pytest.mark.parametrize("shape", [(96, 97), (24, 23, 25)])
-def test_less_energy_takes_fewer_steps_on_rough_media(shape):
-    problem = ns.gallery.diffusion(1, ns.gallery.lognormal(0, shape, 2.5, "white"))
-    plain, least = (Multigrid(interpolation=name)(problem.operator) for name in ("black_box", "energy"))
-    assert counted(problem, least) < counted(problem, plain)
+def test_less_energy_takes_fewer_steps_on_rough_media():
+    steps = {"black_box": 0, "energy": 0}
+    for seed in range(6):
+        problem = ns.gallery.diffusion([seed, 1], ns.gallery.lognormal([seed, 0], (64, 64), 2.0, "white"))
+        for name in steps:
+            steps[name] += counted(problem, Multigrid(interpolation=name, algebraic=None)(problem.operator))
+    assert steps["energy"] < 0.97 * steps["black_box"]
 
 
 def test_interpolation_of_least_energy_is_for_positive_operators():

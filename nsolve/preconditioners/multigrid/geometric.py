@@ -165,7 +165,8 @@ class Multigrid(AbstractPreconditioner):
       grid, gone through by a V-cycle. For the K-cycle see `KCycle`.
     * `interpolation`: `"black_box"` by the operator's own rows; `"energy"` improves that by three steps of
       conjugate gradients towards the least trace of the coarse operator, sums of rows kept, where all axes
-      are halved: fewer steps on rough media, for a dearer set-up. In space it takes all axes at once, too.
+      are halved: a step fewer on media as rough as noise, more of them where coefficients jump, for a dearer
+      set-up. In space it takes all axes at once, too.
 
     The cycle is positive definite when `A` is.  Singular operators (Neumann, periodic) are solved up to the
     constants on the coarsest grid.  Inactive cells (see `StencilLinearOperator.diffusion`) are no matter,
