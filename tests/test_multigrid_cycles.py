@@ -318,6 +318,8 @@ def test_k_cycle_is_taken_by_flexible_solvers_alone():
         refreshed.apply(b, None)[0], k_cycle(lognormal((33, 30), seed=1)).apply(b, None)[0], rtol=1e-9
     )
     assert "one K-cycle" in repr(refreshed)
+    planned = ns.preconditioners.KCycle(Multigrid(algebraic=None).planned(operator))(operator)
+    np.testing.assert_array_equal(planned.apply(b, None)[0], k_cycle(operator).apply(b, None)[0])
 
 
 def test_below_a_w_cycle_the_algebraic_cycle_runs_twice():

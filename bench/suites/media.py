@@ -20,7 +20,7 @@ _CYCLES = [
     f"cg+multigrid[{options}]"
     for options in ("cycle=W", "cycle=F", "sweeps=1", "sweeps=4", "smoother=fourth_kind",
                     "smoother=fourth_kind,sweeps=4", "smoother=jacobi", "smoother=l1_jacobi",
-                    "smoother=multicolour", "smoother=line")
+                    "smoother=multicolour", "smoother=line", "interpolation=energy")
 ]  # fmt: skip
 _PEERS = (
     "amgcl:ruge_stuben+cg", "amgcl:smoothed_aggregation+cg",

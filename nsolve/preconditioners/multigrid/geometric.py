@@ -260,7 +260,7 @@ class Multigrid(AbstractPreconditioner):
                     f"`Multigrid(plan=...)` was planned for another operator, on a grid that ends as "
                     f"{self.plan.coarsest}, and does not suit {stencil}. Plan anew: `Multigrid().planned(A)`."
                 )
-            return stencil, self.plan, False
+            return stencil, self.plan if may_share else self.plan._replace(shared=0), False
         energy = self.interpolation == "energy"
         asked = {
             "algebraic": isinstance(self.algebraic, int),
