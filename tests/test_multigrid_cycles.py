@@ -265,7 +265,8 @@ def test_k_cycle_is_nested_conjugate_gradients(enough, expected, monkeypatch):
     """Against the same algorithm in NumPy."""
     monkeypatch.setattr(cycle, "_ENOUGH", enough)
     operator = lognormal((33, 30))
-    made = ns.preconditioners.KCycle(Multigrid(algebraic=None, smoother="jacobi", sweeps=1))(operator)
+    multigrid = Multigrid(algebraic=None, smoother="jacobi", sweeps=1)
+    made = ns.preconditioners.multigrid.KCycle(multigrid)(operator)
     levels = dense_levels(made.inverse)
     exact = dense_of(made.inverse.coarse, made.inverse.plan.coarsest)
     taken = []
@@ -303,7 +304,7 @@ def test_k_cycle_is_nested_conjugate_gradients(enough, expected, monkeypatch):
 def test_k_cycle_is_taken_by_flexible_solvers_alone():
     operator = lognormal((33, 30))
     b = jnp.ones((33, 30))
-    k_cycle = ns.preconditioners.KCycle(Multigrid(algebraic=None))
+    k_cycle = ns.preconditioners.multigrid.KCycle(Multigrid(algebraic=None))
     for given in (k_cycle, k_cycle(operator)):
         solution = lx.linear_solve(operator, b, ns.FlexibleCG(rtol=1e-8, preconditioner=given))
         assert solution.stats["num_steps"] <= 9
@@ -312,13 +313,13 @@ def test_k_cycle_is_taken_by_flexible_solvers_alone():
     with pytest.raises(ValueError, match="not tagged"):
         k_cycle(convection((20, 20)))
     with pytest.raises(TypeError, match=r"KCycle\(multigrid=...\)"):
-        ns.preconditioners.KCycle(ns.preconditioners.Jacobi())  # pyright: ignore[reportArgumentType]
+        ns.preconditioners.multigrid.KCycle(ns.preconditioners.Jacobi())  # pyright: ignore[reportArgumentType]
     refreshed = k_cycle(operator).refresh(lognormal((33, 30), seed=1))
     np.testing.assert_allclose(
         refreshed.apply(b, None)[0], k_cycle(lognormal((33, 30), seed=1)).apply(b, None)[0], rtol=1e-9
     )
     assert "one K-cycle" in repr(refreshed)
-    planned = ns.preconditioners.KCycle(Multigrid(algebraic=None).planned(operator))(operator)
+    planned = ns.preconditioners.multigrid.KCycle(Multigrid(algebraic=None).planned(operator))(operator)
     np.testing.assert_array_equal(planned.apply(b, None)[0], k_cycle(operator).apply(b, None)[0])
 
 

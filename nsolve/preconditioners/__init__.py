@@ -12,7 +12,6 @@ from .incomplete import IncompleteLU as IncompleteLU
 from .jacobi import Jacobi as Jacobi
 from .kl_cholesky import KLCholesky as KLCholesky
 from .multigrid import AlgebraicMultigrid as AlgebraicMultigrid
-from .multigrid import KCycle as KCycle
 from .multigrid import Multigrid as Multigrid
 from .multigrid import ShiftedLaplacian as ShiftedLaplacian
 from .nystrom import Nystrom as Nystrom

@@ -219,7 +219,7 @@ class Multigrid(AbstractPreconditioner):
         if self.cycle not in get_args(CycleName):
             raise ValueError(
                 f"`Multigrid(cycle=...)` must be 'V', 'W' or 'F', but is {self.cycle!r}. For the K-cycle, "
-                "which is no linear operator, see `preconditioners.KCycle`."
+                "which is no linear operator, see `preconditioners.multigrid.KCycle`."
             )
         if self.cycle != "V" and level == 0:
             raise ValueError(

@@ -38,7 +38,7 @@ class KCycle(eqx.Module):
     """Multigrid by K-cycles: each coarser grid is solved by one or two steps of conjugate gradients, each
     preconditioned by a K-cycle from there.
 
-        ns.FlexibleCG(rtol=1e-8, preconditioner=ns.preconditioners.KCycle(ns.preconditioners.Multigrid()))
+        ns.FlexibleCG(preconditioner=ns.preconditioners.multigrid.KCycle(ns.preconditioners.Multigrid()))
 
     For positive definite operators where cycles of `multigrid` take many steps, since coarse grids hold some
     of the errors badly. What it does depends on the vector, so it is no linear operator: only `FlexibleCG`
