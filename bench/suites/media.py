@@ -45,6 +45,8 @@ _NAMES = {
     "pressure3d": "3-D, obstacles, free surface",
 }
 _PLANE = [name for name in _NAMES if "3d" not in name]
+_TURNED = [name for name in _PLANE if "rotated" in name]
+_STRAIGHT = [name for name in _PLANE if name not in _TURNED]
 _SPACE = [name for name in _NAMES if "3d" in name]
 _group = partial(Group, repeats=3, kill_s=300.0, max_steps=500)
 
@@ -80,8 +82,12 @@ SUITE = Suite(
     (
         _group(_PLANE, [*_OWN, *_PEERS], size=512),
         _group("media2d", [*_OWN, *_PEERS[:3]], size=1024),
+        _group(_STRAIGHT, ["cg+multigrid", *_PEERS[:2]], size=[128, 256]),
+        # AMGCL's other coarsening may end the process on bilinear elements.
+        _group(_TURNED, ["cg+multigrid", _PEERS[1]], size=[128, 256]),
         _group(_SPACE, [*_OWN, _BY_FACTORS, *_PEERS], size=64),
         _group(_SPACE, ["cg+multigrid", *_PEERS[:2]], size=128),
+        _group(_CYCLED[1], ["cg+multigrid", _PEERS[1]], size=192),
         _group(_CYCLED[0], _CYCLES, size=512),
         _group(_CYCLED[1], _CYCLES, size=64),
     ),
