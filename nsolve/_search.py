@@ -41,9 +41,11 @@ class Search(NamedTuple):
         low, high = jnp.where(honest, count, self.low), jnp.where(honest, self.high, count)
         wide = (high - low) * _BISECTED > jnp.maximum(high, _BISECTED)
         replay = jnp.where(wide, (low + high) // 2, 0)
-        # Where the recursion is to be believed, its smallest residual is what is looked for.
+        # Where the recursion is to be believed, its smallest residual is what is looked for.  It may be a lie
+        # all the same, and what was honest behind it luck: a residual that had grown past the true one.
         found = honest & passed
-        replay, low, high = (jnp.where(found, least_at, other) for other in (replay, low, high))
+        replay, high = (jnp.where(found, least_at, other) for other in (replay, high))
+        low = jnp.where(found, self.low, low)
         return Search(replay, low, high, self.first, self.replayed + count, self.code)
 
     def rewound(self, rewind: Array) -> "Search":

@@ -98,7 +98,8 @@ def auto(
     A concrete matrix without tags whose entries are Hermitian with a positive diagonal is supposed to be
     positive definite for as long as `CG` does not find otherwise.  Where a concrete matrix turns out
     singular, a Krylov method takes the place of `SparseLU`: consistent systems have solutions.  Under `jit`
-    the chain is fixed by what is static: class, tags and pattern.
+    the chain is fixed by what is static: class, tags and pattern.  Of a concrete stencil the levels of
+    `Multigrid` are planned here (`Multigrid.planned`), since a solve would not see its coefficients.
 
     With `nullspace`, `"constant"` or vectors, as of `Projected`, the operator is singular, the chain has no
     `SparseLU`, and the answer is the least-squares solution of the smallest norm.

@@ -251,6 +251,8 @@ def test_plans_for_another_grid_are_refused():
     constant = Multigrid().planned(ns.gallery.poisson(0, (80, 80)).operator)
     with pytest.raises(ValueError, match="planned for another operator"):
         constant(m_matrix((80, 80)))
+    with pytest.raises(TypeError, match=r"`Multigrid\(plan=...\)` must be made by"):
+        Multigrid(plan="V")  # pyright: ignore[reportArgumentType]
 
 
 CHOICES = [
@@ -334,6 +336,22 @@ def test_negative_and_undefined_operators_are_halved_as_others():
     undefined = eqx.tree_at(lambda o: o.coefficients[0], operator, operator.coefficients[0] * jnp.nan)
     vector = jnp.ones((40, 30))
     assert jnp.isnan(apply(Multigrid()(undefined), vector)).all()
+
+
+def test_less_energy_takes_nothing_of_points_that_are_not_there():
+    """Neither where grids are padded, nor of inactive cells."""
+    field = np.exp(2 * np.random.default_rng(0).normal(size=(10, 9)))
+    field[3:6, 3:8] = 0
+    stencil = galerkin.masked_stencil(StencilLinearOperator.diffusion(field))
+    padded = {offset: np.pad(c, ((0, 6), (0, 7))) for offset, c in stencil.items()}
+    _, coarse = coarsen_box(stencil, (False, False), False, True)
+    _, larger = coarsen_box(padded, (False, False), False, True)
+    solid = field[1::2, 1::2] == 0
+    for offset, c in coarse.items():
+        n, m = c.shape
+        assert offset == (0, 0) or not np.any(c[solid])
+        np.testing.assert_allclose(larger[offset][:n, :m], c, atol=1e-13)
+        assert not larger[offset][n:].any() and not larger[offset][:, m:].any()
 
 
 def test_less_energy_takes_fewer_steps_on_rough_media():

@@ -64,11 +64,6 @@ class _Grid:
     def __init__(self, shape: tuple[int, ...], kept: tuple[int, ...], periodic: tuple[bool, ...]):
         self._shape, self._kept, self._periodic = shape, kept, periodic
 
-    def has(self, direction: _Direction, like: Any) -> Any:
-        """1 where there is a kept point in this direction, else 0."""
-        there = namespace(like).ones(self._kept, like.dtype)
-        return self.seen(there, tuple(map(abs, direction)), direction)
-
     def seen(self, x: Any, place: _Place, offset: _Direction) -> Any:
         """The neighbours at `offset` of the points at `place`, of an array where these neighbours are."""
         for axis, (between, step) in enumerate(zip(place, offset, strict=True)):
@@ -140,11 +135,12 @@ def _least_energy(
     rows: dict[_Direction, dict[_Place, Any]], weights: dict[_Direction, Any], grid: _Grid
 ) -> dict[_Direction, Any]:
     """Steps of conjugate gradients, scaled by the diagonal, towards the least trace of `P^T A P` among all
-    weights with the same sums in the same places."""
+    weights with the same sums, where there are weights."""
     places = _places(len(next(iter(rows))))[1:]
     centres = rows[(0,) * len(places[0])]
     xp = namespace(*weights.values())
-    there = {direction: grid.has(direction, weight) for direction, weight in weights.items()}
+    # Nothing is taken of points that nothing was taken of: beyond the grid, and where cells are inactive.
+    there = {direction: (weight != 0).astype(weight.dtype) for direction, weight in weights.items()}
 
     def projected(x: dict) -> dict:
         result = {}
@@ -166,10 +162,10 @@ def _least_energy(
     def dot(x: dict, y: dict) -> Any:
         return _total([xp.sum(x[d] * y[d]) for d in x])
 
-    def forces(x: dict, kept: bool) -> dict:
+    def forces(x: dict, whole: bool) -> dict:
         found: dict[_Direction, Any] = {}
         for place in places:
-            product = _product(rows, x, place, grid, kept)
+            product = _product(rows, x, place, grid, whole)
             found |= {d: product[d] for d in _directions(place)}
         return projected(found)
 

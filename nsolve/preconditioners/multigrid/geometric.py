@@ -167,6 +167,7 @@ class Multigrid(AbstractPreconditioner):
       conjugate gradients towards the least trace of the coarse operator, sums of rows kept, where all axes
       are halved: a step fewer on media as rough as noise, more of them where coefficients jump, for a dearer
       set-up. In space it takes all axes at once, too.
+    * `plan`: what was chosen for another operator, by `planned`, for all on grids that are halved alike.
 
     The cycle is positive definite when `A` is.  Singular operators (Neumann, periodic) are solved up to the
     constants on the coarsest grid.  Inactive cells (see `StencilLinearOperator.diffusion`) are no matter,
@@ -179,8 +180,8 @@ class Multigrid(AbstractPreconditioner):
     colours, and for lines this and their solution along each axis, which goes from point to point.
 
     **Raises** `ValueError` for an operator that is not a stencil, or a wider one; for incomplete factors and
-    algebraic levels of operators that are not real and tagged positive semidefinite; and for W- and F-cycles
-    with `algebraic=0`, which leaves them nothing to do.
+    algebraic levels and `"energy"` of operators that are not real and tagged positive semidefinite; for a
+    `plan` of another grid; and for W- and F-cycles with `algebraic=0`, which leaves them nothing to do.
 
     Dendy, *Black box multigrid*, J. Comput. Phys. 48 (1982), doi:10.1016/0021-9991(82)90057-2;
     Trottenberg, Oosterlee, Schueller, *Multigrid* (2001), chapters 2, 4, 5 and 7; Lottes (2022),
@@ -216,6 +217,10 @@ class Multigrid(AbstractPreconditioner):
                 "`Multigrid(interpolation=...)` must be 'black_box' or 'energy', but is "
                 f"{self.interpolation!r}."
             )
+        if self.plan is not None and not isinstance(self.plan, Coarsening):
+            raise TypeError(
+                f"`Multigrid(plan=...)` must be made by `Multigrid().planned(A)`, but is {self.plan!r}."
+            )
         if self.cycle not in get_args(CycleName):
             raise ValueError(
                 f"`Multigrid(cycle=...)` must be 'V', 'W' or 'F', but is {self.cycle!r}. For the K-cycle, "
@@ -235,8 +240,8 @@ class Multigrid(AbstractPreconditioner):
         same grid, which may be traced then: `ns.CG(preconditioner=Multigrid().planned(A))`.
 
         Where grids turn algebraic is found on the part of the finest where the diagonal varies most, of at
-        most 128^2 or 32^3 points, in milliseconds; nothing is compiled. What would not be looked at while
-        building is not looked at here.
+        most 128^2 or 32^3 points, on the host; nothing is compiled. What would not be looked at while
+        building is not looked at here.  Raises what building does.
         """
         stencil, plan, decide = self._looked(operator, self.cycle == "V")
         if decide and not (plan.constant or plan.incomplete):
