@@ -1,6 +1,7 @@
 """Multigrid that looks at its coefficients: black-box interpolation, bounds, and where it turns algebraic."""
 
 import itertools
+import warnings
 
 import equinox as eqx
 import jax
@@ -241,6 +242,15 @@ def test_plans_are_made_of_the_part_that_varies():
     assert (
         not Multigrid().planned(ns.gallery.diffusion(0, np.exp(np.ones((400, 300)))).operator).plan.algebraic
     )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_plans_of_what_is_not_finite_are_left_to_the_solve(value):
+    operator = m_matrix((40, 40), symmetric=True)
+    undefined = eqx.tree_at(lambda o: o.coefficients[0], operator, operator.coefficients[0] * value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Multigrid().planned(undefined).plan is not None
 
 
 def test_plans_for_another_grid_are_refused():

@@ -16,6 +16,7 @@ from .stencils import Kind, Stencil, diagonal_of, masked
 _PART, _FEWEST = {1: 1024, 2: 128, 3: 32}, 8
 
 
+@np.errstate(all="ignore")  # the solve says what is not finite
 def algebraic_level(operator: StencilLinearOperator, plan: Coarsening) -> int | None:
     """The first level that has to be coarsened by the matrix; None where all may be halved."""
     stencil, dim = _part(operator), len(operator.shape)
